@@ -1,0 +1,82 @@
+"""What does the loss do on the straight line between two checkpoints?
+
+Public names are loaded when first used: `import lerpscape` imports neither torch nor matplotlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
+    "checkpoints": ("Checkpoint", "checkpoint"),
+    "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
+    "losses": ("Loss",),
+    "measure": ("profile",),
+    "monotonicity": (
+        "HiddenRise",
+        "Rise",
+        "area",
+        "barrier",
+        "global_convexity",
+        "hidden_rises",
+        "is_monotonic",
+        "local_convexity",
+        "max_rise",
+        "max_step",
+        "plateau",
+        "relative_rise",
+        "rises",
+    ),
+    "paths": ("Line", "ParamPath"),
+    "profiles": ("Profile",),
+    "reports": ("report",),
+    "statistics": ("RiseInterval", "rise_interval"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+    from lerpscape.checkpoints import Checkpoint, checkpoint
+    from lerpscape.errors import (
+        EndpointMismatch,
+        LerpscapeError,
+        NonFiniteLoss,
+        NotRepeatable,
+        PartialMismatch,
+    )
+    from lerpscape.losses import Loss
+    from lerpscape.measure import profile
+    from lerpscape.monotonicity import (
+        HiddenRise,
+        Rise,
+        area,
+        barrier,
+        global_convexity,
+        hidden_rises,
+        is_monotonic,
+        local_convexity,
+        max_rise,
+        max_step,
+        plateau,
+        relative_rise,
+        rises,
+    )
+    from lerpscape.paths import Line, ParamPath
+    from lerpscape.profiles import Profile
+    from lerpscape.reports import report
+    from lerpscape.statistics import RiseInterval, rise_interval
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lerpscape' has no attribute {name!r}")
+    value = getattr(import_module(f"lerpscape.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,31 @@
+"""Dual numbers: tensors that carry their derivative, over torch's forward-mode differentiation."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+from torch.autograd import forward_ad
+
+level = forward_ad.dual_level
+
+
+def dual(value: Tensor, derivative: Tensor) -> Tensor:
+    """A tensor with a derivative, inside `with level():`.
+
+    >>> import torch
+    >>> with level():
+    ...     split(dual(torch.tensor(3.0), torch.tensor(1.0)) ** 2)
+    (tensor(9.), tensor(6.))
+    """
+    with warnings.catch_warnings():
+        # On first use torch 2.13 warns about its own use of torch.jit.script.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
+        made: Tensor = forward_ad.make_dual(value, derivative)  # type: ignore[no-untyped-call]
+    return made
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A tensor's value and its derivative; None for a tensor that carries none."""
+    value, derivative = forward_ad.unpack_dual(values)  # type: ignore[no-untyped-call]
+    return value, derivative

@@ -1,0 +1,32 @@
+"""The errors a caller may want to catch; wrong arguments raise the built-in types."""
+
+
+class LerpscapeError(Exception):
+    """Anything that lerpscape itself refuses, with what was expected, what came and what to do."""
+
+
+class EndpointMismatch(LerpscapeError):
+    """The two ends of a path, or a path and a model, do not describe the same network."""
+
+
+class NonFiniteLoss(LerpscapeError):
+    """A loss is NaN or infinite, so no verdict about the curve exists."""
+
+
+class NotRepeatable(LerpscapeError):
+    """A second pass over the data gave other data than the first."""
+
+
+class PartialMismatch(LerpscapeError):
+    """A partial result on disk belongs to another measurement."""
+
+
+def three_parts(expected: str, came: str, advice: str) -> str:
+    """Put an error message together: what was expected, what came, what to do.
+
+    >>> print(three_parts("two ends.", "one.", "Give both."))
+    expected: two ends.
+    got: one.
+    try: Give both.
+    """
+    return f"expected: {expected}\ngot: {came}\ntry: {advice}"

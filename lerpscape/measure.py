@@ -1,0 +1,169 @@
+"""`profile()`: measure a model along a path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lerpscape.batch_norm import BatchNormPolicy, Statistics
+from lerpscape.batches import Data, Reader
+from lerpscape.engine import Walk, walk
+from lerpscape.errors import three_parts
+from lerpscape.functional import ModelOnPath, undisturbed
+from lerpscape.losses import Loss, PerExample, find_loss
+from lerpscape.monotonicity import Floats
+from lerpscape.partial import Partial
+from lerpscape.paths import ParamPath, path_digest
+from lerpscape.profiles import Invalid, Profile
+from lerpscape.progress import Progress, progress_bar
+
+
+def profile(
+    model: nn.Module,
+    path: ParamPath,
+    data: Data,
+    *,
+    loss: str | PerExample | Loss = "cross_entropy",
+    alphas: int | Sequence[float] | Floats = 50,
+    batch_norm: BatchNormPolicy | None = None,
+    derivative: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress = None,
+    label: str = "",
+    partial: str | Path | None = None,
+) -> Profile:
+    """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
+
+    * `model`: any module; its own values are not used and nothing in it changes. Evaluated in evaluation mode.
+    * `path`: a `Line` or another path; its ends are met bit for bit.
+    * `data`: any re-iterable of `(inputs, targets)` or dict batches, unshuffled and unaugmented.
+    * `loss`: `"cross_entropy"`, `"squared_error"`, `"mean_squared_error"`, `"binary_cross_entropy"`, a callable
+      `(outputs, targets) -> (examples,)`, or a `Loss`.
+    * `alphas`: how many evenly spaced points on [0, 1], or the increasing values themselves, also beyond [0, 1].
+    * `batch_norm`: what batch-norm layers normalise with; must be chosen where there are any.
+    * `derivative`: also dL/dα by forward-mode differentiation, exact at every α.
+    * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
+    * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
+      `(done, total)` in batches.
+    * `partial`: a file in which a stopped measurement is kept; the same call then goes on where it was.
+
+    Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas), `TypeError`
+    (a generator as data, a loss that averages). NaN losses do not raise here: they are marked in `Profile.invalid`.
+
+    Sources: Goodfellow, Vinyals & Saxe (2014); Lucas et al. (2021).
+
+    >>> from lerpscape.paths import Line
+    >>> model = nn.Linear(1, 1, bias=False).double()
+    >>> line = Line({"weight": torch.zeros(1, 1).double()}, {"weight": torch.ones(1, 1).double()})
+    >>> x = torch.ones(4, 1).double()
+    >>> found = profile(model, line, [(x, x)], loss="squared_error", alphas=3)
+    >>> found.loss, found.derivative, found.max_rise
+    (array([1.  , 0.25, 0.  ]), array([-2., -1.,  0.]), 0.0)
+    """
+    grid = alpha_grid(alphas)
+    chosen = find_loss(loss)
+    began = time.perf_counter()
+    with undisturbed(model):
+        reader = Reader(data)
+        on_path = ModelOnPath(model, path, device, dtype)
+        policy = Statistics(on_path, batch_norm)
+        kept = Partial(partial, _fingerprint(path, grid, chosen, policy, on_path, reader) if partial else "")
+        with progress_bar(progress, total=len(reader) * len(grid), what=f"profile {label}".strip()) as report:
+            walker = Walk(on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0])
+            sums, data_digest = walk(walker, grid, reader, kept, report)
+    count = sums.moments.count
+    slope = sums.slopes / count
+    slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
+    found = Profile(
+        alphas=grid,
+        loss=sums.moments.mean,
+        accuracy=None if np.isnan(sums.right).any() else sums.right / count,
+        derivative=slope if walker.derivative else None,
+        derivative_error=np.sqrt(slope_variance / max(count - 1, 1)) if walker.derivative else None,
+        derivative_reason=walker.reason,
+        covariance=sums.moments.covariance(),
+        examples=count,
+        unit=chosen.unit,
+        loss_name=chosen.name,
+        label=label,
+        invalid=tuple(
+            Invalid(float(grid[i]), int(sums.invalid[i]), int(sums.first_invalid[i]))
+            for i in np.flatnonzero(sums.invalid)
+        ),
+        distance=on_path.distance(),
+        relative_distance=on_path.relative_distance(),
+        how={
+            "path": path.describe(),
+            "path_digest": path_digest(path),
+            "model": type(model).__name__,
+            "data_digest": data_digest,
+            "largest_batch": max((batch.examples or 0) for batch in reader.first),
+            "batch_norm": policy.describe(),
+            "device": str(on_path.device),
+            "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - began, 3),
+            "versions": _versions(),
+        },
+    )
+    kept.remove()
+    return found
+
+
+def alpha_grid(alphas: int | Sequence[float] | Floats) -> Floats:
+    """The values of α: so many evenly spaced points on [0, 1], or the given increasing values.
+
+    Values within 1e-12 of 0 or 1 are meant to be the ends, and become them.
+
+    Raises `ValueError` for fewer than two points or values that do not increase.
+
+    >>> alpha_grid(3)
+    array([0. , 0.5, 1. ])
+    """
+    if isinstance(alphas, int):
+        grid = np.linspace(0.0, 1.0, max(alphas, 0))
+    else:
+        grid = np.array(alphas, dtype=np.float64)
+        for end in (0.0, 1.0):
+            grid[np.abs(grid - end) < 1e-12] = end
+    if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not np.all(np.diff(grid) > 0):
+        raise ValueError(
+            three_parts(
+                "alphas as a count of at least 2, or at least two finite, increasing values.",
+                f"{alphas!r}."[:200],
+                "alphas=50 is usual; np.linspace(-0.25, 1.25, 61) looks beyond both ends.",
+            )
+        )
+    return grid
+
+
+def _fingerprint(
+    path: ParamPath, grid: Floats, loss: Loss, statistics: Statistics, on_path: ModelOnPath, reader: Reader
+) -> str:
+    """Names a request, so that a partial result is only taken up by the same one."""
+    first = hashlib.sha256(b"".join(batch.digest() for batch in reader.first)).hexdigest()
+    request = [
+        path_digest(path),
+        grid.tolist(),
+        loss.name,
+        statistics.describe(),
+        type(on_path.model).__name__,
+        str(on_path.dtype),
+        first,
+    ]
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("lerpscape", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages}

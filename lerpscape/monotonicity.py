@@ -1,0 +1,348 @@
+"""Readings of one sequence of losses along a path: how far it rises, bends and lingers.
+
+Every function takes plain sequences and needs numpy alone. `alphas` defaults to an even grid on [0, 1].
+A NaN or an infinity among the values raises `NonFiniteLoss`: such a curve has no verdict.
+A reading that is undefined for a curve (a share of a drop that is not there) is `nan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lerpscape.errors import NonFiniteLoss, three_parts
+
+Floats: TypeAlias = NDArray[np.float64]
+Values: TypeAlias = Sequence[float] | NDArray[np.floating]
+BarrierKind: TypeAlias = Literal["mean", "chord", "max", "midpoint", "signed"]
+
+
+@dataclass(frozen=True)
+class Rise:
+    """One excursion of the loss above everything that came before it.
+
+    `opens` is the last grid point at the running minimum, `peak` the highest point after it, `closes` the first
+    point back at or below that minimum (or the last point, with `returns` false). Positions are grid points, so
+    a width is known to one grid step at either side.
+    """
+
+    opens: float
+    peak: float
+    closes: float
+    height: float
+    returns: bool
+
+    @property
+    def width(self) -> float:
+        """Length in α from opening to closing, quantised by the grid."""
+        return self.closes - self.opens
+
+
+@dataclass(frozen=True)
+class HiddenRise:
+    """A grid interval over which the losses do not rise although the derivative at one of its ends is positive.
+
+    `estimate` is the rise inside it on the cubic that meets both losses and both derivatives (Hermite).
+    """
+
+    left: float
+    right: float
+    estimate: float
+
+
+def max_rise(losses: Values) -> float:
+    """Largest amount by which a later loss exceeds an earlier one; the min Δ of Lucas et al.
+
+    max over i ≤ j of L_j − L_i. Never negative; 0 exactly when the sequence never increases. Same unit as the
+    losses. The last point counts like any other. Refining a grid never lowers it.
+
+    Raises `NonFiniteLoss` for NaN or inf, `ValueError` for fewer than two values.
+
+    Source: Lucas et al. (2021), "Analyzing Monotonic Linear Interpolation".
+
+    >>> max_rise([2.0, 1.0, 1.5, 0.2])
+    0.5
+    >>> max_rise([3.0, 2.0, 1.0])
+    0.0
+    """
+    values = _losses(losses)
+    return float(np.max(values - np.minimum.accumulate(values)))
+
+
+def is_monotonic(losses: Values, tolerance: float) -> bool:
+    """Whether no later loss exceeds an earlier one by more than `tolerance`: max_rise ≤ tolerance.
+
+    The tolerance has the unit of the loss and no default, because published work uses 0, 1e-3 and 1e-2.
+
+    Raises `NonFiniteLoss` for NaN or inf, `ValueError` for a negative tolerance.
+
+    Source: Lucas et al. (2021).
+
+    >>> is_monotonic([1.0, 0.5, 0.5005], tolerance=1e-3), is_monotonic([0.1, 0.2], tolerance=0)
+    (True, False)
+    """
+    if not tolerance >= 0:
+        raise ValueError(three_parts("a tolerance ≥ 0, in the unit of the loss.", f"{tolerance}.", "Use 0 for strict."))
+    return max_rise(losses) <= tolerance
+
+
+def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
+    """Every maximal excursion of the losses above their running minimum, in order of α.
+
+    The largest height is `max_rise`. Lucas et al. call them bumps.
+
+    Raises `NonFiniteLoss` for NaN or inf, `ValueError` for a grid that does not fit.
+
+    >>> rises([2.0, 1.0, 1.5, 0.5, 0.4])
+    (Rise(opens=0.25, peak=0.5, closes=0.75, height=0.5, returns=True),)
+    """
+    values, grid = _curve(losses, alphas)
+    found: list[Rise] = []
+    low = 0  # last index at the running minimum
+    index = 1
+    while index < len(values):
+        if values[index] <= values[low]:
+            low = index
+            index += 1
+            continue
+        back = np.flatnonzero(values[index:] <= values[low])
+        end = index + int(back[0]) if len(back) else len(values) - 1
+        peak = index + int(np.argmax(values[index : end + 1]))
+        found.append(
+            Rise(
+                opens=float(grid[low]),
+                peak=float(grid[peak]),
+                closes=float(grid[end]),
+                height=float(values[peak] - values[low]),
+                returns=len(back) > 0,
+            )
+        )
+        if not len(back):
+            break
+        low, index = end, end + 1
+    return tuple(found)
+
+
+def hidden_rises(losses: Values, derivative: Values, alphas: Values | None = None) -> tuple[HiddenRise, ...]:
+    """Rises that a grid cannot see: the losses do not rise over an interval, yet dL/dα > 0 at one of its ends.
+
+    A positive derivative at a grid point means that the loss rises right there, whatever the losses at the grid
+    points do. The estimated height comes from the cubic through both losses and both derivatives.
+
+    An interval with a derivative that is not finite says nothing and is passed over.
+
+    Raises `NonFiniteLoss` for NaN or inf among the losses, `ValueError` for lengths that differ.
+
+    >>> hidden_rises([1.0, 0.0], [-1.0, 0.5])[0].left, hidden_rises([1.0, 0.0], [-1.0, -0.5])
+    (0.0, ())
+    """
+    values, grid = _curve(losses, alphas)
+    slopes = np.asarray(derivative, dtype=np.float64)
+    if slopes.shape != values.shape:
+        raise ValueError(
+            three_parts(
+                f"one derivative per loss ({len(values)}).",
+                f"an array of shape {slopes.shape}.",
+                "Pass matching lists.",
+            )
+        )
+    found = []
+    for i in range(len(values) - 1):
+        known = np.isfinite(slopes[i : i + 2]).all()
+        if not known or values[i + 1] > values[i] or (slopes[i] <= 0 and slopes[i + 1] <= 0):
+            continue
+        estimate = _hermite_rise(values[i], values[i + 1], slopes[i], slopes[i + 1], grid[i + 1] - grid[i])
+        found.append(HiddenRise(float(grid[i]), float(grid[i + 1]), estimate))
+    return tuple(found)
+
+
+def relative_rise(losses: Values) -> float:
+    """`max_rise` as a share of the drop from the first to the last loss: max_rise / (L(0) − L(1)).
+
+    Makes losses in different units comparable. `nan` where the last loss is not below the first.
+
+    >>> relative_rise([2.0, 1.0, 1.5, 0.0]), relative_rise([1.0, 1.0])
+    (0.25, nan)
+    """
+    values = _losses(losses)
+    drop = values[0] - values[-1]
+    return max_rise(values) / float(drop) if drop > 0 else float("nan")
+
+
+def max_step(losses: Values) -> float:
+    """Largest increase between neighbouring points: max_i (L_{i+1} − L_i). Negative on a falling curve.
+
+    It shrinks as the grid is refined and is not comparable to `max_rise`. Lim et al. (2024) use 25 points.
+
+    >>> max_step([2.0, 1.0, 1.5, 1.75])
+    0.5
+    """
+    return float(np.max(np.diff(_losses(losses))))
+
+
+def barrier(losses: Values, kind: BarrierKind, alphas: Values | None = None) -> float:
+    """Height of the curve over a reference made of its two ends, under one of five published definitions.
+
+    * `"mean"`: max_α L(α) − (L(0) + L(1))/2 (linear mode connectivity, Frankle et al. 2020)
+    * `"chord"`: max_α [L(α) − ((1−α)L(0) + αL(1))] (Git Re-Basin, Ainsworth et al. 2023)
+    * `"max"`: max_α L(α) − max(L(0), L(1))
+    * `"midpoint"`: L(½) − (L(0) + L(1))/2 (Lim et al. 2024)
+    * `"signed"`: mean of the ends minus L(t*), t* the point farthest from that mean; negative for a barrier
+      (Yang et al. 2021)
+
+    Raises `ValueError` for an unknown kind, a grid that lacks 0 or 1, or `"midpoint"` on a grid without ½.
+
+    >>> barrier([1.0, 3.0, 0.0], "mean"), barrier([1.0, 3.0, 0.0], "max"), barrier([1.0, 3.0, 0.0], "signed")
+    (2.5, 2.0, -2.5)
+    """
+    values, grid = _curve(losses, alphas, ends=True)
+    first, last = values[0], values[-1]
+    middle = (first + last) / 2
+    if kind == "mean":
+        return float(values.max() - middle)
+    if kind == "chord":
+        return float(np.max(values - _chord(values, grid)))
+    if kind == "max":
+        return float(values.max() - max(first, last))
+    if kind == "midpoint":
+        half = np.flatnonzero(np.abs(grid - 0.5) < 1e-12)
+        if not len(half):
+            raise ValueError(
+                three_parts("a grid that contains α = 0.5.", f"{len(grid)} points without it.", "Use an odd count.")
+            )
+        return float(values[half[0]] - middle)
+    if kind == "signed":
+        return float(middle - values[np.argmax(np.abs(values - middle))])
+    raise ValueError(
+        three_parts('"mean", "chord", "max", "midpoint" or "signed".', f"{kind!r}.", "See `help(lerpscape.barrier)`.")
+    )
+
+
+def local_convexity(losses: Values) -> float:
+    """Share of interior points of an even grid with L_{i+1} − 2L_i + L_{i−1} ≥ 0.
+
+    Source: Lim et al. (2024). `nan` for fewer than three points.
+
+    >>> local_convexity([4.0, 1.0, 0.0, 1.0]), local_convexity([0.0, 1.0, 1.5])
+    (1.0, 0.0)
+    """
+    values = _losses(losses)
+    return float(np.mean(np.diff(values, 2) >= 0)) if len(values) > 2 else float("nan")
+
+
+def global_convexity(losses: Values, alphas: Values | None = None) -> float:
+    """Share of interior points at or below the chord between the ends: L(α) ≤ (1−α)L(0) + αL(1).
+
+    1 − α⁶ scores 0. Source: Lim et al. (2024). `nan` for fewer than three points.
+
+    >>> global_convexity([1.0, 0.2, 0.0]), global_convexity([1.0, 0.9, 0.0])
+    (1.0, 0.0)
+    """
+    values, grid = _curve(losses, alphas, ends=True)
+    below = values <= _chord(values, grid)
+    return float(np.mean(below[1:-1])) if len(values) > 2 else float("nan")
+
+
+def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
+    """How far from the start the loss stays put: sup{α : |L(β) − L(0)| ≤ eps·(L(0) − L(1)) for all β ≤ α}.
+
+    Between grid points the curve is read as straight, so the crossing is interpolated. `nan` where L(0) ≤ L(1).
+
+    Raises `ValueError` unless 0 ≤ eps < 1. Source: Frankle (2020), Wang et al. (2022).
+
+    >>> plateau([1.0, 1.0, 0.5, 0.0], eps=0.25, alphas=[0, 0.5, 0.75, 1])
+    0.625
+    """
+    if not 0 <= eps < 1:
+        raise ValueError(three_parts("0 ≤ eps < 1, a share of the drop.", f"{eps}.", "0.05 is a usual choice."))
+    values, grid = _curve(losses, alphas, ends=True)
+    allowed = eps * (values[0] - values[-1])
+    if not values[0] > values[-1]:
+        return float("nan")
+    deviation = np.abs(values - values[0])
+    outside = int(np.flatnonzero(deviation > allowed)[0])  # the last point deviates by the whole drop
+    # The signed curve is straight on the cell that leaves the band, so one linear equation gives the crossing.
+    before, after = values[outside - 1] - values[0], values[outside] - values[0]
+    edge = allowed if after > 0 else -allowed
+    share = (edge - before) / (after - before)
+    return float(grid[outside - 1] + share * (grid[outside] - grid[outside - 1]))
+
+
+def area(losses: Values, alphas: Values | None = None) -> float:
+    """∫ (L(α) − L(1)) / (L(0) − L(1)) dα by the trapezoid rule: ½ for a straight line, near 1 for a plateau.
+
+    `nan` where the last loss is not below the first.
+
+    >>> area([1.0, 0.5, 0.0]), area([1.0, 0.0, 0.0])
+    (0.5, 0.25)
+    """
+    values, grid = _curve(losses, alphas, ends=True)
+    drop = values[0] - values[-1]
+    if not drop > 0:
+        return float("nan")
+    shares = (values - values[-1]) / drop
+    return float(np.sum((shares[1:] + shares[:-1]) / 2 * np.diff(grid)))
+
+
+def _losses(losses: Values) -> Floats:
+    values = np.asarray(losses, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            three_parts("a sequence of at least two losses.", f"an array of shape {values.shape}.", "Use more points.")
+        )
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise NonFiniteLoss(
+            three_parts(
+                "finite losses: a curve with NaN or inf has no verdict.",
+                f"{values[wrong[0]]} at position {wrong[0]} ({len(wrong)} of {len(values)} points).",
+                "Measure in float64, or ask about the finite part alone.",
+            )
+        )
+    return values
+
+
+def _curve(losses: Values, alphas: Values | None, ends: bool = False) -> tuple[Floats, Floats]:
+    """Check losses and grid; with `ends`, that the grid runs from 0 to 1."""
+    values = _losses(losses)
+    grid = np.linspace(0, 1, len(values)) if alphas is None else np.asarray(alphas, dtype=np.float64)
+    if grid.shape != values.shape or not np.all(np.diff(grid) > 0):
+        raise ValueError(
+            three_parts(
+                f"{len(values)} increasing alphas, one per loss.",
+                f"an array of shape {grid.shape}.",
+                "Sort both by α.",
+            )
+        )
+    if ends and (grid[0] != 0 or grid[-1] != 1):
+        raise ValueError(
+            three_parts(
+                "a grid from exactly 0 to exactly 1, as this reading compares with both ends.",
+                f"a grid from {grid[0]} to {grid[-1]}.",
+                "Include both ends, or cut the curve to [0, 1].",
+            )
+        )
+    return values, grid
+
+
+def _chord(values: Floats, grid: Floats) -> Floats:
+    """The straight line between the ends, exact at both."""
+    chord: Floats = (1 - grid) * values[0] + grid * values[-1]
+    return chord
+
+
+def _hermite_rise(left: float, right: float, slope_left: float, slope_right: float, width: float) -> float:
+    """max_rise of the cubic with the given values and slopes at the ends of an interval of this width."""
+    # p(s) = left + m0 s + (3d − 2m0 − m1) s² + (m0 + m1 − 2d) s³ on s in [0, 1]
+    drop, m0, m1 = right - left, slope_left * width, slope_right * width
+    cubic = np.array([left, m0, 3 * drop - 2 * m0 - m1, m0 + m1 - 2 * drop])
+    turning = np.polynomial.Polynomial(cubic).deriv().roots()
+    inside = np.sort(turning.real[(np.abs(turning.imag) < 1e-12) & (turning.real > 0) & (turning.real < 1)])
+    points = np.concatenate([[0.0], inside, [1.0]])
+    # Measured from `left`, so that a rise far below the rounding of the losses themselves is not lost.
+    heights = np.polynomial.polynomial.polyval(points, np.concatenate([[0.0], cubic[1:]]))
+    return max_rise(heights)

@@ -1,0 +1,301 @@
+"""A profile: what the loss, accuracy and derivative are along a path, and every reading of that curve."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lerpscape import monotonicity, statistics
+from lerpscape.errors import NonFiniteLoss, three_parts
+from lerpscape.monotonicity import BarrierKind, Floats, HiddenRise, Rise
+from lerpscape.partial import check_writable
+from lerpscape.statistics import RiseInterval
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+FORMAT = "lerpscape profile 1"
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """One α at which losses are NaN or infinite: of how many examples, and which is the first in the data's order."""
+
+    alpha: float
+    examples: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Mean loss, accuracy and dL/dα over the examples at every α of a path.
+
+    Arrays have shape (points,): `alphas`, `loss` and `derivative` (both in `unit`), `accuracy` (a share), with
+    `derivative_error` its standard error; `covariance` (points, points) is that of the per-example losses, in unit².
+    `accuracy` is None for losses without a right answer, `derivative` is None with `derivative_reason`.
+    `invalid` marks every α with NaN or infinite losses; values are never altered, and readings of such a curve raise
+    `NonFiniteLoss`. Readings look at 0 ≤ α ≤ 1: points beyond are for the eye. `how` says how it was measured.
+    """
+
+    alphas: Floats
+    loss: Floats
+    accuracy: Floats | None
+    derivative: Floats | None
+    derivative_error: Floats | None
+    derivative_reason: str | None
+    covariance: Floats = field(repr=False)
+    examples: int
+    unit: str
+    loss_name: str
+    label: str
+    invalid: tuple[Invalid, ...]
+    distance: float
+    relative_distance: float
+    how: dict[str, Any] = field(repr=False)
+
+    @property
+    def max_rise(self) -> float:
+        """Largest rise of the loss on the grid; see `lerpscape.max_rise`."""
+        return monotonicity.max_rise(self._inside("loss"))
+
+    @property
+    def rises(self) -> tuple[Rise, ...]:
+        """Every excursion above the running minimum; see `lerpscape.rises`."""
+        return monotonicity.rises(self._inside("loss"), self._inside("alphas"))
+
+    @property
+    def hidden_rises(self) -> tuple[HiddenRise, ...]:
+        """Grid intervals where the derivative shows a rise that the losses do not; () without derivatives."""
+        if self.derivative is None:
+            return ()
+        return monotonicity.hidden_rises(self._inside("loss"), self._inside("derivative"), self._inside("alphas"))
+
+    def is_monotonic(self, tolerance: float) -> bool:
+        """Whether `max_rise` ≤ tolerance, in the unit of the loss. A grid can refute monotonicity, not prove it."""
+        return monotonicity.is_monotonic(self._inside("loss"), tolerance)
+
+    @property
+    def relative_rise(self) -> float:
+        """`max_rise` / (L(0) − L(1)); nan where the loss does not fall from end to end."""
+        self._require_ends()
+        return monotonicity.relative_rise(self._inside("loss"))
+
+    @property
+    def max_step(self) -> float:
+        """Largest increase between neighbouring grid points; depends on the grid."""
+        return monotonicity.max_step(self._inside("loss"))
+
+    def barrier(self, kind: BarrierKind) -> float:
+        """Height over a reference made of both ends; see `lerpscape.barrier` for the five kinds."""
+        return monotonicity.barrier(self._inside("loss"), kind, self._inside("alphas"))
+
+    @property
+    def local_convexity(self) -> float:
+        """Share of interior points with a non-negative second difference."""
+        return monotonicity.local_convexity(self._inside("loss"))
+
+    @property
+    def global_convexity(self) -> float:
+        """Share of interior points at or below the chord between the ends."""
+        return monotonicity.global_convexity(self._inside("loss"), self._inside("alphas"))
+
+    def plateau(self, eps: float) -> float:
+        """How far the loss stays within a share `eps` of its drop from L(0)."""
+        return monotonicity.plateau(self._inside("loss"), eps, self._inside("alphas"))
+
+    @property
+    def area(self) -> float:
+        """∫ (L(α) − L(1)) / (L(0) − L(1)) dα: ½ for a straight line, near 1 for a plateau."""
+        return monotonicity.area(self._inside("loss"), self._inside("alphas"))
+
+    def rise_interval(self, level: float = 0.95, draws: int = 2000, seed: int = 0) -> RiseInterval:
+        """Interval and p-value of the largest rise, for examples that are a sample; see `lerpscape.rise_interval`."""
+        inside = self._positions()
+        return statistics.rise_interval(
+            self.loss[inside],
+            self.covariance[np.ix_(inside, inside)],
+            self.examples,
+            level=level,
+            draws=draws,
+            seed=seed,
+        )
+
+    @property
+    def loss_error(self) -> Floats:
+        """Standard error of the mean loss at every α, for examples that are a sample; shape (points,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the loss against α with its rises shaded; returns the matplotlib axes."""
+        from lerpscape.plots import plot_profiles
+
+        return plot_profiles([self], ax)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                three_parts("pandas, for a data frame.", "no such package.", 'pip install "lerpscape[pandas]"')
+            ) from error
+        columns = {"alpha": self.alphas, "loss": self.loss, "loss_error": self.loss_error}
+        for name in ("accuracy", "derivative", "derivative_error"):
+            values = getattr(self, name)
+            columns[name] = np.full(len(self.alphas), np.nan) if values is None else values
+        return pandas.DataFrame(columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
+        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        return {"format": FORMAT, **plain}
+
+    def readings(self) -> dict[str, float | None]:
+        """The scalar readings by name, None where one is undefined for this curve or grid.
+
+        Raises `NonFiniteLoss` for a curve with invalid points.
+        """
+        found: dict[str, float | None] = {"max_rise": self.max_rise, "max_step": self.max_step}
+        if self._has_ends():
+            found |= {
+                "relative_rise": self.relative_rise,
+                "barrier_mean": self.barrier("mean"),
+                "barrier_chord": self.barrier("chord"),
+                "barrier_max": self.barrier("max"),
+                "local_convexity": self.local_convexity,
+                "global_convexity": self.global_convexity,
+                "plateau_0.05": self.plateau(0.05),
+                "area": self.area,
+            }
+        found |= {"distance": self.distance, "relative_distance": self.relative_distance}
+        return {name: None if value is None or math.isnan(value) else value for name, value in found.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile as JSON; `Profile.load` gives back exactly the same numbers."""
+        check_writable(path)
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a profile written by `save`.
+
+        Raises `ValueError` for a file of another kind.
+        """
+        try:
+            saved = json.loads(Path(path).read_text())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                three_parts(f"{path} to be a profile in JSON.", f"{error}.", "Write it with profile.save(...).")
+            ) from error
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+            raise ValueError(
+                three_parts(
+                    f"{path} to be written by profile.save.",
+                    f"format {saved.get('format') if isinstance(saved, dict) else type(saved).__name__!r}.",
+                    f"This version reads {FORMAT!r}: measure again.",
+                )
+            )
+        saved.pop("format")
+        for name in ("alphas", "loss", "accuracy", "derivative", "derivative_error", "covariance"):
+            saved[name] = None if saved[name] is None else np.array(saved[name], dtype=np.float64)
+        saved["invalid"] = tuple(Invalid(**point) for point in saved["invalid"])
+        for name in ("distance", "relative_distance"):
+            saved[name] = float(saved[name])
+        return cls(**saved)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Profile) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.loss.tobytes(), self.alphas.tobytes(), self.label))
+
+    def _repr_html_(self) -> str:
+        from lerpscape.plots import as_svg, plot_profiles
+
+        caption = html.escape(self.verdict(0))
+        return f"<figure>{as_svg(plot_profiles([self]).figure)}<figcaption>{caption}</figcaption></figure>"
+
+    def verdict(self, tolerance: float) -> str:
+        """What the curve does, in a sentence; the tolerance has the unit of the loss.
+
+        Never more than the grid shows: a rise may hide between points.
+        """
+        if self.invalid:
+            first = self.invalid[0]
+            return (
+                f"No verdict: the loss is NaN or infinite at {len(self.invalid)} of {len(self.alphas)} points, "
+                f"first at α = {first.alpha:.4g} ({first.examples} of {self.examples} examples, the first is {first.first})."
+            )
+        inside = self._inside("alphas")
+        where = f"on {len(inside)} points, tolerance {tolerance:g} {self.unit}".rstrip()
+        losses = self._inside("loss")
+        if self.max_rise > tolerance:
+            largest = max(self.rises, key=lambda rise: rise.height)
+            shape = (
+                "never falls" if losses.min() == losses[0] else f"rises by {largest.height:.4g} {self.unit}".rstrip()
+            )
+            return f"Not monotonic: the loss {shape}, from α = {largest.opens:.4g} to {largest.peak:.4g} ({where})."
+        hidden = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
+        if hidden:
+            worst = max(hidden, key=lambda rise: rise.estimate)
+            return (
+                f"Falls from point to point, but the derivative shows a rise of about {worst.estimate:.2g} {self.unit} "
+                f"hidden between α = {worst.left:.4g} and {worst.right:.4g} ({where})."
+            )
+        return f"Monotonic as far as the grid shows: the loss never rises by more than the tolerance ({where})."
+
+    def _positions(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Grid points on the path itself; a reading is of these."""
+        inside = np.flatnonzero((self.alphas >= 0) & (self.alphas <= 1))
+        bad = [point for point in self.invalid if 0 <= point.alpha <= 1]
+        if bad:
+            raise NonFiniteLoss(
+                three_parts(
+                    "finite losses on [0, 1]: a curve with NaN or inf has no verdict.",
+                    f"{bad[0].examples} of {self.examples} examples NaN or infinite at α = {bad[0].alpha:.6g}, the first "
+                    f"is number {bad[0].first} ({len(bad)} such points).",
+                    "Measure with dtype=torch.float64, or look at what the network does to that example.",
+                )
+            )
+        return inside
+
+    def _inside(self, name: str) -> Floats:
+        values: Floats = getattr(self, name)[self._positions()]
+        return values
+
+    def _has_ends(self) -> bool:
+        inside = self.alphas[(self.alphas >= 0) & (self.alphas <= 1)]
+        return len(inside) > 1 and inside[0] == 0 and inside[-1] == 1
+
+    def _require_ends(self) -> None:
+        if not self._has_ends():
+            raise ValueError(
+                three_parts(
+                    "a grid that contains 0 and 1, as this reading compares both ends.",
+                    f"a grid from {self.alphas.min():.4g} to {self.alphas.max():.4g}.",
+                    "Include both among alphas.",
+                )
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, numbers JSON does not know as their names; everything that `float()` reads back exactly."""
+    if isinstance(value, np.ndarray):
+        return [_plain(part) for part in value.tolist()]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(part) for name, part in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value
