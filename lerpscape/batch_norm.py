@@ -105,13 +105,6 @@ class Recalibrate:
 
 BatchNormPolicy: TypeAlias = InterpolateStatistics | EndStatistics | BatchStatistics | Recalibrate
 
-POLICIES: dict[str, type[BatchNormPolicy]] = {
-    "recalibrate": Recalibrate,
-    "interpolate": InterpolateStatistics,
-    "batch": BatchStatistics,
-    "end": EndStatistics,
-}
-
 
 class Statistics:
     """A policy at work on one model and path: the tensors at α, with the statistics that the policy asks for.

@@ -209,6 +209,7 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial, repor
         if sums.rows or sums.chunks:
             partial.save(sums.arrays())
         raise
+    partial.save(sums.arrays())
     return sums, hasher.hexdigest()[:12]
 
 

@@ -55,7 +55,8 @@ def profile(
     * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)` in batches.
-    * `partial`: a file in which a stopped measurement is kept; the same call then goes on where it was.
+    * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
+      Delete it when done.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas), `TypeError`
     (a generator as data, a loss that averages). NaN losses do not raise here: they are marked in `Profile.invalid`.
@@ -116,7 +117,6 @@ def profile(
             "versions": _versions(),
         },
     )
-    kept.remove()
     return found
 
 

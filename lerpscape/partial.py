@@ -72,11 +72,6 @@ class Partial:
         os.replace(draft, self.path)
         self._written = time.monotonic()
 
-    def remove(self) -> None:
-        """Delete the file: the measurement is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def check_writable(path: str | Path) -> None:
     """Make sure that a file can be written, creating its folder; called before the work and not after it.

@@ -218,10 +218,10 @@ class Profile:
         return hash((self.loss.tobytes(), self.alphas.tobytes(), self.label))
 
     def _repr_html_(self) -> str:
-        from lerpscape.plots import as_svg, plot_profiles
+        from lerpscape.plots import as_svg, profile_figure
 
         caption = html.escape(self.verdict(0))
-        return f"<figure>{as_svg(plot_profiles([self]).figure)}<figcaption>{caption}</figcaption></figure>"
+        return f"<figure>{as_svg(profile_figure([self]))}<figcaption>{caption}</figcaption></figure>"
 
     def verdict(self, tolerance: float) -> str:
         """What the curve does, in a sentence; the tolerance has the unit of the loss.
@@ -232,7 +232,7 @@ class Profile:
             first = self.invalid[0]
             return (
                 f"No verdict: the loss is NaN or infinite at {len(self.invalid)} of {len(self.alphas)} points, "
-                f"first at α = {first.alpha:.4g} ({first.examples} of {self.examples} examples, the first is {first.first})."
+                f"first at α = {first.alpha:.4g} ({first.examples} of {self.examples} examples, first {first.first})."
             )
         inside = self._inside("alphas")
         where = f"on {len(inside)} points, tolerance {tolerance:g} {self.unit}".rstrip()
@@ -260,8 +260,8 @@ class Profile:
             raise NonFiniteLoss(
                 three_parts(
                     "finite losses on [0, 1]: a curve with NaN or inf has no verdict.",
-                    f"{bad[0].examples} of {self.examples} examples NaN or infinite at α = {bad[0].alpha:.6g}, the first "
-                    f"is number {bad[0].first} ({len(bad)} such points).",
+                    f"{bad[0].examples} of {self.examples} examples NaN or infinite at α = {bad[0].alpha:.6g}, the "
+                    f"first is number {bad[0].first} ({len(bad)} such points).",
                     "Measure with dtype=torch.float64, or look at what the network does to that example.",
                 )
             )

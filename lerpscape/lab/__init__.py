@@ -1,0 +1,1 @@
+"""The laboratory: trains the networks whose lines the instrument measures."""

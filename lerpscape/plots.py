@@ -1,0 +1,186 @@
+"""Pictures of results: each function draws into given matplotlib axes and returns them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lerpscape.profiles import Profile
+
+# Okabe & Ito (2008): told apart by colour-blind readers, on white and on black.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+RISE_COLOUR = "#D55E00"
+# Lines and text take this colour; in SVG it becomes the colour of the surrounding text, light or dark.
+INK = "#444444"
+
+STYLE = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
+    "font.size": 11.0,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lerpscape",
+    "text.color": INK,
+    "text.parse_math": False,  # names of files and data may hold a dollar sign
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of every picture here, while inside."""
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
+    """Draw losses against α, one line per profile; rises of the first are shaded, invalid points crossed.
+
+    Without `ax` a new pyplot figure is made. A small triangle marks an interval whose rise the grid hides.
+    """
+    with style():
+        ax = _axes(ax)
+        for index, each in enumerate(profiles):
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+            ax.plot(each.alphas, each.loss, dash, color=colour, marker=".", markersize=4, label=each.label or "loss")
+            for point in each.invalid:
+                ax.axvline(point.alpha, color=RISE_COLOUR, linestyle=":", linewidth=1)
+        _shade_rises(profiles[0], ax)
+        if any(each.invalid for each in profiles):
+            ax.plot([], [], color=RISE_COLOUR, linestyle=":", label="NaN or infinite")
+        if profiles[0].alphas.min() < 0 or profiles[0].alphas.max() > 1:
+            for end in (0, 1):
+                ax.axvline(end, color=INK, linewidth=0.6)
+        unit = f" ({profiles[0].unit})" if profiles[0].unit else ""
+        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return ax
+
+
+def plot_accuracy(profiles: Sequence[Profile], ax: Axes) -> Axes | None:
+    """Draw accuracies on a second axis at the right of `ax`; None where no profile has one."""
+    known = [(index, each) for index, each in enumerate(profiles) if each.accuracy is not None]
+    if not known:
+        return None
+    with style():
+        right = ax.twinx()
+        right.spines["right"].set_visible(True)
+        for index, each in known:
+            accuracy = 100 * np.asarray(each.accuracy)
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+            right.plot(each.alphas, accuracy, dash, color=colour, alpha=0.4, linewidth=1)
+        right.set(ylabel="accuracy, thin lines (%)", ylim=(-2, 102))
+    return right
+
+
+def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
+    """Draw dL/dα against α; above the zero line the loss rises."""
+    with style():
+        ax = _axes(ax)
+        for index, each in enumerate(profiles):
+            if each.derivative is not None:
+                colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+                ax.plot(each.alphas, each.derivative, dash, color=colour, linewidth=1.2)
+                above = np.where(each.derivative > 0, each.derivative, 0)
+                ax.fill_between(each.alphas, 0, above, color=RISE_COLOUR, alpha=0.2, linewidth=0)
+        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.set(xlabel="α", ylabel="dL/dα")
+    return ax
+
+
+def profile_figure(profiles: Sequence[Profile]) -> Figure:
+    """One page of profiles along one path: losses with accuracies above, derivatives below."""
+    with style():
+        with_derivative = any(each.derivative is not None for each in profiles)
+        figure = Figure(figsize=(7.2, 5.4 if with_derivative else 3.8), layout="constrained")
+        if with_derivative:
+            top, bottom = figure.subplots(2, 1, height_ratios=[2.4, 1], sharex=True)
+            plot_derivative(profiles, bottom)
+        else:
+            top = figure.subplots()
+        plot_profiles(profiles, top)
+        plot_accuracy(profiles, top)
+        if with_derivative:
+            top.set_xlabel("")
+            bottom.set_xlabel("α   (0: start, 1: end)")
+    return figure
+
+
+def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: str, unit: str, ax: Axes) -> Axes:
+    """Draw the largest rise against the setting of a knob, one dot per run and a line through the medians.
+
+    `rises[i]` holds the runs at `doses[i]`.
+    """
+    with style():
+        for dose, runs in zip(doses, rises, strict=True):
+            ax.plot([dose] * len(runs), runs, "o", color=COLOURS[0], alpha=0.6, markersize=5)
+        ax.plot(doses, [float(np.median(runs)) for runs in rises], "-", color=COLOURS[0], linewidth=1)
+        ax.set(xlabel=knob, ylabel=f"max_rise ({unit})")
+        ax.axhline(0, color=INK, linewidth=0.8)
+    return ax
+
+
+def as_svg(figure: object) -> str:
+    """A figure as an SVG element to put into a page, in the page's own text colour and free of outside links."""
+    if not isinstance(figure, Figure):
+        raise TypeError(f"expected a matplotlib Figure, got {type(figure).__name__}")
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    return svg.replace(INK, "currentColor")
+
+
+def save_figure(figure: Figure, path: str) -> None:
+    """Write a figure in the format of the file's ending (svg, pdf, png)."""
+    with style():
+        figure.savefig(path, dpi=200, facecolor="white")
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(7.2, 4.2))[1]
+
+
+def _shade_rises(first: Profile, ax: Axes) -> None:
+    if first.invalid:
+        return
+    for index, rise in enumerate(first.rises):
+        label = "rise" if index == 0 else None
+        ax.axvspan(rise.opens, rise.closes, color=RISE_COLOUR, alpha=0.15, linewidth=0, label=label)
+    hidden = [(rise.left + rise.right) / 2 for rise in first.hidden_rises]
+    if hidden:
+        ax.plot(
+            hidden,
+            [0.02] * len(hidden),
+            "^",
+            color=RISE_COLOUR,
+            markersize=5,
+            transform=ax.get_xaxis_transform(),
+            label="rise hidden by the grid",
+        )
