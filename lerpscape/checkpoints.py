@@ -217,7 +217,7 @@ def _read_torch(path: Path) -> Params:
         raise ValueError(
             three_parts(
                 f"{path} to be a file written by torch.save.",
-                f"{str(error).splitlines()[0]}",
+                f"{(str(error) or type(error).__name__).splitlines()[0]}",
                 "Copy it again: it may be cut short or of another kind.",
             )
         ) from error

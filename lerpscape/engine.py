@@ -64,8 +64,9 @@ class Sums:
                 self.first_invalid[position] = self.moments.count + wrong[0]
             self.invalid[position] += len(wrong)
         self.moments.add(losses)
-        self.slopes += [row.slopes.sum() for row in self.rows]
-        self.slope_squares += [np.square(row.slopes).sum() for row in self.rows]
+        with np.errstate(invalid="ignore"):  # infinite derivatives stay what they are
+            self.slopes += [row.slopes.sum() for row in self.rows]
+            self.slope_squares += [np.square(row.slopes).sum() for row in self.rows]
         self.right += [row.right for row in self.rows]
         self.chunks += 1
         self.rows = []
@@ -198,7 +199,8 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial, repor
                 report(len(chunk) * len(alphas))
                 continue
             placed = [measured.place(batch) for batch in chunk]
-            report(len(placed) * len(sums.rows))
+            if sums.rows:
+                report(len(placed) * len(sums.rows))
             for alpha in alphas[len(sums.rows) :]:
                 sums.rows.append(measured.at(float(alpha), placed))
                 if partial.due():

@@ -153,14 +153,6 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
         names[name] = found[0]
         for side in (path.start, path.end):
             _check_tied(found, side.tensors, side.source)
-        if known[found[0]].shape != tensor.shape:
-            raise EndpointMismatch(
-                three_parts(
-                    f"checkpoints that fit the model: {name!r} of shape {tuple(tensor.shape)}.",
-                    f"{tuple(known[found[0]].shape)} in {path.end.source}.",
-                    "Build the model with the sizes the checkpoints were trained with.",
-                )
-            )
     extra = [name for name in known if name not in used]
     if missing or extra:
         parts = [f"{missing[:3]} missing from the checkpoints"] if missing else []
@@ -172,6 +164,15 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
                 "Check that the model factory builds the network of the checkpoints.",
             )
         )
+    for name, found_name in names.items():
+        if known[found_name].shape != expected[name].shape:
+            raise EndpointMismatch(
+                three_parts(
+                    f"checkpoints that fit the model: {name!r} of shape {tuple(expected[name].shape)}.",
+                    f"{tuple(known[found_name].shape)} in {path.end.source}.",
+                    "Build the model with the sizes the checkpoints were trained with.",
+                )
+            )
     return names, constant
 
 

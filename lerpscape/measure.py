@@ -84,7 +84,8 @@ def profile(
             sums, data_digest = walk(walker, grid, reader, kept, report)
     count = sums.moments.count
     slope = sums.slopes / count
-    slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
+    with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
+        slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
     found = Profile(
         alphas=grid,
         loss=sums.moments.mean,

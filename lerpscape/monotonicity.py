@@ -7,6 +7,7 @@ A reading that is undefined for a curve (a share of a drop that is not there) is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -156,7 +157,8 @@ def hidden_rises(losses: Values, derivative: Values, alphas: Values | None = Non
         if not known or values[i + 1] > values[i] or (slopes[i] <= 0 and slopes[i + 1] <= 0):
             continue
         estimate = _hermite_rise(values[i], values[i + 1], slopes[i], slopes[i + 1], grid[i + 1] - grid[i])
-        found.append(HiddenRise(float(grid[i]), float(grid[i + 1]), estimate))
+        if estimate > 0:  # 0: a positive derivative at the level of rounding
+            found.append(HiddenRise(float(grid[i]), float(grid[i + 1]), estimate))
     return tuple(found)
 
 
@@ -337,12 +339,15 @@ def _chord(values: Floats, grid: Floats) -> Floats:
 
 def _hermite_rise(left: float, right: float, slope_left: float, slope_right: float, width: float) -> float:
     """max_rise of the cubic with the given values and slopes at the ends of an interval of this width."""
-    # p(s) = left + m0 s + (3d − 2m0 − m1) s² + (m0 + m1 − 2d) s³ on s in [0, 1]
+    # p(s) = left + m0 s + b s² + c s³ on s in [0, 1]; p′(s) = m0 + 2 b s + 3 c s²
     drop, m0, m1 = right - left, slope_left * width, slope_right * width
-    cubic = np.array([left, m0, 3 * drop - 2 * m0 - m1, m0 + m1 - 2 * drop])
-    turning = np.polynomial.Polynomial(cubic).deriv().roots()
-    inside = np.sort(turning.real[(np.abs(turning.imag) < 1e-12) & (turning.real > 0) & (turning.real < 1)])
-    points = np.concatenate([[0.0], inside, [1.0]])
+    b, c = 3 * drop - 2 * m0 - m1, m0 + m1 - 2 * drop
+    discriminant = b * b - 3 * c * m0
+    turning = []
+    if discriminant >= 0:
+        # The stable form of both roots: c may be mere rounding, as on a parabola.
+        q = -(b + math.copysign(math.sqrt(discriminant), b))
+        turning = [top / bottom for top, bottom in ((q, 3 * c), (m0, q)) if bottom != 0]
+    points = np.array([0.0, *sorted(s for s in turning if 0 < s < 1), 1.0])
     # Measured from `left`, so that a rise far below the rounding of the losses themselves is not lost.
-    heights = np.polynomial.polynomial.polyval(points, np.concatenate([[0.0], cubic[1:]]))
-    return max_rise(heights)
+    return max_rise(points * (m0 + points * (b + points * c)))
