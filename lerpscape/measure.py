@@ -71,6 +71,10 @@ def profile(
     >>> found.loss, found.derivative, found.max_rise
     (array([1.  , 0.25, 0.  ]), array([-2., -1.,  0.]), 0.0)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            three_parts("a torch module as the model.", f"{type(model).__name__}.", "Pass the network itself, built.")
+        )
     grid = alpha_grid(alphas)
     chosen = find_loss(loss)
     began = time.perf_counter()

@@ -191,6 +191,10 @@ class Profile:
         """
         try:
             saved = json.loads(Path(path).read_text())
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                three_parts("the path of a saved profile.", f"{path}, which does not exist.", "Check the spelling.")
+            ) from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 three_parts(f"{path} to be a profile in JSON.", f"{error}.", "Write it with profile.save(...).")

@@ -25,6 +25,7 @@ MEANINGS = {
     "95 % interval": ("unit", "Of max_rise, were these examples a sample of many more. Not needed for the whole data."),
     "p-value": ("", "Chance of so clear a rise in a sample, where the expected loss never rises."),
     "relative_rise": ("", "max_rise as a share of the drop from end to end: compares losses of different units."),
+    "max_step": ("unit", "Largest increase from one point to the next. Shrinks with the grid: compare like with like."),
     "rises": ("", "How many times the loss climbs above everything before it."),
     "hidden rises": ("", "Grid intervals where the derivative shows a rise that the points do not."),
     "barrier_mean": ("unit", "Highest loss over the mean of both ends (linear mode connectivity)."),

@@ -1,0 +1,5 @@
+"""`python -m lerpscape`."""
+
+from lerpscape.cli import main
+
+main()

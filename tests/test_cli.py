@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES
+from safetensors.torch import save_file
+
+import lerpscape as ls
+from lerpscape.cli import main
+
+CASE = CASES[0]
+CNN = CASES[3]
+MODULE = """
+import cases, torch
+case = cases.CASES[{index}]
+def build():
+    return case.build().double()
+def data():
+    return case.data()
+def held_out():
+    return case.data()[:2]
+def shuffled():
+    numbers = torch.utils.data.TensorDataset(torch.arange(50.0), torch.arange(50))
+    return torch.utils.data.DataLoader(numbers, shuffle=True)
+ready = build()
+items = case.data()
+number = 3
+def worst(outputs, targets):
+    return outputs.square().sum(1)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for index, name in ((0, "mine"), (3, "normed")):
+        start, end = CASES[index].ends()
+        save_file(start.state_dict(), f"{name}-start.safetensors")
+        torch.save(end.state_dict(), f"{name}-end.pt")
+        (tmp_path / f"{name}.py").write_text(MODULE.format(index=index))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def command(*words: str, name: str = "mine") -> list[str]:
+    ends = [f"{name}-start.safetensors", f"{name}-end.pt"]
+    return ["profile", *ends, "--model", f"{name}:build", "--data", f"{name}:data", *words]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith("error: expected: ")
+    assert "\ngot: " in found.err
+    assert "\ntry: " in found.err
+    return found.err
+
+
+def test_json_is_the_profile(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command("--held-out", "mine:held_out", "--alphas", "7", "--json", "--tolerance", "0.01"))
+    train, held_out = json.loads(capsys.readouterr().out)
+    expected = ls.profile(CASE.ends()[0], ls.Line(*CASE.ends()), CASE.data(), alphas=7)
+    assert train["loss"] == expected.loss.tolist()
+    assert train["derivative"] == expected.derivative.tolist() if expected.derivative is not None else False
+    assert (train["label"], held_out["label"], held_out["examples"]) == ("train", "held-out", 10)
+    assert train["verdict"] == expected.verdict(0.01)
+
+
+def test_files_and_table_are_written(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command("--alphas=-0.25:1.25:13", "--out", "o/p.json", "--plot", "o/p.svg", "--report", "o/r.html"))
+    out = capsys.readouterr().out
+    found = ls.Profile.load("o/p.json")
+    assert found.alphas.tolist()[2::8] == [0.0, 1.0]
+    assert found.verdict(0) in out
+    assert re.search(r"max_rise\s+0", out)
+    assert sorted(file.name for file in Path("o").iterdir()) == ["p.json", "p.svg", "r.html"]
+    assert all(f"wrote o/{name}" in out for name in ("p.json", "p.svg", "r.html"))
+    main(["report", "o/p.json", "--out", "o/again.html", "--title", "again"])
+    assert capsys.readouterr().out == "o/again.html\n"
+    assert "again</h1>" in Path("o/again.html").read_text()
+
+
+@pytest.mark.parametrize("policy", ["recalibrate", "pooled", "interpolate", "batch", "end"])
+def test_batch_norm_policies_by_name(policy: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command("--batch-norm", policy, "--alphas", "3", "--json", "--no-derivative", name="normed"))
+    (found,) = json.loads(capsys.readouterr().out)
+    start, end = CNN.ends()
+    chosen = {
+        "recalibrate": ls.Recalibrate(CNN.data()),
+        "pooled": ls.Recalibrate(CNN.data(), pooled=True),
+        "interpolate": ls.InterpolateStatistics(),
+        "batch": ls.BatchStatistics(),
+        "end": ls.EndStatistics(),
+    }[policy]
+    expected = ls.profile(start, ls.Line(start, end), CNN.data(), alphas=3, batch_norm=chosen, derivative=False)
+    assert found["loss"] == expected.loss.tolist()
+    assert found["derivative"] is None
+
+
+def test_a_loss_of_ones_own_a_ready_model_and_ready_data(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = ["mine-start.safetensors", "mine-end.pt"]
+    words = ["--model", "mine:ready", "--data", "mine:items", "--loss", "mine:worst", "--json", "--dtype", "float64"]
+    main(["profile", *ends, *words, "--alphas", "3"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["loss_name"] == "worst"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (command("--loss", "mse"), "cross_entropy, squared_error"),
+        (command("--alphas", "many"), "first:last:count"),
+        (command("--alphas", "1"), "count of at least 2"),
+        (command("--held-out", "mine:nothing"), "'nothing' in mine"),
+        (command("--held-out", "mine"), "package.module:name"),
+        (command("--held-out", "nowhere:data"), "a module nowhere, seen from"),
+        (command("--out", "mine.py/p.json"), "to be writable"),
+        (command("--report", "mine.py/r.html"), "to be writable"),
+        (command(name="normed"), "InterpolateStatistics()"),
+        (["profile", "gone.pt", "mine-end.pt", "--model", "mine:build", "--data", "mine:data"], "does not exist"),
+        (
+            ["profile", "mine-start.safetensors", "normed-end.pt", "--model", "mine:build", "--data", "mine:data"],
+            "only in",
+        ),
+        (
+            ["profile", "mine-start.safetensors", "mine-end.pt", "--model", "mine:build", "--data", "mine:shuffled"],
+            "shuffles or augments",
+        ),
+        (
+            ["profile", "mine-start.safetensors", "mine-end.pt", "--model", "mine:number", "--data", "mine:data"],
+            "a torch module",
+        ),
+        (["report", "mine.py"], "to be a profile in JSON"),
+        (["report", "gone.json"], "does not exist"),
+    ],
+)
+def test_refusals_have_three_parts_and_code_2(
+    words: list[str], message: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(words, capsys)
+    assert not list(work.glob("*.partial"))
+
+
+def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["profile", "--help"], ["report", "-h"], ["demo", "--help"], []):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert not stopped.value.code
+        out = capsys.readouterr().out
+        assert "\nexamples:\n  lerpscape " in out
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == ls.__version__
+
+
+def test_interrupted_and_repeated_goes_on(work: Path) -> None:
+    slow = (
+        work / "mine.py"
+    ).read_text() + "\nimport time\ndef slow(z, y):\n    time.sleep(0.05)\n    print('batch', flush=True)\n"
+    (work / "mine.py").write_text(slow + "    return z.square().sum(1)\n")
+    words = [sys.executable, "-m", "lerpscape", *command("--loss", "mine:slow", "--alphas", "10", "--out", "p.json")]
+
+    def started() -> subprocess.Popen[str]:
+        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        return subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **path}
+        )
+
+    with started() as first:
+        assert first.stdout is not None
+        for _ in range(20):
+            first.stdout.readline()
+        first.send_signal(signal.SIGINT)
+        _, errors = first.communicate()
+    assert first.returncode == 130
+    assert "the same command goes on" in errors
+    assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
+    with started() as second:
+        out, errors = second.communicate()
+    assert second.returncode == 0, errors
+    assert out.count("batch\n") < 30  # of 41
+    assert [file.name for file in work.glob("p.json*")] == ["p.json"]

@@ -1,0 +1,104 @@
+"""Who may import whom, and what must not be imported at start-up."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lerpscape as ls
+
+ROOT = Path(ls.__file__).parent
+INSTRUMENT = sorted(ROOT.glob("*.py"))
+EVERYTHING = sorted(ROOT.rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file names in an import, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(module: str, files: list[Path]) -> set[str]:
+    return {
+        file.name for file in files if any(name == module or name.startswith(f"{module}.") for name in imported(file))
+    }
+
+
+def test_the_instrument_never_imports_the_laboratory() -> None:
+    assert importers("lerpscape.lab", INSTRUMENT) == {"cli.py"}  # the one door to both halves
+
+
+def test_only_pictures_and_reports_name_matplotlib() -> None:
+    allowed = {"plots.py", "reports.py", "profiles.py", "demo.py"}  # the last two name its types only
+    assert importers("matplotlib", EVERYTHING) <= allowed
+    for file in ("profiles.py", "lab/demo.py"):
+        assert not {name for name in imported(ROOT / file) if "pyplot" in name}
+
+
+def test_only_workers_names_ray_and_submitit() -> None:
+    assert importers("ray", EVERYTHING) | importers("submitit", EVERYTHING) <= {"workers.py"}
+
+
+def test_readings_need_numpy_alone() -> None:
+    allowed = {"__future__", "math", "collections.abc", "dataclasses", "typing", "numpy", "numpy.typing"}
+    ours = {"lerpscape.errors", "lerpscape.monotonicity"}
+    for file in ("monotonicity.py", "statistics.py"):
+        found = {name for name in imported(ROOT / file) if not any(name.startswith(f"{a}.") for a in allowed | ours)}
+        assert found <= allowed | ours
+
+
+def test_no_pickle_eval_or_exec() -> None:
+    for file in EVERYTHING:
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not calls & {"eval", "exec"}, file
+        assert "pickle.load" not in file.read_text().replace("pickle.loads", "pickle.load"), file
+        assert "weights_only=False" not in file.read_text(), file
+
+
+HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "jinja2")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import lerpscape; dir(lerpscape); lerpscape.EndpointMismatch",
+        "from lerpscape.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\nmain(['--version'])",
+    ],
+)
+def test_start_up_imports_nothing_heavy(statement: str) -> None:
+    code = f"import sys\n{statement}\nprint('LOADED', sorted(set({HEAVY}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_readings_do_not_import_torch() -> None:
+    code = "import sys, lerpscape as ls\nls.max_rise([1, 2])\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_documented_and_listed() -> None:
+    for name in ls.__all__:
+        value = getattr(ls, name)
+        assert value.__doc__ or name == "ParamPath", name
+        assert name in dir(ls)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        ls.no_such_name  # noqa: B018
+
+
+def test_public_functions_do_not_share_a_name_with_a_room() -> None:
+    assert not set(ls.__all__) & {file.stem for file in INSTRUMENT}

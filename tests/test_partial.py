@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, Case, variants
+from torch import Tensor
+
+import lerpscape as ls
+from lerpscape.partial import Partial, check_writable
+
+VARIANTS = variants()
+
+
+class Stop(Exception):
+    pass
+
+
+def measured(case: Case, policy: Any, file: Path | None, stop_after: int | None = None, **choices: Any) -> ls.Profile:
+    start, end = case.ends()
+
+    def progress(done: int, total: int) -> None:
+        if stop_after is not None and done > stop_after:
+            raise Stop
+
+    choices = {"alphas": 4, "loss": case.loss, "batch_norm": policy, "partial": file} | choices
+    return ls.profile(start, ls.Line(start, end), choices.pop("data", case.data()), progress=progress, **choices)
+
+
+def same(one: ls.Profile, other: ls.Profile) -> bool:
+    a, b = one.to_dict(), other.to_dict()
+    for each in (a, b):
+        each["how"] = {name: value for name, value in each["how"].items() if name != "seconds"}
+    return a == b
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 30])
+@pytest.mark.parametrize(("name", "case", "policy"), VARIANTS, ids=[name for name, _, _ in VARIANTS])
+def test_stopped_anywhere_and_resumed_is_the_same_bit_for_bit(
+    name: str, case: Case, policy: Any, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lerpscape.batches.CHUNK_BYTES", chunk_bytes)
+    whole = measured(case, policy, None)
+    file = tmp_path / "work.partial"
+    for stop_after in (0, 3, 5, 8):
+        with pytest.raises(Stop):
+            measured(case, policy, file, stop_after)
+    assert file.exists()
+    seen: list[Any] = []
+    resumed = measured(case, policy, file, loss=Counting(case, seen))
+    assert same(resumed, whole)
+    again = measured(case, policy, file, loss=Counting(case, seen := []))
+    assert same(again, whole)
+    assert len(seen) <= 1  # a finished measurement is only read, but for the look at the derivative
+
+
+class Counting:
+    """The case's loss, under the same name, counting its calls."""
+
+    def __new__(cls, case: Case, seen: list[Any]) -> Any:
+        from lerpscape.losses import Loss, find_loss
+
+        known = find_loss(case.loss)
+
+        def values(outputs: Any, targets: Any) -> Tensor:
+            seen.append(1)
+            return known.values(outputs, targets)
+
+        return Loss(known.name, values, known.unit, known.correct)
+
+
+@pytest.mark.parametrize(
+    "other", [{"alphas": 5}, {"loss": "mean_squared_error"}, {"dtype": torch.float32}, {"data": CASES[1].data()[:2]}]
+)
+def test_the_file_of_another_measurement_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    case, file = CASES[1], tmp_path / "work.partial"
+    with pytest.raises(Stop):
+        measured(case, None, file, stop_after=5)
+    before = file.read_bytes()
+    data = other.pop("data", case.data())
+    if other.get("dtype"):
+        data = [(x.float(), y.float()) for x, y in data]
+    with pytest.raises(ls.PartialMismatch, match=r"(?s)partial result of this measurement.*one of another.*delete"):
+        measured(case, None, file, data=data, **other)
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "work.partial"
+    file.write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ls.PartialMismatch, match="to hold a partial result"):
+        measured(CASES[0], None, file)
+
+
+def test_an_unwritable_place_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    seen: list[Any] = []
+    with pytest.raises(OSError, match=r"(?s)to be writable.*Choose another place"):
+        measured(CASES[0], None, tmp_path / "file" / "work.partial", loss=Counting(CASES[0], seen))
+    assert len(seen) <= 1  # the look at the derivative
+    with pytest.raises(OSError, match="to be writable"):
+        check_writable(tmp_path / "file" / "report.html")
+    check_writable(tmp_path / "new" / "folder" / "out.json")
+    assert not (tmp_path / "new" / "folder" / "out.json").exists()
+
+
+def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Partial(tmp_path / "a", "print")
+    kept.save({"x": np.arange(3)})
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", broken)
+    with pytest.raises(OSError, match="disk full"):
+        kept.save({"x": np.arange(4)})
+    found = Partial(tmp_path / "a", "print").load()
+    assert found is not None
+    assert found["x"].tolist() == [0, 1, 2]
+
+
+SLOW_LOSS = """
+import time, torch, lerpscape as ls
+from torch import nn
+import lerpscape.partial
+lerpscape.partial.INTERVAL = 0.05
+
+def loss(outputs, targets):
+    print("batch", flush=True)
+    time.sleep(0.03)
+    return (outputs - targets).square().sum(1)
+
+torch.manual_seed(0)
+start, end = nn.Linear(3, 2), nn.Linear(3, 2)
+x = torch.randn(40, 3)
+data = [(part, part[:, :2]) for part in x.split(10)]
+found = ls.profile(start, ls.Line(start, end), data, loss=loss, alphas=12, partial="work.partial")
+found.save("done.json")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process_loses_at_most_the_last_moment(how: signal.Signals, tmp_path: Path) -> None:
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", SLOW_LOSS],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    with started() as whole:
+        assert whole.stdout is not None
+        total = len(whole.stdout.read().split())
+    assert whole.returncode == 0
+    expected = ls.Profile.load(tmp_path / "done.json")
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+    with started() as first:
+        assert first.stdout is not None
+        for _ in range(total // 2):
+            first.stdout.readline()
+        first.send_signal(how)
+    assert (tmp_path / "work.partial").exists()
+    assert not (tmp_path / "done.json").exists()
+    with started() as second:
+        assert second.stdout is not None
+        repeated = len(second.stdout.read().split())
+    assert second.returncode == 0
+    assert repeated < total * 0.75
+    assert same(ls.Profile.load(tmp_path / "done.json"), expected)
