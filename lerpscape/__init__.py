@@ -12,15 +12,14 @@ _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
+    "hidden": ("HiddenRise", "hidden_rises"),
     "losses": ("Loss",),
     "measure": ("profile",),
     "monotonicity": (
-        "HiddenRise",
         "Rise",
         "area",
         "barrier",
         "global_convexity",
-        "hidden_rises",
         "is_monotonic",
         "local_convexity",
         "max_rise",
@@ -47,15 +46,14 @@ if TYPE_CHECKING:
         NotRepeatable,
         PartialMismatch,
     )
+    from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
     from lerpscape.monotonicity import (
-        HiddenRise,
         Rise,
         area,
         barrier,
         global_convexity,
-        hidden_rises,
         is_monotonic,
         local_convexity,
         max_rise,

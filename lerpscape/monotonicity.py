@@ -7,7 +7,6 @@ A reading that is undefined for a curve (a share of a drop that is not there) is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -41,18 +40,6 @@ class Rise:
     def width(self) -> float:
         """Length in α from opening to closing, quantised by the grid."""
         return self.closes - self.opens
-
-
-@dataclass(frozen=True)
-class HiddenRise:
-    """A grid interval over which the losses do not rise although the derivative at one of its ends is positive.
-
-    `estimate` is the rise inside it on the cubic that meets both losses and both derivatives (Hermite).
-    """
-
-    left: float
-    right: float
-    estimate: float
 
 
 def max_rise(losses: Values) -> float:
@@ -101,7 +88,7 @@ def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
     >>> rises([2.0, 1.0, 1.5, 0.5, 0.4])
     (Rise(opens=0.25, peak=0.5, closes=0.75, height=0.5, returns=True),)
     """
-    values, grid = _curve(losses, alphas)
+    values, grid = checked_curve(losses, alphas)
     found: list[Rise] = []
     low = 0  # last index at the running minimum
     index = 1
@@ -125,40 +112,6 @@ def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
         if not len(back):
             break
         low, index = end, end + 1
-    return tuple(found)
-
-
-def hidden_rises(losses: Values, derivative: Values, alphas: Values | None = None) -> tuple[HiddenRise, ...]:
-    """Rises that a grid cannot see: the losses do not rise over an interval, yet dL/dα > 0 at one of its ends.
-
-    A positive derivative at a grid point means that the loss rises right there, whatever the losses at the grid
-    points do. The estimated height comes from the cubic through both losses and both derivatives.
-
-    An interval with a derivative that is not finite says nothing and is passed over.
-
-    Raises `NonFiniteLoss` for NaN or inf among the losses, `ValueError` for lengths that differ.
-
-    >>> hidden_rises([1.0, 0.0], [-1.0, 0.5])[0].left, hidden_rises([1.0, 0.0], [-1.0, -0.5])
-    (0.0, ())
-    """
-    values, grid = _curve(losses, alphas)
-    slopes = np.asarray(derivative, dtype=np.float64)
-    if slopes.shape != values.shape:
-        raise ValueError(
-            three_parts(
-                f"one derivative per loss ({len(values)}).",
-                f"an array of shape {slopes.shape}.",
-                "Pass matching lists.",
-            )
-        )
-    found = []
-    for i in range(len(values) - 1):
-        known = np.isfinite(slopes[i : i + 2]).all()
-        if not known or values[i + 1] > values[i] or (slopes[i] <= 0 and slopes[i + 1] <= 0):
-            continue
-        estimate = _hermite_rise(values[i], values[i + 1], slopes[i], slopes[i + 1], grid[i + 1] - grid[i])
-        if estimate > 0:  # 0: a positive derivative at the level of rounding
-            found.append(HiddenRise(float(grid[i]), float(grid[i + 1]), estimate))
     return tuple(found)
 
 
@@ -201,7 +154,7 @@ def barrier(losses: Values, kind: BarrierKind, alphas: Values | None = None) -> 
     >>> barrier([1.0, 3.0, 0.0], "mean"), barrier([1.0, 3.0, 0.0], "max"), barrier([1.0, 3.0, 0.0], "signed")
     (2.5, 2.0, -2.5)
     """
-    values, grid = _curve(losses, alphas, ends=True)
+    values, grid = checked_curve(losses, alphas, ends=True)
     first, last = values[0], values[-1]
     middle = (first + last) / 2
     if kind == "mean":
@@ -244,7 +197,7 @@ def global_convexity(losses: Values, alphas: Values | None = None) -> float:
     >>> global_convexity([1.0, 0.2, 0.0]), global_convexity([1.0, 0.9, 0.0])
     (1.0, 0.0)
     """
-    values, grid = _curve(losses, alphas, ends=True)
+    values, grid = checked_curve(losses, alphas, ends=True)
     below = values <= _chord(values, grid)
     return float(np.mean(below[1:-1])) if len(values) > 2 else float("nan")
 
@@ -261,7 +214,7 @@ def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
     """
     if not 0 <= eps < 1:
         raise ValueError(three_parts("0 ≤ eps < 1, a share of the drop.", f"{eps}.", "0.05 is a usual choice."))
-    values, grid = _curve(losses, alphas, ends=True)
+    values, grid = checked_curve(losses, alphas, ends=True)
     allowed = eps * (values[0] - values[-1])
     if not values[0] > values[-1]:
         return float("nan")
@@ -282,7 +235,7 @@ def area(losses: Values, alphas: Values | None = None) -> float:
     >>> area([1.0, 0.5, 0.0]), area([1.0, 0.0, 0.0])
     (0.5, 0.25)
     """
-    values, grid = _curve(losses, alphas, ends=True)
+    values, grid = checked_curve(losses, alphas, ends=True)
     drop = values[0] - values[-1]
     if not drop > 0:
         return float("nan")
@@ -308,8 +261,8 @@ def _losses(losses: Values) -> Floats:
     return values
 
 
-def _curve(losses: Values, alphas: Values | None, ends: bool = False) -> tuple[Floats, Floats]:
-    """Check losses and grid; with `ends`, that the grid runs from 0 to 1."""
+def checked_curve(losses: Values, alphas: Values | None, ends: bool = False) -> tuple[Floats, Floats]:
+    """Losses and grid as arrays, once both are fit to be read; with `ends`, the grid must run from 0 to 1."""
     values = _losses(losses)
     grid = np.linspace(0, 1, len(values)) if alphas is None else np.asarray(alphas, dtype=np.float64)
     if grid.shape != values.shape or not np.all(np.diff(grid) > 0):
@@ -335,19 +288,3 @@ def _chord(values: Floats, grid: Floats) -> Floats:
     """The straight line between the ends, exact at both."""
     chord: Floats = (1 - grid) * values[0] + grid * values[-1]
     return chord
-
-
-def _hermite_rise(left: float, right: float, slope_left: float, slope_right: float, width: float) -> float:
-    """max_rise of the cubic with the given values and slopes at the ends of an interval of this width."""
-    # p(s) = left + m0 s + b s² + c s³ on s in [0, 1]; p′(s) = m0 + 2 b s + 3 c s²
-    drop, m0, m1 = right - left, slope_left * width, slope_right * width
-    b, c = 3 * drop - 2 * m0 - m1, m0 + m1 - 2 * drop
-    discriminant = b * b - 3 * c * m0
-    turning = []
-    if discriminant >= 0:
-        # The stable form of both roots: c may be mere rounding, as on a parabola.
-        q = -(b + math.copysign(math.sqrt(discriminant), b))
-        turning = [top / bottom for top, bottom in ((q, 3 * c), (m0, q)) if bottom != 0]
-    points = np.array([0.0, *sorted(s for s in turning if 0 < s < 1), 1.0])
-    # Measured from `left`, so that a rise far below the rounding of the losses themselves is not lost.
-    return max_rise(points * (m0 + points * (b + points * c)))

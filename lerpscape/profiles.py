@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lerpscape import monotonicity, statistics
+from lerpscape import hidden, monotonicity, statistics
 from lerpscape.errors import NonFiniteLoss, three_parts
-from lerpscape.monotonicity import BarrierKind, Floats, HiddenRise, Rise
+from lerpscape.hidden import HiddenRise
+from lerpscape.monotonicity import BarrierKind, Floats, Rise
 from lerpscape.partial import check_writable
 from lerpscape.statistics import RiseInterval
 
@@ -76,7 +77,7 @@ class Profile:
         """Grid intervals where the derivative shows a rise that the losses do not; () without derivatives."""
         if self.derivative is None:
             return ()
-        return monotonicity.hidden_rises(self._inside("loss"), self._inside("derivative"), self._inside("alphas"))
+        return hidden.hidden_rises(self._inside("loss"), self._inside("derivative"), self._inside("alphas"))
 
     def is_monotonic(self, tolerance: float) -> bool:
         """Whether `max_rise` ≤ tolerance, in the unit of the loss. A grid can refute monotonicity, not prove it."""
@@ -247,9 +248,9 @@ class Profile:
                 "never falls" if losses.min() == losses[0] else f"rises by {largest.height:.4g} {self.unit}".rstrip()
             )
             return f"Not monotonic: the loss {shape}, from α = {largest.opens:.4g} to {largest.peak:.4g} ({where})."
-        hidden = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
-        if hidden:
-            worst = max(hidden, key=lambda rise: rise.estimate)
+        unseen = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
+        if unseen:
+            worst = max(unseen, key=lambda rise: rise.estimate)
             return (
                 f"Falls from point to point, but the derivative shows a rise of about {worst.estimate:.2g} {self.unit} "
                 f"hidden between α = {worst.left:.4g} and {worst.right:.4g} ({where})."

@@ -1,0 +1,40 @@
+# `make demo` and `make test` do everything on a machine with Python ≥ 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := test
+
+.PHONY: demo test test-all lint bench docs clean
+.DEFAULT_GOAL := test
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# One stamp for each set of extras; made again when what to install changes.
+.venv/installed-%: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+demo: .venv/installed-demo
+	$(BIN)/lerpscape demo
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/bench_profile.py
+
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf .venv docs/_build dist lerpscape-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

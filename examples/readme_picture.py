@@ -1,0 +1,27 @@
+"""Draw the picture at the top of the README from the profiles that `lerpscape demo` wrote.
+
+usage: python examples/readme_picture.py lerpscape-demo docs/images/demo.png
+"""
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lerpscape import Profile
+from lerpscape.plots import plot_derivative, plot_profiles, save_figure, style
+
+folder, out = Path(sys.argv[1]), sys.argv[2]
+titles = {"plain": "trained as usual", "pushed": "pushed far from its start"}
+with style():
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    axes = figure.subplots(2, 2, height_ratios=[2.2, 1], sharex=True)
+    for column, (name, title) in enumerate(titles.items()):
+        profiles = [Profile.load(folder / f"{name}-{part}.json") for part in ("train", "held-out")]
+        top, bottom = axes[:, column]
+        plot_profiles(profiles, top).set(xlabel="")
+        plot_derivative(profiles, bottom).set(xlabel="α   (0: initialisation, 1: trained)")
+        top.legend()
+        rises = profiles[0].max_rise
+        top.set_title(f"{title}: max_rise {rises:.3g} nats", color="black")
+save_figure(figure, out)
