@@ -123,15 +123,9 @@ def main() -> None:
         print(f"{name}: matrix products alone {bare:.2f} s")
         for label, values in seconds.items():
             ratios = [value / base for value, base in zip(values, reference, strict=True)]
-            table[label] = {
-                "median_seconds": statistics.median(values),
-                "ratio_to_plain_loop": statistics.median(ratios),
-                "ratio_range": [min(ratios), max(ratios)],
-            }
-            low, high = min(ratios), max(ratios)
-            print(
-                f"  {label:42s} {statistics.median(values):7.3f} s  × {statistics.median(ratios):.2f} ({low:.2f}–{high:.2f})"
-            )
+            took, middle, low, high = statistics.median(values), statistics.median(ratios), min(ratios), max(ratios)
+            table[label] = {"median_seconds": took, "ratio_to_plain_loop": middle, "ratio_range": [low, high]}
+            print(f"  {label:42s} {took:7.3f} s  × {middle:.2f} ({low:.2f}–{high:.2f})")
         result[name] = {"matrix_products_seconds": bare, "contenders": table}
     out = Path(__file__).parent / "results" / "profile.json"
     out.parent.mkdir(exist_ok=True)
