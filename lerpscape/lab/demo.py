@@ -75,8 +75,26 @@ def initial(seed: int) -> nn.Module:
 def train(
     model: nn.Module, images: Tensor, labels: Tensor, *, radius: float, seed: int, report: Callable[[int], None]
 ) -> None:
-    """Train in place by SGD with momentum on cross-entropy, pushing every tensor's norm towards `radius` where > 0."""
-    generator = torch.Generator().manual_seed(seed)
+    """Train in place by SGD with momentum on cross-entropy, pushing every tensor's norm towards `radius` where > 0.
+
+    On one thread: so small a network gains nothing from more, and loses much where the other cores are busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _train(model, images, labels, radius, torch.Generator().manual_seed(seed), report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    radius: float,
+    generator: torch.Generator,
+    report: Callable[[int], None],
+) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     for _ in range(EPOCHS):
         for batch in torch.split(torch.randperm(len(images), generator=generator), BATCH):
