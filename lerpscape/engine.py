@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape import duals
-from lerpscape.batch_norm import Statistics
 from lerpscape.batches import Batch, Reader
 from lerpscape.checkpoints import Params
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.losses import Loss, per_example_values
 from lerpscape.monotonicity import Floats
+from lerpscape.normalisation import Statistics
 from lerpscape.partial import Arrays, Partial
 from lerpscape.statistics import Moments
 
@@ -129,12 +129,20 @@ class Walk:
         return batch.to(self.on_path.device, self.on_path.dtype)
 
     def at(self, alpha: float, batches: list[Batch]) -> Row:
-        """Measure the batches at α."""
+        """Measure the batches at α.
+
+        A model that draws random numbers even in evaluation mode draws the same ones at every α.
+        """
+        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
         with self._tensors(alpha) as state:
-            parts = self.statistics.call(self._pass, self.statistics.apply(state), batches)
+            parts = self.statistics.call(self._pass, self.statistics.apply(state, alpha), batches)
             losses, slopes = duals.split(torch.cat([values for values, _ in parts]))
-        right = sum(float("nan") if correct is None else float(correct.double().sum()) for _, correct in parts)
-        return Row(_float64(losses), np.full(len(losses), np.nan) if slopes is None else _float64(slopes), right)
+        right = [correct for _, correct in parts if correct is not None]
+        return Row(
+            losses=_float64(losses),
+            slopes=np.full(len(losses), np.nan) if slopes is None else _float64(slopes),
+            right=float(torch.cat(right).double().sum()) if right else float("nan"),
+        )
 
     @contextmanager
     def _tensors(self, alpha: float) -> Iterator[Params]:
@@ -153,10 +161,7 @@ class Walk:
             with self._tensors(0.0) as state:
                 ((values, _),) = self.statistics.call(once, state, [probe])
                 tangent = duals.split(values)[1]
-        except (
-            NotImplementedError,
-            RuntimeError,
-        ) as error:  # what else is wrong shows again without derivatives
+        except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
             return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
         if tangent is None:
             return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from lerpscape.batch_norm import BatchNormPolicy, Statistics
+from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Data, Reader
 from lerpscape.engine import Walk, walk
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.monotonicity import Floats
+from lerpscape.normalisation import Statistics
 from lerpscape.partial import Partial
 from lerpscape.paths import ParamPath, path_digest
 from lerpscape.profiles import Invalid, Profile

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import lerpscape as ls
-from lerpscape.batch_norm import Statistics
 from lerpscape.functional import ModelOnPath, undisturbed
+from lerpscape.normalisation import Statistics
 
 CNN = next(case for case in CASES if case.batch_norm)
 
@@ -21,7 +21,7 @@ CNN = next(case for case in CASES if case.batch_norm)
 def statistics_at(model: nn.Module, line: ls.Line, policy: Any, alpha: float) -> dict[str, Tensor]:
     on_path = ModelOnPath(model, line, None, None)
     with undisturbed(model):
-        state = Statistics(on_path, policy).apply(on_path.at(alpha))
+        state = Statistics(on_path, policy).apply(on_path.at(alpha), alpha)
     return {name: tensor for name, tensor in state.items() if "running" in name}
 
 
@@ -181,3 +181,19 @@ def test_torch_still_drops_the_derivative_of_running_statistics() -> None:
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         state["running_mean"] = duals.dual(state["running_mean"], torch.ones(2).double())
         assert duals.split(functional_call(model, state, (x,)))[1] is None
+
+
+def test_statistics_of_an_alpha_are_estimated_once_for_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = CNN.ends()
+    line = ls.Line(start, end)
+    passes: list[float] = []
+    original = Statistics._recalibrated
+
+    def counted(self: Statistics, state: Any, policy: Any) -> Any:
+        passes.append(1)
+        return original(self, state, policy)
+
+    monkeypatch.setattr(Statistics, "_recalibrated", counted)
+    monkeypatch.setattr("lerpscape.batches.CHUNK_BYTES", 1)
+    ls.profile(start, line, CNN.data(), batch_norm=ls.Recalibrate(CNN.data()), alphas=3)
+    assert len(passes) == 3

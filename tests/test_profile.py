@@ -380,6 +380,26 @@ def test_dropout_is_off_and_repeats_agree() -> None:
     assert (here.loss == there.loss).all() and (here.derivative == there.derivative).all()
 
 
+class Noisy(nn.Module):
+    """Draws noise in evaluation mode too, as variational models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.read(inputs + torch.randn_like(inputs))
+
+
+def test_random_models_draw_the_same_numbers_at_every_alpha_and_every_time() -> None:
+    start, end = seeded(Noisy, 0).double(), seeded(Noisy, 1).double()
+    data = batches(random(9, 4, seed=0), classes(9, seed=1))
+    line = ls.Line(start, end)
+    first, second = (ls.profile(start, line, data, alphas=[0.0, 1e-9, 1.0]) for _ in range(2))
+    assert (first.loss == second.loss).all()
+    assert abs(first.loss[1] - first.loss[0]) < 1e-7
+
+
 def test_covariance_and_errors_are_of_the_examples() -> None:
     case = CASES[0]
     start, end = case.ends()

@@ -1,0 +1,274 @@
+"""Batch norm at work along a path: estimating statistics at α, and differentiating them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lerpscape import duals
+from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
+from lerpscape.batches import Batch, Reader
+from lerpscape.checkpoints import Params
+from lerpscape.errors import three_parts
+from lerpscape.functional import ModelOnPath, statistic
+
+
+class Statistics:
+    """A policy at work on one model and path: the tensors at α, with the statistics that the policy asks for.
+
+    Raises `ValueError` where a model with batch norm comes without a policy, and for a policy that needs running
+    statistics from layers that keep none.
+    """
+
+    def __init__(self, on_path: ModelOnPath, policy: BatchNormPolicy | None) -> None:
+        self._on_path = on_path
+        self._layers = on_path.batch_norms
+        self._policy = policy if self._layers else None
+        if self._layers and policy is None:
+            raise ValueError(
+                three_parts(
+                    f"batch_norm=: the model has {len(self._layers)} batch-norm layers, and the curve depends on it.",
+                    "None.",
+                    "Recalibrate(train_data), statistics estimated anew at every α; InterpolateStatistics(), those "
+                    "stored on the same line, both ends exact; BatchStatistics(), each batch by itself; "
+                    "EndStatistics(), those of the end.",
+                )
+            )
+        untracked = [name for name, layer in self._layers.items() if layer.running_mean is None]
+        if untracked and not isinstance(policy, BatchStatistics):
+            raise ValueError(
+                three_parts(
+                    "batch-norm layers that keep running statistics, for every policy but BatchStatistics().",
+                    f"{untracked[0]!r} with track_running_stats=False.",
+                    "Use batch_norm=BatchStatistics(), which is how this layer works.",
+                )
+            )
+        self._batches: list[Batch] | Reader = []
+        self._order: tuple[str, ...] = ()
+        self._estimated: dict[tuple[float, bool], dict[str, tuple[Tensor, Tensor | None]]] = {}
+        if isinstance(self._policy, Recalibrate):
+            reader = Reader(self._policy.data, "the data of Recalibrate")
+            self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
+
+    def describe(self) -> str | None:
+        """The policy in words; None for a model without batch norm."""
+        return self._policy.describe() if self._policy else None
+
+    def apply(self, state: Params, alpha: float) -> Params:
+        """The tensors of the model at α with the policy's statistics in place; dual tensors stay dual.
+
+        Statistics of an α are estimated once, however many chunks the measured data come in.
+        """
+        if isinstance(self._policy, EndStatistics):
+            return state | {name: tensor.clone() for name, tensor in self._on_path.end_statistics().items()}
+        if not isinstance(self._policy, Recalibrate):
+            return state
+        key = alpha, any(duals.split(tensor)[1] is not None for tensor in state.values())
+        if key not in self._estimated:
+            found = self._recalibrated(state, self._policy)
+            self._estimated[key] = {name: duals.split(found[name]) for name in self._on_path.end_statistics()}
+        kept = self._estimated[key].items()
+        return state | {name: each if moves is None else duals.dual(each, moves) for name, (each, moves) in kept}
+
+    def call(self, module: nn.Module, state: Params, argument: Any, *, by_batch: bool | None = None) -> Any:
+        """`module(argument)` with the model, its child `model`, at the given tensors, and batch norm set to its task.
+
+        Layers normalise by batch where the policy says so (or `by_batch` does), and then write nothing to the running
+        statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
+        """
+        if by_batch is None:
+            by_batch = isinstance(self._policy, BatchStatistics)
+        state = dict(state)
+        with ExitStack() as stack:
+            for name, layer in self._layers.items():
+                moving = []
+                for each in (statistic(name, "mean"), statistic(name, "var")):
+                    if each in state:
+                        state[each], derivative = duals.split(state[each])
+                        moving.append(derivative)
+                if by_batch:
+                    stack.callback(_set, layer, layer.training, layer.track_running_stats)
+                    _set(layer, True, False)
+                elif any(derivative is not None for derivative in moving):
+                    stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, moving)).remove)
+            return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
+
+    def _recalibrated(self, state: Params, policy: Recalibrate) -> Params:
+        if policy.momentum is not None:
+            averages = {name: _Exponential(policy.momentum) for name in self._layers}
+            for _ in range(policy.passes):
+                self._gather(state, averages, by_batch=True)
+            return state | _as_statistics(averages, state)
+        single = not isinstance(self._batches, Reader) and len(self._batches) == 1
+        if policy.pooled or single:
+            pooled = {name: _Pooled() for name in self._layers}
+            self._gather(state, pooled, by_batch=True)
+            return state | _as_statistics(pooled, state)
+        for layer in self._execution_order(state):
+            exact = {layer: _Pooled()}
+            self._gather(state, exact, by_batch=False)
+            state = state | _as_statistics(exact, state)
+        return state
+
+    def _gather(self, state: Params, into: dict[str, Any], by_batch: bool) -> None:
+        """One pass over the data in which the named layers report their inputs.
+
+        With a single layer to watch, the rest of the network behind it is not run.
+        """
+        alone = not by_batch
+
+        def watch(name: str) -> Any:
+            def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+                into[name].add(arguments[0])
+                if alone:
+                    raise _Reached
+
+            return hook
+
+        caller = _Caller(self._on_path.model)
+        with ExitStack() as stack:
+            for name in into:
+                stack.callback(self._layers[name].register_forward_pre_hook(watch(name)).remove)
+            for batch in self._placed():
+                try:
+                    self.call(caller, state, batch, by_batch=by_batch)
+                except _Reached:
+                    continue
+
+    def _execution_order(self, state: Params) -> tuple[str, ...]:
+        """Batch-norm layers in the order in which the model calls them, found once on the first batch."""
+        if self._order:
+            return self._order
+        called: list[str] = []
+        with ExitStack() as stack:
+            for name, layer in self._layers.items():
+
+                def note(*_: Any, name: str = name) -> None:
+                    called.append(name)
+
+                stack.callback(layer.register_forward_pre_hook(note).remove)
+            self.call(_Caller(self._on_path.model), state, next(iter(self._placed())), by_batch=False)
+        twice = next((name for name in called if called.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                three_parts(
+                    "each batch-norm layer called once per forward pass, for exact recalibration.",
+                    f"{twice!r}, called {called.count(twice)} times.",
+                    "Recalibrate(data, pooled=True) pools over all its calls.",
+                )
+            )
+        self._order = tuple(called)
+        return self._order
+
+    def _placed(self) -> Iterable[Batch]:
+        if isinstance(self._batches, Reader):
+            return (self._place(batch) for batch in self._batches.batches())
+        return self._batches
+
+    def _place(self, batch: Batch) -> Batch:
+        return batch.to(self._on_path.device, self._on_path.dtype)
+
+
+class _Reached(Exception):
+    """The watched layer has its input; the rest of the network need not run."""
+
+
+class _Caller(nn.Module):
+    """Calls a model on one batch, so that `functional_call` can set its tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Any:
+        return batch.call(self.model)
+
+
+class _Pooled:
+    """Mean and biased variance per channel over everything added, in float64 (merged as in Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        count = values.numel() // values.shape[1]
+        variance, mean = _moments(values)
+        shift, total = mean - self.mean, self.count + count
+        self.squares = self.squares + variance * count + shift * shift * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count)
+
+
+class _Exponential:
+    """torch's running statistics: exponential average from mean 0 and variance 1, with unbiased batch variances."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.variance: Tensor | float = 1.0
+
+    def add(self, values: Tensor) -> None:
+        self.count = values.numel() // values.shape[1]
+        variance, mean = _moments(values)
+        unbiased = variance * (self.count / max(self.count - 1, 1))
+        self.mean = (1 - self.momentum) * self.mean + self.momentum * mean
+        self.variance = (1 - self.momentum) * self.variance + self.momentum * unbiased
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(self.mean), torch.as_tensor(self.variance)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean of each channel (dimension 1), in float64."""
+    return torch.var_mean(values.double(), dim=[0, *range(2, values.dim())], correction=0)
+
+
+def _as_statistics(averages: dict[str, Any], state: Params) -> Params:
+    found: Params = {}
+    for layer, average in averages.items():
+        if not average.count:
+            continue  # never called: nothing to estimate, and nothing depends on it
+        for which, value in zip(("mean", "var"), average.result(), strict=True):
+            name = statistic(layer, which)
+            found[name] = value.to(state[name].dtype)
+    return found
+
+
+def _set(layer: _BatchNorm, training: bool, track_running_stats: bool) -> None:
+    layer.training = training
+    layer.track_running_stats = track_running_stats
+
+
+def _add_statistics_derivative(
+    moving: list[Tensor | None], layer: Any, arguments: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    """Add to the output's derivative what comes from moving running statistics; its value does not change.
+
+    y = (x − m)·s·w + b with s = (v + eps)^(−½), so dy has −s·w·dm − (x − m)·½·s³·w·dv beside torch's own part.
+    """
+    mean_change, variance_change = moving
+    values, _ = duals.split(arguments[0])
+    shape = [1, -1] + [1] * (values.dim() - 2)
+    scale = (layer.running_var + layer.eps).rsqrt()
+    factor = scale if layer.weight is None else scale * duals.split(layer.weight)[0]
+    value, change = duals.split(output)
+    change = torch.zeros_like(value) if change is None else change
+    if mean_change is not None:
+        change = change - (factor * mean_change).view(shape)
+    if variance_change is not None:
+        centred = values - layer.running_mean.view(shape)
+        change = change - centred * (0.5 * factor * scale.square() * variance_change).view(shape)
+    return duals.dual(value, change)
