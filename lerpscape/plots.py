@@ -109,7 +109,7 @@ def profile_figure(profiles: Sequence[Profile]) -> Figure:
     """One page of profiles along one path: losses with accuracies above, derivatives below."""
     with style():
         with_derivative = any(each.derivative is not None for each in profiles)
-        figure = Figure(figsize=(7.2, 5.4 if with_derivative else 3.8), layout="constrained")
+        figure = Figure(figsize=(5.8, 4.9 if with_derivative else 3.4), layout="constrained")
         if with_derivative:
             top, bottom = figure.subplots(2, 1, height_ratios=[2.4, 1], sharex=True)
             plot_derivative(profiles, bottom)

@@ -146,7 +146,7 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
 
 def _sections(profiles: dict[str, tuple[Profile, Profile]], rises: dict[float, tuple[float, ...]]) -> list[Section]:
     with style():
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(5.8, 2.9), layout="constrained")
         plot_dose(
             list(rises), [rises[radius] for radius in rises], "norm target R   (0: none)", "nats", figure.subplots()
         )
