@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -163,30 +162,36 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.strip() == ls.__version__
 
 
+STOPPING = """
+import os, signal
+calls = []
+def stopping(outputs, targets):
+    calls.append(1)
+    print("batch", flush=True)
+    if len(calls) == int(os.environ["STOP_AT"]):
+        os.kill(os.getpid(), signal.SIGINT)
+    return outputs.square().sum(1)
+"""
+
+
 def test_interrupted_and_repeated_goes_on(work: Path) -> None:
-    slow = (
-        work / "mine.py"
-    ).read_text() + "\nimport time\ndef slow(z, y):\n    time.sleep(0.05)\n    print('batch', flush=True)\n"
-    (work / "mine.py").write_text(slow + "    return z.square().sum(1)\n")
-    words = [sys.executable, "-m", "lerpscape", *command("--loss", "mine:slow", "--alphas", "10", "--out", "p.json")]
+    """Ctrl-C in the training data, then in the held-out data: neither costs what was measured before."""
+    (work / "mine.py").write_text((work / "mine.py").read_text() + STOPPING)
+    choices = ["--loss", "mine:stopping", "--alphas", "10", "--held-out", "mine:held_out", "--out", "p.json"]
 
-    def started() -> subprocess.Popen[str]:
-        path = {"PYTHONPATH": str(Path(__file__).parent)}
-        return subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **path}
-        )
+    def run(stop_at: int) -> subprocess.CompletedProcess[str]:
+        settings = {**os.environ, "STOP_AT": str(stop_at), "PYTHONPATH": str(Path(__file__).parent)}
+        words = [sys.executable, "-m", "lerpscape", *command(*choices)]
+        return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    with started() as first:
-        assert first.stdout is not None
-        for _ in range(20):
-            first.stdout.readline()
-        first.send_signal(signal.SIGINT)
-        _, errors = first.communicate()
+    first = run(20)  # one look at the derivative, then four whole α of four batches
     assert first.returncode == 130
-    assert "the same command goes on" in errors
+    assert "the same command goes on" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
-    with started() as second:
-        out, errors = second.communicate()
-    assert second.returncode == 0, errors
-    assert out.count("batch\n") < 30  # of 41
+    second = run(40)
+    assert second.returncode == 130
+    assert second.stdout.count("batch\n") == 40  # 1 + 24 of the training data, 1 + 14 of the held-out data: six whole α
+    third = run(0)
+    assert third.returncode == 0, third.stderr
+    assert third.stdout.count("batch\n") == 10  # 1 + 0 and 1 + 8: two looks, and the last four α of two batches
     assert [file.name for file in work.glob("p.json*")] == ["p.json"]

@@ -125,15 +125,18 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["x"].tolist() == [0, 1, 2]
 
 
-SLOW_LOSS = """
-import time, torch, lerpscape as ls
+STOPPING = """
+import os, signal, sys, torch, lerpscape as ls
 from torch import nn
 import lerpscape.partial
-lerpscape.partial.INTERVAL = 0.05
+lerpscape.partial.INTERVAL = 0.0
+calls = []
 
 def loss(outputs, targets):
+    calls.append(1)
     print("batch", flush=True)
-    time.sleep(0.03)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
     return (outputs - targets).square().sum(1)
 
 torch.manual_seed(0)
@@ -146,34 +149,21 @@ found.save("done.json")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_loses_at_most_the_last_moment(how: signal.Signals, tmp_path: Path) -> None:
-    def started() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", SLOW_LOSS],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+def test_a_killed_process_loses_at_most_one_alpha(how: signal.Signals, tmp_path: Path) -> None:
+    def run(stop_at: int) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", STOPPING, str(stop_at), str(int(how))]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
 
-    with started() as whole:
-        assert whole.stdout is not None
-        total = len(whole.stdout.read().split())
-    assert whole.returncode == 0
+    whole = run(0)
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("batch") == 1 + 12 * 4
     expected = ls.Profile.load(tmp_path / "done.json")
     for file in tmp_path.iterdir():
         file.unlink()
 
-    with started() as first:
-        assert first.stdout is not None
-        for _ in range(total // 2):
-            first.stdout.readline()
-        first.send_signal(how)
-    assert (tmp_path / "work.partial").exists()
+    assert run(28).returncode != 0  # in the seventh α
     assert not (tmp_path / "done.json").exists()
-    with started() as second:
-        assert second.stdout is not None
-        repeated = len(second.stdout.read().split())
-    assert second.returncode == 0
-    assert repeated < total * 0.75
+    rest = run(0)
+    assert rest.returncode == 0, rest.stderr
+    assert rest.stdout.count("batch") == 1 + 6 * 4
     assert same(ls.Profile.load(tmp_path / "done.json"), expected)
