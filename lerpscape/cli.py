@@ -1,27 +1,19 @@
-"""The `lerpscape` command: parse, one public call, print. Nothing heavy is imported before a command runs.
+"""The `lerpscape` command: which words it has, and what a refusal looks like.
 
-This is the one room that opens the doors of both halves, instrument and laboratory.
+Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
 
-import tyro
 from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
-from lerpscape.errors import LerpscapeError, three_parts
-
-if TYPE_CHECKING:
-    from lerpscape.batch_norm import BatchNormPolicy
-    from lerpscape.profiles import Profile
-
-app = SubcommandApp()
+from lerpscape.commands.demo import demo_command
+from lerpscape.commands.profile import profile_command, report_command
+from lerpscape.errors import LerpscapeError
 
 DESCRIPTION = "What does the loss do on the straight line between two checkpoints?"
 # Shown below --help, of the program and of each command.
@@ -44,133 +36,7 @@ EXAMPLES = {
   lerpscape demo --folder first-run
 """,
 }
-
-# How arguments are called in --help.
-Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
-End = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="END")]
-Name = Annotated[str, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
-OptionalName = Annotated[str | None, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-Switch = Annotated[bool | None, tyro.conf.arg(metavar="{True,False}")]
-
-
-@app.command(name="profile")
-def profile_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
-    held_out: OptionalName = None,
-    loss: str = "cross_entropy",
-    alphas: str = "50",
-    batch_norm: Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None = None,
-    derivative: bool = True,
-    tolerance: float = 0.0,
-    device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None,
-    dtype: Literal["float32", "float64", "bfloat16"] | None = None,
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
-    out: OptionalFile = None,
-    plot: OptionalFile = None,
-    report: OptionalFile = None,
-    progress: Switch = None,
-) -> None:
-    """Measure the loss along the line between two checkpoints.
-
-    Args:
-        start: Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module, found from the current folder.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        held_out: Further data, measured and drawn beside the first.
-        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
-        alphas: Number of points on [0, 1], or first:last:count such as -0.25:1.25:61.
-        batch_norm: What batch norm normalises with; asked for where the model has batch norm. Recalibrate and
-            pooled estimate statistics anew at every α from DATA.
-        derivative: Also dL/dα, exact, for about twice the time more.
-        tolerance: Rise that the verdict forgives, in the unit of the loss.
-        device: cpu, cuda, …
-        dtype: Floating-point type to compute in; by default that of the checkpoints.
-        json_: Print the numbers as JSON.
-        out: File for the profile of DATA (JSON). A stopped measurement goes on when the command is repeated.
-        plot: File for the picture (svg, pdf, png).
-        report: File for the HTML report.
-        progress: Progress bar: by default on a terminal, after two seconds.
-    """
-    from lerpscape.measure import profile
-    from lerpscape.partial import check_writable
-    from lerpscape.paths import Line
-
-    for file in (out, plot, report):
-        if file is not None:
-            check_writable(file)
-    line = Line(start, end)
-    built = _called(model)
-    choices: dict[str, Any] = {
-        "loss": _named(loss) if ":" in loss else loss,
-        "alphas": _alphas(alphas),
-        "derivative": derivative,
-        "device": device,
-        "dtype": None if dtype is None else getattr(import_module("torch"), dtype),
-        "progress": progress,
-    }
-    measured = _called(data)
-    policy = _policy(batch_norm, measured)
-    parts = {"train": measured} | ({"held-out": _called(held_out)} if held_out else {})
-    unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
-    profiles = [
-        profile(built, line, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
-        for label, part in parts.items()
-    ]
-    if out:
-        profiles[0].save(out)
-    _show(profiles, tolerance, json_=json_, plot=plot, report=report, saved=out)
-    for file in unfinished.values():
-        if file:
-            file.unlink(missing_ok=True)
-
-
-@app.command(name="report")
-def report_command(
-    profiles: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    /,
-    out: Path = Path("report.html"),
-    title: str = "Along the line",
-    tolerance: float = 0.0,
-) -> None:
-    """Gather saved profiles into one HTML page.
-
-    Args:
-        profiles: Files written by `lerpscape profile --out`.
-        out: The page to write.
-        title: Its heading.
-        tolerance: Rise that the verdicts forgive, in the unit of the loss.
-    """
-    from lerpscape.profiles import Profile
-    from lerpscape.reports import report
-
-    print(report([Profile.load(file) for file in profiles], out, title=title, tolerance=tolerance))
-
-
-@app.command(name="demo")
-def demo_command(folder: Path = Path("lerpscape-demo"), progress: Switch = None) -> None:
-    """Train two networks on real digits, measure both lines, and write a report: about half a minute.
-
-    Args:
-        folder: Where checkpoints, profiles and the report go.
-        progress: Progress bars: by default on a terminal.
-    """
-    from lerpscape.lab.demo import TOLERANCE, run_demo
-
-    print("Training 15 small networks on scikit-learn's digits, from 3 initialisations …", flush=True)
-    demo = run_demo(folder, progress)
-    for name, found in demo.profiles.items():
-        print(f"\n{name}:")
-        _table(found)
-        for each in found:
-            print(f"  {each.label}: {each.verdict(TOLERANCE)}")
-        print(f"  measure again: {demo.measure_again(name)}")
-    print(f"\nreport: {demo.report.resolve()}")
+COMMANDS: dict[str, Callable[..., None]] = {"profile": profile_command, "report": report_command, "demo": demo_command}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -180,12 +46,15 @@ def main(args: list[str] | None = None) -> None:
         print(__version__)
         return
     args = args or ["--help"]
+    app = SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(name=name)(command)
     try:
         app.cli(prog="lerpscape", description=DESCRIPTION, args=args)
     except SystemExit as stop:
         if not stop.code and {"-h", "--help"} & set(args):
-            command = "" if args[0].startswith("-") else args[0]
-            print(f"\nexamples:{EXAMPLES.get(command, '')}", end="")
+            word = "" if args[0].startswith("-") else args[0]
+            print(f"\nexamples:{EXAMPLES.get(word, '')}", end="")
         raise
     except (LerpscapeError, ValueError, TypeError, OSError, ImportError) as error:
         if not (isinstance(error, LerpscapeError) or str(error).startswith("expected:")):
@@ -195,104 +64,3 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; with --out, the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
-
-
-def _show(
-    profiles: list[Profile],
-    tolerance: float,
-    *,
-    json_: bool,
-    plot: Path | None,
-    report: Path | None,
-    saved: Path | None,
-) -> None:
-    from lerpscape.plots import profile_figure, save_figure
-    from lerpscape.reports import report as write_report
-
-    if plot:
-        save_figure(profile_figure(profiles), str(plot))
-    if report:
-        write_report(profiles, report, tolerance=tolerance)
-    if json_:
-        verdicts = [
-            {"label": each.label, "verdict": each.verdict(tolerance), "tolerance": tolerance, **each.to_dict()}
-            for each in profiles
-        ]
-        print(json.dumps(verdicts, allow_nan=False))
-        return
-    _table(profiles)
-    for each in profiles:
-        print(f"{each.label}: {each.verdict(tolerance)}")
-    for file in (saved, plot, report):
-        if file:
-            print(f"wrote {file}")
-
-
-def _table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lerpscape.reports import number_rows
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", *(each.label or "value" for each in profiles), "unit"):
-        table.add_column(heading)
-    for name, values, unit, _ in number_rows(profiles):
-        table.add_row(name, *values, unit)
-    Console().print(table)
-
-
-def _named(name: str) -> Any:
-    """The object called package.module:name, looked for in the current folder first."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(three_parts("package.module:name.", f"{name!r}.", "mypkg.nets:build, for example."))
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
-        raise ValueError(
-            three_parts(
-                f"a module {module}, seen from {Path.cwd()}.", f"{error}.", "Run from the folder that holds it."
-            )
-        ) from error
-    if not hasattr(found, attribute):
-        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
-        raise ValueError(three_parts(f"{attribute!r} in {module}.", "no such name.", f"It has: {public}."))
-    return getattr(found, attribute)
-
-
-def _called(name: str) -> Any:
-    """The result of the function of this name, or the object itself where it is a module or data already."""
-    found = _named(name)
-    is_model = "torch" in sys.modules and isinstance(found, sys.modules["torch"].nn.Module)
-    return found() if callable(found) and not is_model else found
-
-
-def _alphas(text: str) -> Any:
-    parts = text.split(":")
-    try:
-        if len(parts) == 1:
-            return int(text)
-        first, last, count = parts
-        return import_module("numpy").linspace(float(first), float(last), int(count))
-    except ValueError as error:
-        raise ValueError(
-            three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
-        ) from error
-
-
-def _policy(name: str | None, data: Any) -> BatchNormPolicy | None:
-    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
-
-    return {
-        None: lambda: None,
-        "recalibrate": lambda: Recalibrate(data),
-        "pooled": lambda: Recalibrate(data, pooled=True),
-        "interpolate": InterpolateStatistics,
-        "batch": BatchStatistics,
-        "end": EndStatistics,
-    }[name]()

@@ -1,0 +1,1 @@
+"""The words of the `lerpscape` command: each parses, makes one public call, and prints."""

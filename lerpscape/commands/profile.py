@@ -1,0 +1,172 @@
+"""`lerpscape profile` and `lerpscape report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from lerpscape.commands.arguments import (
+    BatchNorm,
+    Device,
+    Dtype,
+    End,
+    Json,
+    Name,
+    OptionalFile,
+    OptionalName,
+    Start,
+    Switch,
+    alphas_of,
+    called,
+    dtype_of,
+    named,
+    policy_of,
+)
+
+if TYPE_CHECKING:
+    from lerpscape.profiles import Profile
+
+
+def profile_command(
+    start: Start,
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    held_out: OptionalName = None,
+    loss: str = "cross_entropy",
+    alphas: str = "50",
+    batch_norm: BatchNorm = None,
+    derivative: bool = True,
+    tolerance: float = 0.0,
+    device: Device = None,
+    dtype: Dtype = None,
+    json_: Json = False,
+    out: OptionalFile = None,
+    plot: OptionalFile = None,
+    report: OptionalFile = None,
+    progress: Switch = None,
+) -> None:
+    """Measure the loss along the line between two checkpoints.
+
+    Args:
+        start: Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards.
+        end: Checkpoint at α = 1.
+        model: Your function without arguments that builds the module, found from the current folder.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        held_out: Further data, measured and drawn beside the first.
+        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
+        alphas: Number of points on [0, 1], or first:last:count such as -0.25:1.25:61.
+        batch_norm: What batch norm normalises with; asked for where the model has batch norm. Recalibrate and
+            pooled estimate statistics anew at every α from DATA.
+        derivative: Also dL/dα, exact, for about twice the time more.
+        tolerance: Rise that the verdict forgives, in the unit of the loss.
+        device: cpu, cuda, …
+        dtype: Floating-point type to compute in; by default that of the checkpoints.
+        json_: Print the numbers as JSON.
+        out: File for the profile of DATA (JSON). A stopped measurement goes on when the command is repeated.
+        plot: File for the picture (svg, pdf, png).
+        report: File for the HTML report.
+        progress: Progress bar: by default on a terminal, after two seconds.
+    """
+    from lerpscape.measure import profile
+    from lerpscape.partial import check_writable
+    from lerpscape.paths import Line
+
+    for file in (out, plot, report):
+        if file is not None:
+            check_writable(file)
+    line = Line(start, end)
+    built = called(model)
+    choices: dict[str, Any] = {
+        "loss": named(loss) if ":" in loss else loss,
+        "alphas": alphas_of(alphas),
+        "derivative": derivative,
+        "device": device,
+        "dtype": dtype_of(dtype),
+        "progress": progress,
+    }
+    measured = called(data)
+    policy = policy_of(batch_norm, measured)
+    parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
+    unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
+    profiles = [
+        profile(built, line, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
+        for label, part in parts.items()
+    ]
+    if out:
+        profiles[0].save(out)
+    _show(profiles, tolerance, json_=json_, plot=plot, report=report, saved=out)
+    for file in unfinished.values():
+        if file:
+            file.unlink(missing_ok=True)
+
+
+def report_command(
+    profiles: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    out: Path = Path("report.html"),
+    title: str = "Along the line",
+    tolerance: float = 0.0,
+) -> None:
+    """Gather saved profiles into one HTML page.
+
+    Args:
+        profiles: Files written by `lerpscape profile --out`.
+        out: The page to write.
+        title: Its heading.
+        tolerance: Rise that the verdicts forgive, in the unit of the loss.
+    """
+    from lerpscape.profiles import Profile
+    from lerpscape.reports import report
+
+    print(report([Profile.load(file) for file in profiles], out, title=title, tolerance=tolerance))
+
+
+def _show(
+    profiles: list[Profile],
+    tolerance: float,
+    *,
+    json_: bool,
+    plot: Path | None,
+    report: Path | None,
+    saved: Path | None,
+) -> None:
+    from lerpscape.plots import profile_figure, save_figure
+    from lerpscape.reports import report as write_report
+
+    if plot:
+        save_figure(profile_figure(profiles), str(plot))
+    if report:
+        write_report(profiles, report, tolerance=tolerance)
+    if json_:
+        verdicts = [
+            {"label": each.label, "verdict": each.verdict(tolerance), "tolerance": tolerance, **each.to_dict()}
+            for each in profiles
+        ]
+        print(json.dumps(verdicts, allow_nan=False))
+        return
+    print_table(profiles)
+    for each in profiles:
+        print(f"{each.label}: {each.verdict(tolerance)}")
+    for file in (saved, plot, report):
+        if file:
+            print(f"wrote {file}")
+
+
+def print_table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
+    """Print the readings of profiles side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lerpscape.reports import number_rows
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", *(each.label or "value" for each in profiles), "unit"):
+        table.add_column(heading)
+    for name, values, unit, _ in number_rows(profiles):
+        table.add_row(name, *values, unit)
+    Console().print(table)
