@@ -11,8 +11,17 @@ __version__ = "0.1.0"
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "checkpoints": ("Checkpoint", "checkpoint"),
-    "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
     "hidden": ("HiddenRise", "hidden_rises"),
+    "errors": (
+        "EndpointMismatch",
+        "LerpscapeError",
+        "NonFiniteLoss",
+        "NonFiniteOutput",
+        "NotRepeatable",
+        "PartialMismatch",
+    ),
+    "gauss": ("gauss_length",),
+    "gauss_lengths": ("GaussLength",),
     "losses": ("Loss",),
     "measure": ("profile",),
     "monotonicity": (
@@ -43,10 +52,13 @@ if TYPE_CHECKING:
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
+        NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
     )
     from lerpscape.hidden import HiddenRise, hidden_rises
+    from lerpscape.gauss import gauss_length
+    from lerpscape.gauss_lengths import GaussLength
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
     from lerpscape.monotonicity import (
