@@ -12,6 +12,7 @@ _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "hidden": ("HiddenRise", "hidden_rises"),
+    "conditions": ("Condition", "sufficient_condition"),
     "errors": (
         "EndpointMismatch",
         "LerpscapeError",
@@ -39,6 +40,7 @@ _ROOMS = {
     ),
     "paths": ("Line", "ParamPath"),
     "profiles": ("Profile",),
+    "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
     "statistics": ("RiseInterval", "rise_interval"),
 }
@@ -48,6 +50,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
     from lerpscape.checkpoints import Checkpoint, checkpoint
+    from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.errors import (
         EndpointMismatch,
         LerpscapeError,
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     )
     from lerpscape.paths import Line, ParamPath
     from lerpscape.profiles import Profile
+    from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
     from lerpscape.statistics import RiseInterval, rise_interval
 

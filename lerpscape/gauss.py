@@ -218,6 +218,14 @@ def secants(outputs: Floats, eps: float) -> Floats:
 
 def _gathered(rows: Iterable[_Rows], method: Method, tolerance: float | None, label: str) -> GaussLength:
     rows = list(rows)
+    if not sum(len(row.error) for row in rows):
+        raise ValueError(
+            three_parts(
+                "at least one example, or position, that counts.",
+                "none: every target is −100, or the batches are empty.",
+                'Check the targets, or use per="example".',
+            )
+        )
     tracks = [row.track for row in rows]
     finest = max((track.alphas for track in tracks), key=len)
     depth = max(len(row.lengths) for row in rows)
@@ -242,14 +250,6 @@ def _gathered(rows: Iterable[_Rows], method: Method, tolerance: float | None, la
         label=label,
         how={},
     )
-    if not len(found.per_example):
-        raise ValueError(
-            three_parts(
-                "at least one example, or position, that counts.",
-                "none: every target is −100, or the batches are empty.",
-                'Check the targets, or use per="example".',
-            )
-        )
     return found
 
 
@@ -275,7 +275,7 @@ def _direction_noise(
     """
     dtype = on_path.on_path.compute_dtype()
     unit = 4 * float(torch.finfo(dtype).eps)
-    order = min(on_path.order, 1)
+    derivative = min(on_path.order, 1)
     if dtype == torch.float64:
         return unit
     try:
@@ -283,7 +283,7 @@ def _direction_noise(
             model,
             path,
             probe,
-            order=1 if order else 0,
+            order=on_path.order,  # where that is 2, it is compared with differences
             per=per,
             batch_norm=batch_norm,
             device=on_path.on_path.device,
@@ -291,14 +291,16 @@ def _direction_noise(
         )
         differences = []
         for alpha in (0.3, 0.7):
-            pair = [each.at(alpha, [each.place(probe)])[0][order].double().cpu().numpy() for each in (on_path, exact)]
-            if order:
+            pair = [
+                each.at(alpha, [each.place(probe)])[0][derivative].double().cpu().numpy() for each in (on_path, exact)
+            ]
+            if derivative:
                 (ours, moves), (true, really_moves) = (directions(values[None]) for values in pair)
                 differences.append(angle(ours[0], true[0])[(moves & really_moves)[0]])
             else:
                 size = np.linalg.norm(pair[1], axis=-1)
                 differences.append(np.linalg.norm(pair[0] - pair[1], axis=-1)[size > 0] / size[size > 0])
-    except (RuntimeError, TypeError, ValueError):  # a model, or a device, that has no float64
+    except (RuntimeError, TypeError):  # a model, or a device, that has no float64
         return unit
     found = np.concatenate(differences)
     return max(unit, float(np.median(found))) if len(found) else unit

@@ -19,6 +19,7 @@ from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
 from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.paths import ParamPath
+from lerpscape.second_derivatives import WrittenOut
 
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
@@ -77,6 +78,8 @@ class OutputsOnPath:
             self._check_straight(path)
         if order:
             self._check_derivative(self.place(probe))
+        if order == 2 and self.on_path.compute_dtype() == torch.float64:
+            self._check_second_derivative(self.place(probe))
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device and in the dtype of the measurement."""
@@ -150,7 +153,7 @@ class OutputsOnPath:
         def moving(step: Tensor) -> Any:
             return torch.func.jvp(outputs, (step,), (one,))
 
-        with forward_mode(self.on_path.model):
+        with forward_mode(self.on_path.model), WrittenOut():
             found: Any = torch.func.jvp(moving, (zero,), (one,))
         (values, first), (_, second) = found
         return [torch.stack(parts) for parts in zip(values, first, second, strict=True)]
@@ -207,6 +210,28 @@ class OutputsOnPath:
                     "outputs that follow the parameters through torch operations.",
                     "outputs that change from α = 0 to 1 but carry no derivative (numpy, detach or .data inside?).",
                     'Remove the break, or use method="polygon", which needs outputs only.',
+                )
+            )
+
+    def _check_second_derivative(self, probe: Batch) -> None:
+        """Compare z″ with a difference of z′, as torch gives some operations a wrong one without a word.
+
+        By the median over the rows: a kink within the difference makes single ones differ.
+        """
+        step, alpha = 1e-4, 0.4142
+        (before,), (after,) = (self._stacks(at, 1, [probe]) for at in (alpha - step, alpha + step))
+        (stack,) = self._twice(alpha, [probe])
+        difference = ((after[1] - before[1]) / (2 * step)).flatten(1)
+        speed, second = stack[1].flatten(1).norm(dim=1), stack[2].flatten(1)
+        size = difference.norm(dim=1) + second.norm(dim=1) + 1e-4 * speed
+        off = torch.where(size > 0, (second - difference).norm(dim=1) / size, 0).median()
+        if not off < 0.02:
+            raise ValueError(
+                three_parts(
+                    "a model whose second derivative in forward mode is right.",
+                    f"one that differs from a difference of first derivatives by {100 * float(off):.0f} %: torch "
+                    "differentiates an operation of it wrongly the second time.",
+                    'method="turning" needs one derivative only.',
                 )
             )
 
