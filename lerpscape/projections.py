@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import OutputsOnPath
+from lerpscape.outputs import STILL, OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement
@@ -218,7 +219,10 @@ def linearity(
         on_path = OutputsOnPath(
             model, path, reader.first[0], order=0, per="example", batch_norm=batch_norm, device=device, dtype=dtype
         )
-        refinement = Refinement(on_path, grid, _straying, keep=slice(0, 1), tolerance=None, budget=len(grid))
+        eps = float(torch.finfo(on_path.on_path.compute_dtype()).eps)
+        refinement = Refinement(
+            on_path, grid, partial(_straying, eps), keep=slice(0, 1), tolerance=None, budget=len(grid)
+        )
         values, coarse, chords = [], [], []
         with progress_bar(progress, total=0, what=f"linearity {label}".strip()) as report:
             for track in refinement.tracks(reader, report):
@@ -238,11 +242,12 @@ def linearity(
     )
 
 
-def _straying(alphas: Floats, samples: Floats) -> Floats:
+def _straying(eps: float, alphas: Floats, samples: Floats) -> Floats:
+    outputs = np.linalg.norm(samples[[0, -1], 0], axis=-1).max(axis=0)[:, None]
     moved = samples[:, 0] - samples[0, 0]
     chord = moved[-1]
     length = np.linalg.norm(chord, axis=-1, keepdims=True)
-    unit = np.divide(chord, length, out=np.zeros_like(chord), where=length > 0)
+    unit = np.divide(chord, length, out=np.zeros_like(chord), where=length > STILL * eps * outputs)
     across = moved - unit * (moved * unit).sum(axis=-1, keepdims=True)
     area: Floats = np.trapezoid(np.square(across).sum(axis=-1), alphas, axis=0)
     return area
