@@ -243,7 +243,7 @@ def linearity(
 
 
 def _straying(eps: float, alphas: Floats, samples: Floats) -> Floats:
-    outputs = np.linalg.norm(samples[[0, -1], 0], axis=-1).max(axis=0)[:, None]
+    outputs = np.linalg.norm(samples[:, 0], axis=-1).max(axis=0)[:, None]
     moved = samples[:, 0] - samples[0, 0]
     chord = moved[-1]
     length = np.linalg.norm(chord, axis=-1, keepdims=True)
