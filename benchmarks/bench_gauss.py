@@ -9,6 +9,7 @@ mode), and a third backward pass for z″. Writes benchmarks/results/gauss.json.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -37,10 +38,8 @@ def network(kind: type[nn.Module]) -> tuple[nn.Module, ls.Line]:
 
 def images(count: int) -> Tensor:
     """MNIST from $LERPSCAPE_DATA where it is, else noise of the same shape (the cost is the same)."""
-    import os
-
-    file = Path(os.environ.get("LERPSCAPE_DATA", ""), "train-images-idx3-ubyte")
-    found = next((each for each in (file, *file.parent.glob("**/train-images-idx3-ubyte")) if each.is_file()), None)
+    folder = os.environ.get("LERPSCAPE_DATA")
+    found = next(Path(folder).glob("MNIST/**/train-images-idx3-ubyte"), None) if folder else None
     if found is None:
         return torch.randn(count, 784, generator=torch.Generator().manual_seed(0))
     pixels = np.frombuffer(found.read_bytes(), np.uint8, offset=16, count=count * 784)

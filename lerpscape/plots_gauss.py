@@ -40,6 +40,22 @@ def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
     return ax
 
 
+def gauss_figure(found: Sequence[GaussLength]) -> Figure:
+    """One page: how lengths are distributed, and how their mean grows as the grid is refined."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        plot_gauss(found, left)
+        for index, each in enumerate(found):
+            points = [level.points for level in each.levels]
+            right.plot(points, [level.mean for level in each.levels], ".-", color=COLOURS[index % len(COLOURS)])
+        right.set_xscale("log", base=2)
+        right.set(xlabel="number of α", ylabel="mean (rad)", ylim=(0, None))
+    return figure
+
+
 def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None = None) -> Figure:
     """Draw projected output paths, one panel per result side by side: monotone beside non-monotone.
 
