@@ -22,7 +22,7 @@ _ROOMS = {
         "PartialMismatch",
     ),
     "gauss": ("gauss_length",),
-    "gauss_lengths": ("GaussLength",),
+    "gauss_lengths": ("GaussLength", "Level"),
     "losses": ("Loss",),
     "measure": ("profile",),
     "monotonicity": (
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     )
     from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.gauss import gauss_length
-    from lerpscape.gauss_lengths import GaussLength
+    from lerpscape.gauss_lengths import GaussLength, Level
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
     from lerpscape.monotonicity import (
