@@ -122,6 +122,7 @@ def gauss_length(
             "per": "example" if found.position is None else "position",
             "budget": budget,
             "direction_noise": noise,
+            "derivatives": "none" if not order else "Taylor coefficients" if on_path.stack else "forward mode",
             "device": str(on_path.on_path.device),
             "dtype": compute_dtype,
             "threads": torch.get_num_threads(),

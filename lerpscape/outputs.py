@@ -20,6 +20,7 @@ from lerpscape.errors import NonFiniteOutput, three_parts
 from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
+from lerpscape.stacks import stack_of
 
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
@@ -76,7 +77,8 @@ class OutputsOnPath:
             )
         if order == 2:
             self._check_straight(path)
-        if order:
+        self.stack = stack_of(self.on_path, probe) if order else None
+        if order and self.stack is None:
             self._check_derivative(self.place(probe))
         if order == 2 and self.on_path.compute_dtype() == torch.float64:
             self._check_second_derivative(self.place(probe))
@@ -120,6 +122,11 @@ class OutputsOnPath:
 
     def _stacks(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
         """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …)."""
+        if self.stack is not None and order:
+            found = self.stack.derivatives(alpha, order, batches)
+            for stack, batch in zip(found, batches, strict=True):
+                _checked(stack[0], batch)
+            return found
         if order == 2:
             return self._twice(alpha, batches)
         with self._tensors(alpha, order) as state:
@@ -220,7 +227,7 @@ class OutputsOnPath:
         """
         step, alpha = 1e-4, 0.4142
         (before,), (after,) = (self._stacks(at, 1, [probe]) for at in (alpha - step, alpha + step))
-        (stack,) = self._twice(alpha, [probe])
+        (stack,) = self._stacks(alpha, 2, [probe])
         difference = ((after[1] - before[1]) / (2 * step)).flatten(1)
         speed, second = stack[1].flatten(1).norm(dim=1), stack[2].flatten(1)
         size = difference.norm(dim=1) + second.norm(dim=1) + 1e-4 * speed
