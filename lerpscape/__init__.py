@@ -11,7 +11,6 @@ __version__ = "0.1.0"
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "checkpoints": ("Checkpoint", "checkpoint"),
-    "hidden": ("HiddenRise", "hidden_rises"),
     "conditions": ("Condition", "sufficient_condition"),
     "errors": (
         "EndpointMismatch",
@@ -23,6 +22,7 @@ _ROOMS = {
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
+    "hidden": ("HiddenRise", "hidden_rises"),
     "losses": ("Loss",),
     "measure": ("profile",),
     "monotonicity": (
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
         NotRepeatable,
         PartialMismatch,
     )
-    from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level
+    from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
     from lerpscape.monotonicity import (
