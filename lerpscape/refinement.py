@@ -27,7 +27,7 @@ Reading: TypeAlias = Callable[[Floats, Floats], Floats]
 Report: TypeAlias = Callable[[int], None]
 
 # Samples of the batches at work are held in memory up to this size.
-SAMPLE_BYTES = 1 << 28
+SAMPLE_BYTES = 1 << 27
 # Work space of one reading, which takes so many rows at a time.
 BLOCK_BYTES = 1 << 24
 

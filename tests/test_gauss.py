@@ -77,7 +77,7 @@ def inputs(count: int = 7, size: int = 5, dtype: torch.dtype = DOUBLE) -> list[t
 @pytest.mark.parametrize("method", ["turning", "integral", "polygon"])
 def test_an_arc_has_its_angle_within_the_error_reported(phi: float, method: Any) -> None:
     for bend in (lambda t: t, lambda t: t + 0.3 * t * t):
-        found = measured(arc(phi, bend), ends(), method=method, budget=4097)
+        found = measured(arc(phi, bend), ends(), method=method, alphas=65, budget=4097)
         scale = float(bend(torch.tensor(1.0, dtype=DOUBLE)))
         assert (np.abs(found.per_example - phi * scale) <= found.error + 1e-9).all()
         assert found.converged, found.error
@@ -307,7 +307,7 @@ def test_float32_warns_where_its_rounding_counts_and_float64_does_not() -> None:
     assert_allclose(found.per_example, exact.per_example, atol=1e-3)
     assert 1e-8 < found.how["direction_noise"] < 1e-5
     bent = ls.Line(line.start.tensors, {k: v * 1.05 for k, v in line.start.tensors.items()})
-    many: dict[str, Any] = {"alphas": 2001, "tolerance": None}
+    many: dict[str, Any] = {"alphas": 1001, "tolerance": None}
     # Rounding of velocities hardly adds up: ten thousand points would be needed to turn by a hundredth of a radian.
     assert ls.gauss_length(model, straight, data, **many).rounding.max() < 1e-3
     assert ls.gauss_length(model, straight, data, dtype=DOUBLE, **many).rounding.max() < 1e-9

@@ -209,19 +209,19 @@ def test_half_precision_models_are_measured(method: Any) -> None:
     [
         nn.LayerNorm(9),
         nn.Sequential(nn.Unflatten(1, (3, 3)), nn.InstanceNorm1d(3, affine=True), nn.Flatten()),
-        nn.Sequential(nn.Unflatten(1, (3, 3)), nn.GroupNorm(1, 3), nn.Flatten()),
         nn.SiLU(),
         nn.Mish(),
-        nn.GELU(),
-        nn.RMSNorm(9),
+        pytest.param(nn.Sequential(nn.Unflatten(1, (3, 3)), nn.GroupNorm(1, 3), nn.Flatten()), marks=pytest.mark.slow),
+        pytest.param(nn.GELU(), marks=pytest.mark.slow),
+        pytest.param(nn.RMSNorm(9), marks=pytest.mark.slow),
     ],
 )
 def test_second_derivatives_of_layers_that_torch_gets_wrong(layer: nn.Module) -> None:
     model, line = moved(lambda: nn.Sequential(nn.Linear(6, 9), copy.deepcopy(layer), nn.Linear(9, 4)))
     x = torch.randn(5, 6, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
     data = [(x, torch.zeros(5))]
-    integral = measured(model, line, data, method="integral", alphas=257)
-    assert_allclose(integral.per_example, measured(model, line, data, alphas=257).per_example, rtol=2e-3)
+    integral = measured(model, line, data, method="integral", alphas=129)
+    assert_allclose(integral.per_example, measured(model, line, data, alphas=129).per_example, rtol=5e-3)
 
 
 def test_a_wrong_second_derivative_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
