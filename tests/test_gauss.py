@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -375,3 +377,23 @@ def test_progress_is_told_of_every_batch() -> None:
     calls: list[int] = []
     ls.gauss_length(model, line, inputs(), budget=65, tolerance=1e-9, progress=lambda done, _: calls.append(done))
     assert calls[-1] == 65 * 3
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_alphas() -> None:
+    code = """
+import resource, sys, torch, lerpscape as ls
+from torch import nn
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 100)).double()
+end = {k: v + 1 for k, v in model.state_dict().items()}
+data = [(torch.randn(100, 5).double(), torch.zeros(100)) for _ in range(20)]
+ls.gauss_length(model, ls.Line(model.state_dict(), end), data, alphas=int(sys.argv[1]), tolerance=None)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    peaks = [
+        float(subprocess.run([sys.executable, "-c", code, n], capture_output=True, text=True, check=True).stdout)
+        for n in ("33", "1025")
+    ]
+    assert 1025 * 2000 * 100 * 8 / 2**20 > 1500  # what all velocities together take (MiB)
+    assert peaks[1] - peaks[0] < 400, peaks
