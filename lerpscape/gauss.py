@@ -201,7 +201,7 @@ class _Reading:
             rounding=np.zeros_like(track.error) if self.method == "integral" else read(may_be_rounding),
             track=track,
         )
-        track.samples = track.samples[:0]
+        track.samples = np.empty((0, 0, 0, 0))  # not a view, which would hold on to all of them
         return found
 
 
