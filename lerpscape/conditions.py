@@ -15,16 +15,16 @@ from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Data, Reader
 from lerpscape.errors import LerpscapeError, three_parts
 from lerpscape.functional import undisturbed
-from lerpscape.gauss import FIRST_GRID, secants
+from lerpscape.gauss import FIRST_GRID
 from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import STILL, Integers, OutputsOnPath
+from lerpscape.outputs import Integers, OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.profiles import _plain
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
-from lerpscape.turning import max_angle, turning
+from lerpscape.turning import STILL, max_angle, secants, turning
 
 if TYPE_CHECKING:
     import pandas

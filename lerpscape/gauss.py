@@ -19,11 +19,11 @@ from lerpscape.functional import undisturbed
 from lerpscape.gauss_lengths import GaussLength, Level
 from lerpscape.measure import _versions, alpha_grid
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import STILL, OutputsOnPath, Per
+from lerpscape.outputs import OutputsOnPath, Per
 from lerpscape.paths import ParamPath, path_digest
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
-from lerpscape.turning import angle, directions, max_angle, rounding, tangent_integral, turning
+from lerpscape.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -203,18 +203,6 @@ class _Reading:
         )
         track.samples = np.empty((0, 0, 0, 0))  # not a view, which would hold on to all of them
         return found
-
-
-def secants(outputs: Floats, eps: float) -> Floats:
-    """z(α_{i+1}) − z(α_i), shape (points − 1, rows, size); 0 where it is below rounding of the outputs.
-
-    >>> secants(np.array([[[1.0]], [[1.5]], [[1.5 + 1e-15]]]), eps=2.2e-16).ravel()
-    array([0.5, 0. ])
-    """
-    steps = np.diff(outputs, axis=0)
-    lengths = np.linalg.norm(outputs, axis=-1)
-    still = np.linalg.norm(steps, axis=-1) <= STILL * eps * np.maximum(lengths[:-1], lengths[1:])
-    return np.where(still[..., None], 0.0, steps)
 
 
 def _gathered(rows: Iterable[_Rows], method: Method, tolerance: float | None, label: str) -> GaussLength:

@@ -21,13 +21,11 @@ from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
 from lerpscape.stacks import stack_of
+from lerpscape.turning import STILL
 
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
 Integers: TypeAlias = NDArray[np.int64]
-
-# An output that would move by less than this many roundings of its own size on the whole path does not move.
-STILL = 16
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,8 @@ class OutputsOnPath:
                 three_parts(
                     f"a model with {'two nested derivatives' if self.order == 2 else 'a derivative'} in forward mode.",
                     f"an operation without one: {str(error).splitlines()[0]}",
-                    'method="polygon" needs outputs only' + ('; method="turning" one.' if self.order == 2 else "."),
+                    'Outputs alone are needed by gauss_length(method="polygon") and output_paths(velocity=False)'
+                    + ('; method="turning" needs one derivative.' if self.order == 2 else "."),
                 )
             ) from error
         if tangent is None and not torch.equal(before, after):

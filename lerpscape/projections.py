@@ -18,10 +18,11 @@ from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import STILL, OutputsOnPath
+from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement
+from lerpscape.turning import STILL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,6 +15,9 @@ from lerpscape.monotonicity import Floats
 # Work space for the dot products of all pairs of a sequence, which are formed strip by strip.
 STRIP_BYTES = 1 << 24
 
+# An output that moves by less than this many roundings of its own size does not move.
+STILL = 16
+
 
 def directions(vectors: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Unit vectors along the first axis, and where there is one.
@@ -140,6 +143,18 @@ def tangent_integral(velocity: Floats, acceleration: Floats, alphas: Floats) -> 
     kept = moves[:-1] & moves[1:]
     area: Floats = np.where(kept, steps * (rate[:-1] + rate[1:]) / 2, 0).sum(axis=0)
     return area
+
+
+def secants(outputs: Floats, eps: float) -> Floats:
+    """z(α_{i+1}) − z(α_i), shape (points − 1, rows, size); 0 where it is below rounding of the outputs.
+
+    >>> secants(np.array([[[1.0]], [[1.5]], [[1.5 + 1e-15]]]), eps=2.2e-16).ravel()
+    array([0.5, 0. ])
+    """
+    steps = np.diff(outputs, axis=0)
+    lengths = np.linalg.norm(outputs, axis=-1)
+    still = np.linalg.norm(steps, axis=-1) <= STILL * eps * np.maximum(lengths[:-1], lengths[1:])
+    return np.where(still[..., None], 0.0, steps)
 
 
 def rounding(vectors: Floats, noise: float | Floats) -> Floats:
