@@ -47,7 +47,8 @@ def gauss_figure(found: Sequence[GaussLength]) -> Figure:
     with style():
         figure = Figure(figsize=(8.4, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-        plot_gauss(found, left)
+        plot_gauss(found, left).get_legend().remove()  # type: ignore[union-attr]
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=4)
         for index, each in enumerate(found):
             points = [level.points for level in each.levels]
             right.plot(points, [level.mean for level in each.levels], ".-", color=COLOURS[index % len(COLOURS)])
@@ -69,13 +70,14 @@ def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None 
             size = (5.2 * len(found), 4.8)
             _, grid = plt.subplots(1, len(found), figsize=size, squeeze=False, subplot_kw=three)
             axes = list(grid[0])
-        labels = sorted({label for each in found for label in each.labels})
+        labels = sorted({label for each in found for label in each.labels}, key=lambda label: (len(label), label))
         for each, ax in zip(found, axes, strict=True):
             for row, label in enumerate(each.labels):
-                _draw_path(each, row, COLOURS[labels.index(label) % len(COLOURS)], ax)
+                _draw_path(each, row, *_line(labels.index(label)), ax)
             _name_axes(each, ax)
-        for label in labels:
-            axes[0].plot([], [], color=COLOURS[labels.index(label) % len(COLOURS)], label=label)
+        for index, label in enumerate(labels):
+            colour, dash = _line(index)
+            axes[0].plot([], [], dash, color=colour, label=label)
         axes[0].plot([], [], "o", color=INK, markersize=4, label="α = 0")
         axes[0].plot([], [], "s", color=INK, markersize=5, label="α = 1")
         figure = axes[0].get_figure()
@@ -85,9 +87,14 @@ def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None 
     return figure  # type: ignore[return-value]
 
 
-def _draw_path(found: OutputPaths, row: int, colour: str, ax: Any) -> None:
+def _line(index: int) -> tuple[str, str]:
+    """Colour and dash of a class: there are fewer colours than classes, and no two classes look alike up to 24."""
+    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+
+
+def _draw_path(found: OutputPaths, row: int, colour: str, dash: str, ax: Any) -> None:
     path = found.projected[:, row]
-    ax.plot(*path.T, color=colour, linewidth=1.3)
+    ax.plot(*path.T, dash, color=colour, linewidth=1.3)
     ax.plot(*path[:1].T, "o", color=colour, markersize=4)
     ax.plot(*path[-1:].T, "s", color=colour, markersize=5)
     if found.projected_velocity is None:
