@@ -93,6 +93,8 @@ def main() -> None:
         model, line = network(kind)
         with undisturbed(model):
             first, second = (OutputsOnPath(model, line, batch, order=order) for order in (1, 2))
+            forward, nested = (OutputsOnPath(model, line, batch, order=order) for order in (1, 2))
+            forward.stack = nested.stack = None  # as for models that are no plain stack
 
             def reverse(order: int) -> Callable[[float], object]:
                 def way(alpha: float) -> object:
@@ -109,6 +111,8 @@ def main() -> None:
                 "outputs alone": lambda alpha: forward_only(model, line, x, alpha),  # noqa: B023
                 "turning": lambda alpha: first.at(alpha, [batch]),  # noqa: B023
                 "integral": lambda alpha: second.at(alpha, [batch]),  # noqa: B023
+                "turning, forward mode": lambda alpha: forward.at(alpha, [batch]),  # noqa: B023
+                "integral, nested forward mode": lambda alpha: nested.at(alpha, [batch]),  # noqa: B023
                 "double backward": reverse(1),
                 "triple backward": reverse(2),
             }
@@ -118,6 +122,10 @@ def main() -> None:
             "seconds_per_alpha": {name: round(value, 4) for name, value in seconds.items()},
             "turning_speedup": round(seconds["double backward"] / seconds["turning"], 2),
             "integral_speedup": round(seconds["triple backward"] / seconds["integral"], 2),
+            "forward_mode_speedup": round(seconds["double backward"] / seconds["turning, forward mode"], 2),
+            "nested_forward_mode_speedup": round(
+                seconds["triple backward"] / seconds["integral, nested forward mode"], 2
+            ),
             "turning_in_forward_passes": round(seconds["turning"] / seconds["outputs alone"], 2),
         }
         results.append(found)
