@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lerpscape import duals
-from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Statistics
+from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics
 from lerpscape.batches import Batch
 from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
 from lerpscape.functional import ModelOnPath, forward_mode
+from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
 from lerpscape.stacks import stack_of
@@ -119,7 +120,11 @@ class OutputsOnPath:
         return found
 
     def _stacks(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
-        """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …)."""
+        """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …).
+
+        A model that draws random numbers even in evaluation mode draws the same ones at every α.
+        """
+        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
         if self.stack is not None and order:
             found = self.stack.derivatives(alpha, order, batches)
             for stack, batch in zip(found, batches, strict=True):
@@ -128,7 +133,7 @@ class OutputsOnPath:
         if order == 2:
             return self._twice(alpha, batches)
         with self._tensors(alpha, order) as state:
-            outputs = self.statistics.call(self._module, self.statistics.apply(state), batches)
+            outputs = self.statistics.call(self._module, self.statistics.apply(state, alpha), batches)
             parts = [duals.split(values) for values in outputs]
         if not order:
             return [value[None] for value, _ in parts]
@@ -153,7 +158,7 @@ class OutputsOnPath:
 
         def outputs(step: Tensor) -> tuple[Tensor, ...]:
             state = base | {name: base[name] + step * change for name, change in velocity.items()}
-            return tuple(self.statistics.call(self._module, self.statistics.apply(state), batches))
+            return tuple(self.statistics.call(self._module, self.statistics.apply(state, alpha), batches))
 
         def moving(step: Tensor) -> Any:
             return torch.func.jvp(outputs, (step,), (one,))
@@ -197,7 +202,7 @@ class OutputsOnPath:
         (before,), (after,) = self._stacks(0.0, 0, [probe]), self._stacks(1.0, 0, [probe])
         try:
             with self._tensors(0.0, 1) as state:
-                (values,) = self.statistics.call(self._module, self.statistics.apply(state), [probe])
+                (values,) = self.statistics.call(self._module, self.statistics.apply(state, 0.0), [probe])
                 tangent = duals.split(values)[1]
             if self.order == 2:
                 self._twice(0.0, [probe])

@@ -173,8 +173,15 @@ def test_cross_entropy_is_refused_with_the_reason() -> None:
 
 def test_what_the_theorem_does_not_cover_is_refused() -> None:
     model, line, data = network()
+    calls: list[int] = []
     with pytest.raises(ValueError, match=r"one_hot"):
-        ls.sufficient_condition(model, line, [(x, torch.zeros(len(x), dtype=torch.long)) for x, _ in data])
+        ls.sufficient_condition(
+            model,
+            line,
+            [(x, torch.zeros(len(x), dtype=torch.long)) for x, _ in data],
+            progress=lambda done, _: calls.append(done),
+        )
+    assert not calls  # found before the work
     with pytest.raises(ValueError, match="the theorem is about z"):
         ls.sufficient_condition(model, line, data, alphas=np.linspace(0, 0.9, 10))
 
