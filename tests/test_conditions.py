@@ -201,3 +201,20 @@ def test_an_output_that_stands_still_is_monotone() -> None:
     assert found.counts[True, True, True] == 40
     assert (found.gap == 0).all()
     assert (found.rise == 0).all()
+
+
+def test_turning_that_velocities_on_the_grid_miss_shows_in_the_secants() -> None:
+    class Bounce(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.t = nn.Parameter(torch.zeros((), dtype=DOUBLE))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.stack([self.t, 3 * (2 * math.pi * self.t).sin() ** 2])
+
+    data = [(torch.ones(1, 1, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE))]
+    grid: dict[str, Any] = {"alphas": 5, "tolerance": None}
+    assert ls.gauss_length(Bounce(), LINE, data, **grid).mean < 1e-9  # all five velocities point the same way
+    found = ls.sufficient_condition(Bounce(), LINE, data, **grid)
+    assert found.max_angle[0] > 0.9 * math.pi
+    assert found.monotone.tolist() == [False]
