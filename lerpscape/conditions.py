@@ -19,12 +19,12 @@ from lerpscape.gauss import FIRST_GRID
 from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import Integers, OutputsOnPath
+from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.profiles import _plain
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
-from lerpscape.turning import STILL, max_angle, secants, turning
+from lerpscape.turning import STILL, Integers, max_angle, secants, turning
 
 if TYPE_CHECKING:
     import pandas

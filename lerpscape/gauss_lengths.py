@@ -12,9 +12,9 @@ import numpy as np
 
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
-from lerpscape.outputs import Integers
 from lerpscape.partial import check_writable
 from lerpscape.profiles import _plain
+from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lerpscape import duals
@@ -22,11 +21,10 @@ from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
 from lerpscape.stacks import stack_of
-from lerpscape.turning import STILL
+from lerpscape.turning import STILL, Integers
 
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
-Integers: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ one. A vector of zeros has no direction: it is passed over, and the vectors befo
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
+
+Integers: TypeAlias = NDArray[np.int64]
 
 # Work space for the dot products of all pairs of a sequence, which are formed strip by strip.
 STRIP_BYTES = 1 << 24
