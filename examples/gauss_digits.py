@@ -4,7 +4,7 @@ Trains a 64-128-128-10 network on scikit-learn's digits and measures the Gauss l
 float64, by the published integral and by the turning of exact velocities, on finer and finer grids. The integral stands
 still at well under half of what the turning grows to: the difference are the kinks of the ReLUs.
 
-    python examples/gauss_digits.py            # about two minutes on one core
+    python examples/gauss_digits.py            # a few minutes on one core
     python examples/gauss_digits.py --quick    # a few seconds: fewer examples and points
 """
 
