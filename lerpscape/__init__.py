@@ -11,7 +11,17 @@ __version__ = "0.1.0"
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "checkpoints": ("Checkpoint", "checkpoint"),
-    "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
+    "conditions": ("Condition", "sufficient_condition"),
+    "errors": (
+        "EndpointMismatch",
+        "LerpscapeError",
+        "NonFiniteLoss",
+        "NonFiniteOutput",
+        "NotRepeatable",
+        "PartialMismatch",
+    ),
+    "gauss": ("gauss_length",),
+    "gauss_lengths": ("GaussLength", "Level"),
     "hidden": ("HiddenRise", "hidden_rises"),
     "losses": ("Loss",),
     "measure": ("profile",),
@@ -30,6 +40,7 @@ _ROOMS = {
     ),
     "paths": ("Line", "ParamPath"),
     "profiles": ("Profile",),
+    "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
     "statistics": ("RiseInterval", "rise_interval"),
 }
@@ -39,13 +50,17 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
     from lerpscape.checkpoints import Checkpoint, checkpoint
+    from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.errors import (
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
+        NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
     )
+    from lerpscape.gauss import gauss_length
+    from lerpscape.gauss_lengths import GaussLength, Level
     from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
@@ -64,6 +79,7 @@ if TYPE_CHECKING:
     )
     from lerpscape.paths import Line, ParamPath
     from lerpscape.profiles import Profile
+    from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
     from lerpscape.statistics import RiseInterval, rise_interval
 

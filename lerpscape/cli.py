@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
 from lerpscape.commands.demo import demo_command
+from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
 from lerpscape.errors import LerpscapeError
 
@@ -29,6 +31,13 @@ EXAMPLES = {
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
 """,
+    "gauss": """
+  lerpscape gauss init.pt final.pt --model nets:build --data loaders:train --plot turning.svg
+  lerpscape gauss a.pt b.pt --model nets:build --data loaders:train --method integral --alphas 50 --tolerance None
+""",
+    "condition": """
+  lerpscape condition init.pt final.pt --model nets:build --data loaders:train
+""",
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
@@ -36,19 +45,40 @@ EXAMPLES = {
   lerpscape demo --folder first-run
 """,
 }
-COMMANDS: dict[str, Callable[..., None]] = {"profile": profile_command, "report": report_command, "demo": demo_command}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "profile": profile_command,
+    "gauss": gauss_command,
+    "condition": condition_command,
+    "report": report_command,
+    "demo": demo_command,
+}
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a refused request prints `error: …` and exits with 2."""
-    args = sys.argv[1:] if args is None else args
+    try:
+        _run(sys.argv[1:] if args is None else args)
+    except (LerpscapeError, ValueError, TypeError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone; Python must not notice at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        if not (isinstance(error, LerpscapeError) or str(error).startswith("expected:")):
+            raise  # not a refusal of ours: where it happened matters
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; with --out, the same profile command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(args: list[str]) -> None:
     if args == ["--version"]:
         print(__version__)
         return
-    args = args or ["--help"]
     app = SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
+    args = args or ["--help"]
     try:
         app.cli(prog="lerpscape", description=DESCRIPTION, args=args)
     except SystemExit as stop:
@@ -56,11 +86,3 @@ def main(args: list[str] | None = None) -> None:
             word = "" if args[0].startswith("-") else args[0]
             print(f"\nexamples:{EXAMPLES.get(word, '')}", end="")
         raise
-    except (LerpscapeError, ValueError, TypeError, OSError, ImportError) as error:
-        if not (isinstance(error, LerpscapeError) or str(error).startswith("expected:")):
-            raise  # not a refusal of ours: where it happened matters
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; with --out, the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)

@@ -13,6 +13,10 @@ class NonFiniteLoss(LerpscapeError):
     """A loss is NaN or infinite, so no verdict about the curve exists."""
 
 
+class NonFiniteOutput(LerpscapeError):
+    """An output or its derivative is NaN or infinite, so its path has no direction."""
+
+
 class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
 

@@ -162,6 +162,13 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.strip() == ls.__version__
 
 
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    words = f"{sys.executable} -m lerpscape profile --help | head -1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert done.stdout.startswith("usage: lerpscape profile")
+    assert done.stderr == ""
+
+
 STOPPING = """
 import os, signal
 calls = []
@@ -186,7 +193,7 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
 
     first = run(20)  # one look at the derivative, then four whole α of four batches
     assert first.returncode == 130
-    assert "the same command goes on" in first.stderr
+    assert "the same profile command goes on" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
     second = run(40)
     assert second.returncode == 130

@@ -40,9 +40,10 @@ def test_the_instrument_never_imports_the_laboratory() -> None:
 
 
 def test_only_pictures_and_reports_name_matplotlib() -> None:
-    allowed = {"plots.py", "reports.py", "profiles.py", "demo.py"}  # the last two name its types only
+    types_only = ("profiles.py", "gauss_lengths.py", "projections.py", "lab/demo.py")
+    allowed = {"plots.py", "plots_gauss.py", "reports.py", *(Path(file).name for file in types_only)}
     assert importers("matplotlib", EVERYTHING) <= allowed
-    for file in ("profiles.py", "lab/demo.py"):
+    for file in types_only:
         assert not {name for name in imported(ROOT / file) if "pyplot" in name}
 
 
@@ -79,6 +80,7 @@ HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "
         "import lerpscape; dir(lerpscape); lerpscape.EndpointMismatch",
         "from lerpscape.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['gauss', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\nmain(['--version'])",
     ],
 )

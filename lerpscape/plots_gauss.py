@@ -1,0 +1,118 @@
+"""Pictures of how outputs move: how far their paths turn, and the paths themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, _axes, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lerpscape.gauss_lengths import GaussLength
+    from lerpscape.projections import OutputPaths
+
+HALF_PI = np.pi / 2
+
+
+def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
+    """Draw what share of the rows has at most so much Gauss length, one line per result, with π/2 marked.
+
+    The faint band beside a line is the change at the last halving: the line of the true lengths lies to the right.
+    """
+    with style():
+        ax = _axes(ax)
+        for index, each in enumerate(found):
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+            share = 100 * np.arange(1, len(each.per_example) + 1) / len(each.per_example)
+            lengths, later = np.sort(each.per_example), np.sort(each.per_example + each.error)
+            ax.step(lengths, share, dash, where="post", color=colour, label=each.label or each.method)
+            ax.fill_betweenx(share, lengths, later, step="pre", color=colour, alpha=0.15, linewidth=0)
+        ax.axvline(HALF_PI, color=RISE_COLOUR, linewidth=1, linestyle=":", label="π/2")
+        rows = "examples" if found[0].position is None else "positions"
+        ax.set(xlabel="Gauss length (rad)", ylabel=f"share of {rows} up to there (%)", ylim=(0, 102))
+        ax.set_xlim(left=0)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return ax
+
+
+def gauss_figure(found: Sequence[GaussLength]) -> Figure:
+    """One page: how lengths are distributed, and how their mean grows as the grid is refined."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        plot_gauss(found, left).get_legend().remove()  # type: ignore[union-attr]
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        for index, each in enumerate(found):
+            points = [level.points for level in each.levels]
+            right.plot(points, [level.mean for level in each.levels], ".-", color=COLOURS[index % len(COLOURS)])
+        right.set_xscale("log", base=2)
+        right.set(xlabel="number of α", ylabel="mean (rad)", ylim=(0, None))
+    return figure
+
+
+def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None = None) -> Figure:
+    """Draw projected output paths, one panel per result side by side: monotone beside non-monotone.
+
+    A dot where α = 0, an arrowhead along the velocity at α = ½, a square where α = 1; one colour per class.
+    """
+    import matplotlib.pyplot as plt
+
+    with style():
+        if axes is None:
+            three = {"projection": "3d"} if found[0].projected.shape[2] == 3 else {}
+            size = (5.2 * len(found), 4.8)
+            _, grid = plt.subplots(1, len(found), figsize=size, squeeze=False, subplot_kw=three)
+            axes = list(grid[0])
+        labels = sorted({label for each in found for label in each.labels}, key=lambda label: (len(label), label))
+        for each, ax in zip(found, axes, strict=True):
+            for row, label in enumerate(each.labels):
+                _draw_path(each, row, *_line(labels.index(label)), ax)
+            _name_axes(each, ax)
+        for index, label in enumerate(labels):
+            colour, dash = _line(index)
+            axes[0].plot([], [], dash, color=colour, label=label)
+        axes[0].plot([], [], "o", color=INK, markersize=4, label="α = 0")
+        axes[0].plot([], [], "s", color=INK, markersize=5, label="α = 1")
+        figure = axes[0].get_figure()
+        assert figure is not None
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=min(8, len(names)))
+    return figure  # type: ignore[return-value]
+
+
+def _line(index: int) -> tuple[str, str]:
+    """Colour and dash of a class: there are fewer colours than classes, and no two classes look alike up to 24."""
+    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+
+
+def _draw_path(found: OutputPaths, row: int, colour: str, dash: str, ax: Any) -> None:
+    path = found.projected[:, row]
+    ax.plot(*path.T, dash, color=colour, linewidth=1.3)
+    ax.plot(*path[:1].T, "o", color=colour, markersize=4)
+    ax.plot(*path[-1:].T, "s", color=colour, markersize=5)
+    if found.projected_velocity is None:
+        return
+    middle = len(path) // 2
+    where, velocity = path[middle], found.projected_velocity[middle, row]
+    span = float(np.ptp(found.projected.reshape(-1, path.shape[1]), axis=0).max())
+    length = float(np.linalg.norm(velocity))
+    if length and span:
+        arrow = 0.12 * span / length * velocity
+        if len(where) == 3:
+            ax.quiver(*where, *arrow, color=colour, linewidth=1, arrow_length_ratio=0.4)
+        else:
+            ax.annotate("", where + arrow, where, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.2})
+
+
+def _name_axes(found: OutputPaths, ax: Any) -> None:
+    for name, number, share in zip("xyz", range(found.projected.shape[2]), found.explained, strict=False):
+        kind = "component" if found.projection == "pca" else "direction"
+        getattr(ax, f"set_{name}label")(f"{kind} {number + 1} ({100 * share:.0f} % of the movement)")
+    ax.set_title(found.label)
