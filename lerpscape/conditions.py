@@ -21,9 +21,9 @@ from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
-from lerpscape.profiles import _plain
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
+from lerpscape.saving import optional, plain
 from lerpscape.turning import STILL, Integers, max_angle, secants, turning
 
 if TYPE_CHECKING:
@@ -114,17 +114,14 @@ class Condition:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                three_parts("pandas, for a data frame.", "no such package.", 'pip install "lerpscape[pandas]"')
-            ) from error
-        return pandas.DataFrame({name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)})
+        frames = optional("pandas", "pandas")
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        frame: pandas.DataFrame = frames.DataFrame(arrays)
+        return frame
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: plain(value) for name, value in vars(self).items()}
 
 
 def sufficient_condition(

@@ -17,7 +17,7 @@ from lerpscape.batches import Batch, Data, Reader
 from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.gauss_lengths import GaussLength, Level
-from lerpscape.measure import _versions, alpha_grid
+from lerpscape.measure import alpha_grid, versions
 from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath, Per
 from lerpscape.paths import ParamPath, path_digest
@@ -127,7 +127,7 @@ def gauss_length(
             "dtype": compute_dtype,
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - began, 3),
-            "versions": _versions(),
+            "versions": versions(),
         }
     )
     allowed = 0.01 if tolerance is None else tolerance

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import html
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
-from lerpscape.partial import check_writable
-from lerpscape.profiles import _plain
+from lerpscape.saving import array, as_dict, optional, read_json, write_json
 from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
@@ -128,28 +125,21 @@ class GaussLength:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example or position. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                three_parts("pandas, for a data frame.", "no such package.", 'pip install "lerpscape[pandas]"')
-            ) from error
+        frames = optional("pandas", "pandas")
         columns: dict[str, Any] = {"example": self.example}
         if self.position is not None:
             columns["position"] = self.position
         names = ("per_example", "error", "max_angle", "degenerate", "points", "rounding")
-        return pandas.DataFrame(columns | {name: getattr(self, name) for name in names}).rename(
-            columns={"per_example": "gauss_length"}
-        )
+        frame: pandas.DataFrame = frames.DataFrame(columns | {name: getattr(self, name) for name in names})
+        return frame.rename(columns={"per_example": "gauss_length"})
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON."""
-        return {"format": FORMAT, **{each.name: _plain(getattr(self, each.name)) for each in fields(self)}}
+        return as_dict(self, FORMAT)
 
     def save(self, path: str | Path) -> None:
         """Write the result as JSON; `GaussLength.load` gives back exactly the same numbers."""
-        check_writable(path)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> GaussLength:
@@ -157,22 +147,9 @@ class GaussLength:
 
         Raises `ValueError` for a file of another kind.
         """
-        try:
-            saved = json.loads(Path(path).read_text())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                three_parts(f"{path} to be a Gauss length in JSON.", f"{error}.", "Write it with .save(...).")
-            ) from error
-        if not isinstance(saved, dict) or saved.pop("format", None) != FORMAT:
-            raise ValueError(
-                three_parts(
-                    f"{path} to be written by GaussLength.save.",
-                    "another format.",
-                    f"This version reads {FORMAT!r}: measure again.",
-                )
-            )
+        saved = read_json(path, FORMAT)
         for name in ("per_example", "error", "max_angle", "rounding", "alphas"):
-            saved[name] = np.array(saved[name], dtype=np.float64)
+            saved[name] = array(saved[name])
         for name in ("degenerate", "points", "example", "position"):
             saved[name] = None if saved[name] is None else np.array(saved[name], dtype=np.int64)
         saved["levels"] = tuple(Level(**level) for level in saved["levels"])

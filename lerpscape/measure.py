@@ -120,7 +120,7 @@ def profile(
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - began, 3),
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
     return found
@@ -170,6 +170,7 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
     packages = {name: version(name) for name in ("lerpscape", "torch", "numpy")}
     return {"python": platform.python_version(), **packages}

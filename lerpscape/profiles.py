@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from lerpscape import hidden, monotonicity, statistics
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.hidden import HiddenRise
 from lerpscape.monotonicity import BarrierKind, Floats, Rise
-from lerpscape.partial import check_writable
+from lerpscape.saving import array, as_dict, optional, read_json, write_json
 from lerpscape.statistics import RiseInterval
 
 if TYPE_CHECKING:
@@ -142,22 +140,17 @@ class Profile:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                three_parts("pandas, for a data frame.", "no such package.", 'pip install "lerpscape[pandas]"')
-            ) from error
+        frames = optional("pandas", "pandas")
         columns = {"alpha": self.alphas, "loss": self.loss, "loss_error": self.loss_error}
         for name in ("accuracy", "derivative", "derivative_error"):
             values = getattr(self, name)
             columns[name] = np.full(len(self.alphas), np.nan) if values is None else values
-        return pandas.DataFrame(columns)
+        frame: pandas.DataFrame = frames.DataFrame(columns)
+        return frame
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
-        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-        return {"format": FORMAT, **plain}
+        return as_dict(self, FORMAT)
 
     def readings(self) -> dict[str, float | None]:
         """The scalar readings by name, None where one is undefined for this curve or grid.
@@ -181,8 +174,7 @@ class Profile:
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON; `Profile.load` gives back exactly the same numbers."""
-        check_writable(path)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_json(self.to_dict(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
@@ -190,27 +182,9 @@ class Profile:
 
         Raises `ValueError` for a file of another kind.
         """
-        try:
-            saved = json.loads(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                three_parts("the path of a saved profile.", f"{path}, which does not exist.", "Check the spelling.")
-            ) from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                three_parts(f"{path} to be a profile in JSON.", f"{error}.", "Write it with profile.save(...).")
-            ) from error
-        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-            raise ValueError(
-                three_parts(
-                    f"{path} to be written by profile.save.",
-                    f"format {saved.get('format') if isinstance(saved, dict) else type(saved).__name__!r}.",
-                    f"This version reads {FORMAT!r}: measure again.",
-                )
-            )
-        saved.pop("format")
+        saved = read_json(path, FORMAT)
         for name in ("alphas", "loss", "accuracy", "derivative", "derivative_error", "covariance"):
-            saved[name] = None if saved[name] is None else np.array(saved[name], dtype=np.float64)
+            saved[name] = array(saved[name])
         saved["invalid"] = tuple(Invalid(**point) for point in saved["invalid"])
         for name in ("distance", "relative_distance"):
             saved[name] = float(saved[name])
@@ -289,18 +263,3 @@ class Profile:
                     "Include both among alphas.",
                 )
             )
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists, numbers JSON does not know as their names; everything that `float()` reads back exactly."""
-    if isinstance(value, np.ndarray):
-        return [_plain(part) for part in value.tolist()]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(part) for name, part in asdict(value).items()}
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    return value

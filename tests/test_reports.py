@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from cases import variants
+from cases import seeded, variants
 from matplotlib.figure import Figure
 from torch import nn
 
 import lerpscape as ls
 from lerpscape.plots import INK, as_svg, plot_accuracy, plot_derivative, plot_profiles, profile_figure, save_figure
-from lerpscape.reports import MEANINGS, Section, number_rows
+from lerpscape.readings import GAUSS_MEANINGS, MEANINGS, number_rows
+from lerpscape.reports import Section
 
 matplotlib.use("agg")
 VARIANTS = variants()
@@ -118,6 +120,20 @@ def test_paths_have_a_section_each_and_sections_stay(tmp_path: Path) -> None:
     assert path.read_text().count("<svg") == 3
 
 
+def test_a_gauss_length_shares_the_section_of_its_line(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    line = ls.Line(seeded(lambda: deepcopy(model), 0), {name: t + 0.5 for name, t in model.state_dict().items()})
+    data = [(torch.eye(2).double(), torch.tensor([0, 1]))]
+    turn = ls.gauss_length(model, line, data)
+    path = ls.report([ls.profile(model, line, data), turn], tmp_path / "r.html")
+    text = parsed(path).text
+    assert path.read_text().count("<h2>") == 1
+    assert path.read_text().count("<svg") == 2
+    assert turn.verdict() in text
+    assert f"{turn.mean:.4g}" in text
+    assert all(meaning in text for _, meaning in GAUSS_MEANINGS.values())
+
+
 def test_a_curve_with_nan_is_reported_without_a_verdict(tmp_path: Path) -> None:
     text = parsed(ls.report([humps(nan=True)], tmp_path / "r.html")).text
     assert "No verdict: the loss is NaN" in text
@@ -125,7 +141,7 @@ def test_a_curve_with_nan_is_reported_without_a_verdict(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_and_nowhere_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one profile"):
+    with pytest.raises(ValueError, match="at least one result"):
         ls.report([], tmp_path / "r.html")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="to be writable"):

@@ -39,6 +39,7 @@ def gauss_command(
     json_: Json = False,
     out: OptionalFile = None,
     plot: OptionalFile = None,
+    report: OptionalFile = None,
     progress: Switch = None,
 ) -> None:
     """Measure how far output paths turn along the line between two checkpoints, in radians.
@@ -59,13 +60,14 @@ def gauss_command(
         json_: Print the numbers as JSON.
         out: File for the result (JSON).
         plot: File for the picture (svg, pdf, png).
+        report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.gauss import gauss_length
     from lerpscape.partial import check_writable
     from lerpscape.paths import Line
 
-    for file in (out, plot):
+    for file in (out, plot, report):
         if file is not None:
             check_writable(file)
     line = Line(start, end)
@@ -91,11 +93,15 @@ def gauss_command(
         from lerpscape.plots_gauss import gauss_figure
 
         save_figure(gauss_figure([found]), str(plot))
+    if report:
+        from lerpscape.reports import report as write_report
+
+        write_report([found], report, title="Gauss length")
     if json_:
         print(json.dumps({"verdict": found.verdict(), "mean": found.mean, **found.to_dict()}, allow_nan=False))
         return
     print(found.verdict())
-    for file in (out, plot):
+    for file in (out, plot, report):
         if file:
             print(f"wrote {file}")
 

@@ -162,7 +162,7 @@ def print_table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lerpscape.reports import number_rows
+    from lerpscape.readings import number_rows
 
     table = Table(box=None, pad_edge=False)
     for heading in ("", *(each.label or "value" for each in profiles), "unit"):

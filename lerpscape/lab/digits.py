@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.saving import optional
 
 HELD_OUT = 360
 BATCH = 512
@@ -21,12 +21,7 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     >>> images.shape, labels.shape, held_out.shape
     (torch.Size([1437, 64]), torch.Size([1437]), torch.Size([360, 64]))
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            three_parts("scikit-learn, whose digits these are.", "no such package.", 'pip install "lerpscape[demo]"')
-        ) from error
+    load_digits = optional("sklearn.datasets", "demo").load_digits
     pixels, classes = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(pixels))
     images = torch.tensor(pixels[order] / 16, dtype=torch.float32)
