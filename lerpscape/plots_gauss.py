@@ -45,7 +45,7 @@ def gauss_figure(found: Sequence[GaussLength]) -> Figure:
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+        figure = Figure(figsize=(7.4, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         plot_gauss(found, left).get_legend().remove()  # type: ignore[union-attr]
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=4)
@@ -53,6 +53,9 @@ def gauss_figure(found: Sequence[GaussLength]) -> Figure:
             points = [level.points for level in each.levels]
             right.plot(points, [level.mean for level in each.levels], ".-", color=COLOURS[index % len(COLOURS)])
         right.set_xscale("log", base=2)
+        most = max((each.levels for each in found), key=len)
+        right.set_xticks([level.points for level in most], [str(level.points) for level in most], fontsize="small")
+        right.minorticks_off()
         right.set(xlabel="number of α", ylabel="mean (rad)", ylim=(0, None))
     return figure
 

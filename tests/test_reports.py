@@ -129,6 +129,7 @@ def test_a_gauss_length_shares_the_section_of_its_line(tmp_path: Path) -> None:
     text = parsed(path).text
     assert path.read_text().count("<h2>") == 1
     assert path.read_text().count("<svg") == 2
+    assert "math" not in path.read_text()[path.read_text().index("<svg") :]  # no unset formulas on any axis
     assert turn.verdict() in text
     assert f"{turn.mean:.4g}" in text
     assert all(meaning in text for _, meaning in GAUSS_MEANINGS.values())
