@@ -1,0 +1,420 @@
+"""From a plain module to the Taylor model of its output: the operations that `torch.fx` finds, one rule for each.
+
+Every rule treats the examples of a batch independently, so that data can be taken in pieces of any size.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
+from lerpscape.enclosures import Map, affine, kink, largest, smooth
+from lerpscape.errors import three_parts
+from lerpscape.functional import ModelOnPath
+from lerpscape.smooth_functions import GELU, RSQRT, SIGMOID, SILU, TANH
+from lerpscape.taylor_models import (
+    UNIT,
+    Form,
+    Parameter,
+    TaylorModel,
+    add,
+    constant,
+    enlarged,
+    kept_above,
+    moving,
+    multiply,
+    scale,
+    total,
+)
+
+Parameters = Mapping[str, Parameter]
+Rule = Callable[..., Any]
+
+
+class Network:
+    """A module whose operations all have a rule, traced once.
+
+    Raises `TypeError` for a module that cannot be traced, and one that names an operation without a rule and lists
+    those with one; `ValueError` for a batch-norm policy whose statistics depend on the data.
+    """
+
+    def __init__(self, on_path: ModelOnPath, policy: BatchNormPolicy | None) -> None:
+        if on_path.batch_norms and not isinstance(policy, InterpolateStatistics | EndStatistics):
+            raise ValueError(
+                three_parts(
+                    "batch_norm=InterpolateStatistics() or EndStatistics(): statistics that do not depend on the data.",
+                    "None." if policy is None else f"{type(policy).__name__}.",
+                    "Choose one of the two: the certificate then is of that curve, and profile() can measure it too.",
+                )
+            )
+        self._on_path = on_path
+        self._model = on_path.model
+        named = [*on_path.model.named_parameters(), *on_path.model.named_buffers()]
+        self._names = {id(tensor): name for name, tensor in reversed(named)}
+        self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
+        try:
+            self._graph = fx.Tracer().trace(on_path.model)
+        except Exception as error:  # whatever a forward() may raise when it is called with a proxy
+            raise TypeError(
+                three_parts(
+                    "a model that torch.fx can trace: no branch or loop that depends on the values of tensors.",
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                    f"Write its forward with these operations: {supported()}.",
+                )
+            ) from error
+        self._modules = dict(on_path.model.named_modules())
+        for node in self._graph.nodes:
+            self._check(node)
+
+    def parameters(self, alpha: float, reach: float) -> Parameters:
+        """Every floating-point tensor of the module around α."""
+        velocity = self._on_path.velocity(alpha)
+        found = {
+            name: moving(tensor, velocity.get(name), reach)
+            for name, tensor in self._on_path.at(alpha).items()
+            if tensor.is_floating_point()
+        }
+        return found | {name: moving(tensor, None, reach) for name, tensor in self._fixed.items()}
+
+    def enclose(self, inputs: Tensor, parameters: Parameters, reach: float) -> TaylorModel:
+        """The output for a batch of inputs around α, with α in the centre of the parameters."""
+        known: dict[fx.Node, Any] = {}
+        for node in self._graph.nodes:
+            arguments = fx.map_arg(node.args, known.__getitem__)
+            options = fx.map_arg(node.kwargs, known.__getitem__)
+            if node.op == "placeholder":
+                known[node] = constant(inputs, reach)
+            elif node.op == "get_attr":
+                known[node] = self._parameter(operator.attrgetter(node.target)(self._model), parameters).model()
+            elif node.op == "output":
+                return self._output(arguments[0], len(inputs))
+            elif node.op == "call_module":
+                module = self._modules[node.target]
+                find = partial(self._parameter, parameters=parameters)
+                known[node] = MODULES[type(module)](module, find, *arguments, **options)
+            else:
+                rules: Mapping[Any, Rule] = FUNCTIONS if node.op == "call_function" else METHODS
+                rule = rules[node.target]
+                if not any(isinstance(value, TaylorModel) for value in (*arguments, *options.values())):
+                    # arithmetic on shapes: the operation itself
+                    rule = node.target if callable(node.target) else operator.methodcaller(node.target, *arguments[1:])
+                    arguments = arguments if callable(node.target) else arguments[:1]
+                known[node] = rule(*arguments, **options)
+        raise AssertionError("a traced graph ends in its output")
+
+    def _parameter(self, tensor: Tensor | None, parameters: Parameters) -> Any:
+        return None if tensor is None else parameters[self._names[id(tensor)]]
+
+    def _check(self, node: fx.Node) -> None:
+        if node.op == "call_module":
+            module = self._modules[str(node.target)]
+            known, what = type(module) in MODULES, f"layer {node.target!r} of type {type(module).__name__}"
+        elif node.op in ("call_function", "call_method"):
+            known = node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
+            what = f"operation {getattr(node.target, '__name__', node.target)!r}"
+        else:
+            known, what = True, ""
+        if sum(each.op == "placeholder" for each in self._graph.nodes) != 1:
+            known, what = False, "a forward() with several inputs"
+        if not known:
+            raise TypeError(
+                three_parts(
+                    f"a model of one input, made of {supported()}.",
+                    f"{what}.",
+                    "Replace it by these, or measure the path with profile(), which takes any module.",
+                )
+            )
+
+    @staticmethod
+    def _output(model: Any, examples: int) -> TaylorModel:
+        if not isinstance(model, TaylorModel) or model.value.centre.shape[:1] != (examples,):
+            shape = tuple(model.value.centre.shape) if isinstance(model, TaylorModel) else type(model).__name__
+            raise TypeError(
+                three_parts(
+                    f"a model that returns one tensor with a row for each of {examples} examples.",
+                    f"{shape}.",
+                    "Return the logits or the reconstruction alone.",
+                )
+            )
+        return model
+
+
+def supported() -> str:
+    """The layers, functions and methods that have a rule, in words."""
+    layers = ", ".join(sorted(kind.__name__ for kind in MODULES))
+    functions = sorted({getattr(function, "__name__", "fn") for function in FUNCTIONS} - {"fn", "boolean_dispatch"})
+    return f"the layers {layers}; the functions {', '.join(functions)}; the methods {', '.join(sorted(METHODS))}"
+
+
+def _linear(module: nn.Linear, find: Rule, model: TaylorModel) -> TaylorModel:
+    return affine(model, find(module.weight), find(module.bias), F.linear, module.in_features, 0)
+
+
+def _convolution(module: Any, find: Rule, model: TaylorModel) -> TaylorModel:
+    if module.padding_mode != "zeros":
+        raise _setting(module, f"padding_mode={module.padding_mode!r}", "padding_mode='zeros'")
+    function: Callable[..., Tensor] = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
+    options = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+
+    def apply(inputs: Tensor, weight: Tensor) -> Tensor:
+        # float64 convolutions on the CPU are matrix products over patches: the bound of a dot product holds
+        return function(inputs, weight, **options)
+
+    linear_map: Map = apply
+    terms = module.weight[0].numel()
+    return affine(model, find(module.weight), find(module.bias), linear_map, terms, module.weight.dim() - 2)
+
+
+def _batch_norm(module: Any, find: Rule, model: TaylorModel) -> TaylorModel:
+    """(h − mean)·weight/√(variance + ε) + bias, every part of it moving in t."""
+    shape = (-1, *([1] * (model.value.centre.dim() - 2)))
+
+    def part(tensor: Tensor | None) -> TaylorModel:
+        return find(tensor).model().map(lambda values: values.view(shape))  # type: ignore[no-any-return]
+
+    variance = part(module.running_var)
+    eps = torch.full_like(variance.value.centre, module.eps)
+    factor = smooth(add(variance, constant(eps, variance.value.reach)), RSQRT)
+    if module.weight is not None:
+        factor = multiply(factor, part(module.weight))
+    normal = multiply(add(model, scale(part(module.running_mean), -1.0)), factor)
+    return normal if module.bias is None else add(normal, part(module.bias))
+
+
+def _leaky(model: TaylorModel, negative_slope: float = 0.01, inplace: bool = False) -> TaylorModel:
+    if not 0 <= negative_slope <= 1:
+        raise ValueError(
+            three_parts("a negative_slope between 0 and 1.", f"{negative_slope}.", "Train with such a slope.")
+        )
+    return kink(model, negative_slope)
+
+
+def _relu(model: TaylorModel, inplace: bool = False) -> TaylorModel:
+    return kink(model, 0.0)
+
+
+def _gelu(model: TaylorModel, approximate: str = "none") -> TaylorModel:
+    if approximate != "none":
+        raise ValueError(three_parts('GELU with approximate="none".', f"{approximate!r}.", "Use the exact form."))
+    return smooth(model, GELU)
+
+
+def _same(model: TaylorModel, *_: Any, **__: Any) -> TaylorModel:
+    return model
+
+
+def _dropout(model: TaylorModel, p: float = 0.5, training: bool = True, inplace: bool = False) -> TaylorModel:
+    if training:
+        raise ValueError(
+            three_parts(
+                "dropout that is off in evaluation mode.", "training=True.", "Write F.dropout(x, p, self.training)."
+            )
+        )
+    return model
+
+
+def _mean_like(model: TaylorModel, average: Callable[[Tensor], Tensor]) -> TaylorModel:
+    """Averages with fixed non-negative weights that sum to at most 1."""
+    terms = model.value.centre[0].numel()
+    kappa = (2 * terms + 16) * UNIT
+
+    def of(form: Form) -> Form:
+        size = kept_above(kappa * form.magnitude())
+        remainder = total(average(size), None if form.remainder is None else average(form.remainder))
+        tilt = None if form.tilt is None else average(form.tilt)
+        return Form(average(form.centre), tilt, enlarged(remainder, terms + 4), form.reach)
+
+    return TaylorModel(of(model.value), None if model.slope is None else of(model.slope))
+
+
+def _pooled(average: Callable[..., Tensor]) -> Rule:
+    def rule(model: TaylorModel, *arguments: Any, **options: Any) -> TaylorModel:
+        if options.get("divisor_override"):
+            raise ValueError(three_parts("average pooling without divisor_override.", "one.", "Leave it out."))
+        return _mean_like(model, lambda part: average(part, *arguments, **options))
+
+    return rule
+
+
+def _mean(model: TaylorModel, dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorModel:
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if not dims or any(each % model.value.centre.dim() == 0 for each in dims):
+        raise ValueError(
+            three_parts("a mean over dimensions within an example.", f"dim={dim}.", "Name dimensions other than 0.")
+        )
+    return _mean_like(model, lambda part: part.mean(dim=dims, keepdim=keepdim))
+
+
+def _max_pool(
+    model: TaylorModel,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> TaylorModel:
+    spatial = model.value.centre.dim() - 2
+    kernel, step, pad, dilated = (
+        list(value) if isinstance(value, (tuple, list)) else [value] * spatial
+        for value in (kernel_size, stride if stride else kernel_size, padding, dilation)
+    )
+    if any(pad) or any(each != 1 for each in dilated) or ceil_mode or return_indices:
+        raise ValueError(
+            three_parts(
+                "max pooling without padding, dilation, ceil_mode or return_indices.",
+                f"padding={padding}, dilation={dilation}, ceil_mode={ceil_mode}, return_indices={return_indices}.",
+                "Leave them at their defaults.",
+            )
+        )
+
+    def windows(part: Tensor) -> Tensor:
+        for index in range(spatial):
+            part = part.unfold(2 + index, kernel[index], step[index])
+        return part.flatten(-spatial)
+
+    return largest(model.map(windows))
+
+
+def _shaped(name: str) -> Rule:
+    def rule(model: TaylorModel, *arguments: Any, **options: Any) -> TaylorModel:
+        examples = len(model.value.centre)
+        result = model.map(lambda part: getattr(part, name)(*arguments, **options))
+        if result.value.centre.shape[:1] != (examples,):
+            raise ValueError(
+                three_parts(
+                    f"{name}() to keep the examples in dimension 0, whatever their number.",
+                    f"a shape {tuple(result.value.centre.shape)} from {examples} examples.",
+                    "Write x.flatten(1), or x.view(x.size(0), -1).",
+                )
+            )
+        return result
+
+    return rule
+
+
+def _plus(one: Any, other: Any, *, alpha: float = 1.0) -> TaylorModel:
+    return add(_as_model(one, other), scale(_as_model(other, one), alpha) if alpha != 1 else _as_model(other, one))
+
+
+def _minus(one: Any, other: Any) -> TaylorModel:
+    return add(_as_model(one, other), scale(_as_model(other, one), -1.0))
+
+
+def _times(one: Any, other: Any) -> TaylorModel:
+    return multiply(_as_model(one, other), _as_model(other, one))
+
+
+def _as_model(value: Any, beside: Any) -> TaylorModel:
+    if isinstance(value, TaylorModel):
+        return value
+    return constant(torch.as_tensor(value, dtype=torch.float64), beside.value.reach)
+
+
+def _size(model: TaylorModel, *dim: int) -> Any:
+    return model.value.centre.size(*dim)
+
+
+def _attribute(model: TaylorModel, name: str) -> Any:
+    if name != "shape":
+        raise TypeError(three_parts("the shape of a tensor, as its only attribute.", f"{name!r}.", "Use its shape."))
+    return model.value.centre.shape
+
+
+def _part(model: TaylorModel, index: Any) -> TaylorModel:
+    raise TypeError(
+        three_parts("no indexing of tensors, only of shapes.", f"[{index}].", "Use layers that keep whole tensors.")
+    )
+
+
+def _setting(module: nn.Module, came: str, wanted: str) -> ValueError:
+    return ValueError(three_parts(f"{type(module).__name__} with {wanted}.", f"{came}.", f"Use {wanted}."))
+
+
+def _module(rule: Rule, *names: str) -> Rule:
+    """A rule for a layer that has no parameters, only settings."""
+    return lambda module, _, model: rule(model, *(getattr(module, name) for name in names))
+
+
+_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+_MAXIMUM = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.ReLU: _module(_relu),
+    nn.LeakyReLU: _module(_leaky, "negative_slope"),
+    nn.Tanh: _module(partial(smooth, function=TANH)),
+    nn.Sigmoid: _module(partial(smooth, function=SIGMOID)),
+    nn.GELU: _module(_gelu, "approximate"),
+    nn.SiLU: _module(lambda model: smooth(model, SILU)),
+    nn.Flatten: _module(_shaped("flatten"), "start_dim", "end_dim"),
+    nn.Identity: _module(_same),
+    nn.Dropout: _module(_same),
+    nn.Dropout1d: _module(_same),
+    nn.Dropout2d: _module(_same),
+    nn.AvgPool1d: _module(_pooled(F.avg_pool1d), *_AVERAGE),
+    nn.AvgPool2d: _module(_pooled(F.avg_pool2d), *_AVERAGE),
+    nn.AdaptiveAvgPool1d: _module(_pooled(F.adaptive_avg_pool1d), "output_size"),
+    nn.AdaptiveAvgPool2d: _module(_pooled(F.adaptive_avg_pool2d), "output_size"),
+    nn.MaxPool1d: _module(_max_pool, *_MAXIMUM),
+    nn.MaxPool2d: _module(_max_pool, *_MAXIMUM),
+}
+
+FUNCTIONS: dict[Callable[..., Any], Rule] = {
+    torch.relu: _relu,
+    F.relu: _relu,
+    F.leaky_relu: _leaky,
+    torch.tanh: partial(smooth, function=TANH),
+    F.tanh: partial(smooth, function=TANH),
+    torch.sigmoid: partial(smooth, function=SIGMOID),
+    F.sigmoid: partial(smooth, function=SIGMOID),
+    F.gelu: _gelu,
+    F.silu: lambda model, inplace=False: smooth(model, SILU),
+    torch.flatten: _shaped("flatten"),
+    torch.reshape: _shaped("reshape"),
+    torch.mean: _mean,
+    F.dropout: _dropout,
+    F.avg_pool1d: _pooled(F.avg_pool1d),
+    F.avg_pool2d: _pooled(F.avg_pool2d),
+    F.adaptive_avg_pool1d: _pooled(F.adaptive_avg_pool1d),
+    F.adaptive_avg_pool2d: _pooled(F.adaptive_avg_pool2d),
+    F.max_pool1d: _max_pool,
+    F.max_pool2d: _max_pool,
+    operator.add: _plus,
+    operator.iadd: _plus,
+    torch.add: _plus,
+    operator.sub: _minus,
+    operator.mul: _times,
+    operator.imul: _times,
+    torch.mul: _times,
+    operator.neg: lambda model: scale(model, -1.0),
+    operator.getitem: _part,
+    getattr: _attribute,
+}
+
+METHODS: dict[str, Rule] = {
+    "relu": _relu,
+    "tanh": partial(smooth, function=TANH),
+    "sigmoid": partial(smooth, function=SIGMOID),
+    "flatten": _shaped("flatten"),
+    "view": _shaped("reshape"),
+    "reshape": _shaped("reshape"),
+    "unsqueeze": _shaped("unsqueeze"),
+    "squeeze": _shaped("squeeze"),
+    "contiguous": _shaped("contiguous"),
+    "mean": _mean,
+    "add": _plus,
+    "mul": _times,
+    "size": _size,
+}
