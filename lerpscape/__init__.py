@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
+    "certificates": ("Certificate",),
+    "certify": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
     "hidden": ("HiddenRise", "hidden_rises"),
@@ -38,6 +40,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+    from lerpscape.certificates import Certificate
+    from lerpscape.certify import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.errors import (
         EndpointMismatch,

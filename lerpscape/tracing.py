@@ -69,6 +69,7 @@ class Network:
                     f"Write its forward with these operations: {supported()}.",
                 )
             ) from error
+        self._widest = 0
         self._modules = dict(on_path.model.named_modules())
         for node in self._graph.nodes:
             self._check(node)
@@ -107,7 +108,15 @@ class Network:
                     rule = node.target if callable(node.target) else operator.methodcaller(node.target, *arguments[1:])
                     arguments = arguments if callable(node.target) else arguments[:1]
                 known[node] = rule(*arguments, **options)
+            if isinstance(known[node], TaylorModel):
+                self._widest = max(self._widest, known[node].value.centre.numel())
         raise AssertionError("a traced graph ends in its output")
+
+    def widest(self, inputs: Tensor) -> int:
+        """Elements of the widest tensor on the way, from the input of one example."""
+        self._widest = inputs.numel()
+        self.enclose(inputs, self.parameters(0.5, 0.0), 0.0)
+        return self._widest
 
     def _parameter(self, tensor: Tensor | None, parameters: Parameters) -> Any:
         return None if tensor is None else parameters[self._names[id(tensor)]]
