@@ -199,9 +199,7 @@ class _Measure:
         self.examples = 0
         self.digest = ""
 
-    def __call__(
-        self, alphas: list[float], intervals: list[tuple[float, float]]
-    ) -> tuple[list[Point], list[Piece]]:
+    def __call__(self, alphas: list[float], intervals: list[tuple[float, float]]) -> tuple[list[Point], list[Piece]]:
         """Enclose L at the points and dL/dα on the intervals; widths are powers of two, so that centres are exact."""
         places = [(alpha, 0.0) for alpha in alphas] + [
             (0.5 * (left + right), 0.5 * (right - left)) for left, right in intervals
@@ -337,5 +335,3 @@ def _checked(
             )
         )
     return LOSS_RULES[loss], find_loss(loss).unit
-
-

@@ -232,9 +232,7 @@ def largest(model: TaylorModel) -> TaylorModel:
     gap = 0.5 * ahead.clamp(min=0).amax(-1)
     leader = leader.map(lambda part: part.squeeze(-1))
     rounding = torch.where(gap > 0, (4 * UNIT) * (leader.centre.abs() + gap), 0.0)
-    result = Form(
-        leader.centre + gap, leader.tilt, enlarged(total(leader.remainder, gap, rounding), 4), value.reach
-    )
+    result = Form(leader.centre + gap, leader.tilt, enlarged(total(leader.remainder, gap, rounding), 4), value.reach)
     if slope is None:
         return TaylorModel(result, None)
     rate_low, rate_high = slope.bounds()

@@ -264,9 +264,9 @@ def _class_weights(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.dim() == 2 and targets.shape == logits.shape and targets.is_floating_point():
         if bool((targets >= 0).all()):
             return targets
-    elif (
-        logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
-    ) and bool(((targets >= 0) & (targets < logits.shape[1])).all()):
+    elif (logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()) and bool(
+        ((targets >= 0) & (targets < logits.shape[1])).all()
+    ):
         return F.one_hot(targets.long(), logits.shape[1]).to(torch.float64)
     raise ValueError(
         three_parts(
