@@ -68,7 +68,7 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
     >>> points = [Point(0.0, 1.0, 1.0), Point(0.5, 0.0, 0.0), Point(1.0, 0.25, 0.25)]
     >>> pieces = [Piece(0.0, 0.5, (-3.0, -3.0), (-1.0, -1.0)), Piece(0.5, 1.0, (0.0, 0.0), (1.0, 1.0))]
     >>> found = bracket(points, pieces)
-    >>> found.lower, round(found.upper, 9), found.culprit
+    >>> round(found.lower, 9), round(found.upper, 9), found.culprit
     (0.25, 0.25, (0, 1))
     """
     lower, lowest, highest = _lower(points)

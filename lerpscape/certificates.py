@@ -29,11 +29,11 @@ class Certificate:
     `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance) or `undecided`, and `stopped` says
     why the search ended. `lower` is a rise from α = `lowest` to α = `highest`. Losses are in `unit`.
 
-    The proof: `edges` (intervals + 1,) cut [0, 1]; `loss_low` and `loss_high` (intervals + 1,) enclose L at the edges;
-    `slope_low` and `slope_high` (intervals, 2) are two lines, given by their values at both ends of an interval, between
-    which dL/dα lies; `rise` (intervals,) bounds any rise within one; `direction` (intervals,) is what its bounds decide:
-    `falling`, `rising`, `flat` or `undecided`. `evaluations` counts the intervals enclosed on the way. `how` says how it
-    was made.
+    The proof: `edges` (intervals + 1,) cut [0, 1]; `loss_low` and `loss_high` (intervals + 1,) enclose L at them.
+    dL/dα lies between two lines, `slope_low` and `slope_high` (intervals, 2), given by their values at both ends of an
+    interval; `rise` (intervals,) bounds any rise within one; `direction` (intervals,) is what its bounds decide:
+    `falling`, `rising`, `flat` or `undecided`. `evaluations` counts the intervals enclosed on the way, and `how` says
+    how it was made.
     """
 
     lower: float

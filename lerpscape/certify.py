@@ -8,15 +8,17 @@ import platform
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Batch, Data, Reader
 from lerpscape.brackets import Bracket, Piece, Point, bracket
 from lerpscape.certificates import Certificate
+from lerpscape.enclosures import Memory
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES, LossRule
@@ -65,7 +67,7 @@ def certify(
     * `batch_norm`: `InterpolateStatistics()` or `EndStatistics()`, where the model has batch norm.
     * `device`, `dtype`: the proof covers float64 on the CPU, and nothing else.
 
-    Raises `TypeError` for an operation without a rule, which names it and lists the others, or for data of another form;
+    Raises `TypeError` for an operation without a rule, naming it and those that have one, or for data of another form;
     `ValueError` for another loss, device, dtype or batch-norm policy; `NonFiniteLoss` where L is NaN or infinite;
     `EndpointMismatch` and `NotRepeatable` as `profile` does.
 
@@ -90,7 +92,7 @@ def certify(
         measure = _Measure(Network(on_path, batch_norm), rule, reader)
         grid = [index / FIRST for index in range(FIRST + 1)]
         with progress_bar(progress, total=budget, what="certify", unit="interval") as report:
-            points, pieces = measure(grid, list(zip(grid[:-1], grid[1:], strict=True)))
+            points, pieces = measure(grid, list(pairwise(grid)))
             report(FIRST)
             while True:
                 found = bracket(points, pieces)
@@ -111,10 +113,7 @@ def certify(
                 points = sorted([*points, *new_points], key=lambda point: point.alpha)
                 kept = [piece for index, piece in enumerate(pieces) if index not in set(wanted)]
                 pieces = sorted([*kept, *new_pieces], key=lambda piece: piece.left)
-    if found.lower > tolerance:
-        verdict = "violated"
-    else:
-        verdict = "monotonic" if found.upper <= tolerance else "undecided"
+    verdict = "violated" if found.lower > tolerance else "monotonic" if found.upper <= tolerance else "undecided"
     return Certificate(
         lower=found.lower,
         upper=found.upper,
@@ -209,8 +208,9 @@ class _Measure:
         examples = 0
         for inputs, targets in self._rows():
             examples += len(inputs)
+            memory: dict[fx.Node, Memory] = {}
             for (_, reach), parameters, parts in zip(places, around, sums, strict=True):
-                output = self._network.enclose(inputs, parameters, reach)
+                output = self._network.enclose(inputs, parameters, reach, memory)
                 if reach == 0:
                     bounds: Iterable[Tensor] = self._rule.value(output.value, targets)
                 else:

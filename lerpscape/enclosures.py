@@ -23,17 +23,32 @@ from lerpscape.taylor_models import (
     hull,
     kept_above,
     multiply_forms,
+    plus,
     total,
 )
 
 # A linear map: (inputs, weights) -> outputs, linear in both and without bias.
 Map = Callable[[Tensor, Tensor], Tensor]
+# Products of the data with the ends' weights, kept while the same data meet the same layer around another α.
+Memory = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the matrices make of a model: W and Δ of (c, d, g, e), A of R and of S, |Δ| of R, with rounding in it."""
+
+    middle: Tensor
+    by_middle: list[Tensor | None]
+    by_change: list[Tensor | None]
+    in_value: Tensor
+    in_slope: Tensor | None
+    moved: Tensor | None
 
 
 def affine(
-    model: TaylorModel, weight: Parameter, bias: Parameter | None, apply: Map, terms: int, bias_dims: int
+    model: TaylorModel, weight: Parameter, bias: Parameter | None, apply: Map, terms: int, memory: Memory | None = None
 ) -> TaylorModel:
-    """z = W(t)·h + b(t), z′ = W(t)·h′ + ΔW·h + Δb, for a linear map whose sums have so many terms.
+    """The layer z = W(t)·h + b(t), z′ = W(t)·h′ + ΔW·h + Δb, for a linear map whose sums have so many terms.
 
     With h = c + dt ± R, h′ = g + et ± S and W(t) = W + tΔ:
     z = Wc + b + ½r²Δd + (Wd + Δc + β)t ± (½r²|Δd| + A·R), z′ = Wg + Δc + β + ½r²Δe + (We + Δg + Δd)t
@@ -43,35 +58,72 @@ def affine(
     """
     value, slope, reach = model.value, model.slope, model.value.reach
     kappa = (4 * terms + 64) * UNIT + 2 * weight.grain
-    inputs = [value.centre, value.tilt, *((slope.centre, slope.tilt) if slope else (None, None))]
-    by_middle = _apply_all(apply, inputs, weight.middle)
-    by_change = _apply_all(apply, inputs, weight.change)
-    from_value, from_slope = _with_rounding(value, kappa), _with_rounding(slope, kappa)
-    in_value, in_slope = _apply_all(apply, [from_value, from_slope], weight.size)
-    (moved,) = _apply_all(apply, [from_value], weight.change_size)
-
-    centre, tilt = by_middle[0], total(by_middle[1], by_change[0])
-    assert centre is not None
-    remainder, flank = in_value, total(in_slope, moved)
-    centre, remainder = _with_square(centre, remainder, by_change[1], reach)
-    rate, rate_tilt = total(by_middle[2], by_change[0]), total(by_middle[3], by_change[2], by_change[1])
-    if rate is not None:
-        rate, flank = _with_square(rate, flank, by_change[3], reach)
+    still = slope is None and value.tilt is None and value.remainder is None
+    if still and memory is not None and weight.start is not None:
+        found = _images_of_data(value.centre, weight, apply, terms, memory)
+    else:
+        found = _images(value, slope, weight, apply, kappa)
+    tilt = total(found.by_middle[1], found.by_change[0])
+    centre, remainder = _with_square(found.middle, found.in_value, found.by_change[1], reach)
+    flank = total(found.in_slope, found.moved)
+    rate, rate_tilt = (
+        total(found.by_middle[2], found.by_change[0]),
+        total(found.by_middle[3], found.by_change[2], found.by_change[1]),
+    )
+    if rate is not None and flank is not None:
+        rate, flank = _with_square(rate, flank, found.by_change[3], reach)
     if bias is not None:
-        shape = (-1, *([1] * bias_dims))
+        shape = (-1, *([1] * (centre.dim() - 2)))
         centre = centre + bias.middle.view(shape)
-        bias_size = bias.size.view(shape) * (kappa + 2 * bias.grain)
-        remainder = total(remainder, bias_size)
+        remainder = remainder + bias.size.view(shape) * (kappa + 2 * bias.grain)
         if bias.change is not None and bias.change_size is not None:
             change = bias.change.view(shape).expand_as(centre)
-            tilt, rate = total(tilt, change), total(rate, change)
-            flank = total(flank, bias.change_size.view(shape).expand_as(centre) * (2 * kappa))
+            tilt, rate = plus(change, tilt), plus(change, rate)
+            flank = plus(bias.change_size.view(shape).expand_as(centre) * (2 * kappa), flank)
     steps = terms + 32
-    made = None if remainder is None else enlarged(remainder, steps)
-    result = Form(centre, tilt, made, reach)
+    result = Form(centre, tilt, enlarged(remainder, steps), reach)
     if rate is None:
         return TaylorModel(result, None)
     return TaylorModel(result, Form(rate, rate_tilt, None if flank is None else enlarged(flank, steps), reach))
+
+
+def _images(value: Form, slope: Form | None, weight: Parameter, apply: Map, kappa: float) -> _Images:
+    inputs = [value.centre, value.tilt, *((slope.centre, slope.tilt) if slope else (None, None))]
+    by_middle = _apply_all(apply, inputs, weight.middle)
+    by_change = _apply_all(apply, inputs, weight.change)
+    rounded = _with_rounding(value, kappa)
+    in_value, in_slope = _apply_all(
+        apply, [rounded, None if slope is None else _with_rounding(slope, kappa)], weight.size
+    )
+    (moved,) = _apply_all(apply, [rounded], weight.change_size)
+    assert by_middle[0] is not None
+    assert in_value is not None
+    return _Images(by_middle[0], by_middle, by_change, in_value, in_slope, moved)
+
+
+def _images_of_data(data: Tensor, weight: Parameter, apply: Map, terms: int, memory: Memory) -> _Images:
+    """The same for inputs that do not move, from products with the start's weights and the change, computed once.
+
+    W(m)·x = W₀·x + mΔ·x; both products are off by γ_n times |W₀|·|x| and |Δ|·|x|, the sum by two more roundings.
+    """
+    assert weight.start is not None
+    assert weight.whole_change is not None
+    if not memory:
+        size = kept_above(data.abs())
+        memory["start"] = apply(data, weight.start)
+        memory["change"] = apply(data, weight.whole_change)
+        memory["start size"] = apply(size, kept_above(weight.start.abs())) * ((8 * terms + 128) * UNIT)
+        memory["change size"] = apply(size, kept_above(weight.whole_change.abs())) * ((8 * terms + 128) * UNIT)
+    middle = memory["start"] + weight.alpha * memory["change"]
+    moving = weight.change is not None
+    return _Images(
+        middle,
+        [middle, None, None, None],
+        [memory["change"] if moving else None, None, None, None],
+        memory["start size"] + memory["change size"],
+        None,
+        memory["change size"] if moving else None,
+    )
 
 
 def _apply_all(apply: Map, inputs: list[Tensor | None], weight: Tensor | None) -> list[Tensor | None]:
@@ -86,22 +138,18 @@ def _apply_all(apply: Map, inputs: list[Tensor | None], weight: Tensor | None) -
     return [None if part is None else next(outputs) for part in inputs]
 
 
-def _with_rounding(form: Form | None, kappa: float) -> Tensor | None:
+def _with_rounding(form: Form, kappa: float) -> Tensor:
     """A form's remainder with room for the rounding of sums over its line."""
-    if form is None:
-        return None
     size = kappa * form.magnitude()
     return kept_above(size if form.remainder is None else size + (1 + kappa) * form.remainder)
 
 
-def _with_square(
-    centre: Tensor, remainder: Tensor | None, square: Tensor | None, reach: float
-) -> tuple[Tensor, Tensor | None]:
+def _with_square(centre: Tensor, remainder: Tensor, square: Tensor | None, reach: float) -> tuple[Tensor, Tensor]:
     """Take in square·t² with t² ∈ [0, r²]: half to the centre, half to the remainder."""
     if square is None:
         return centre, remainder
     half = (0.5 * reach**2) * square
-    return centre + half, total(remainder, half.abs())
+    return centre + half, remainder + half.abs()
 
 
 def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
@@ -124,7 +172,7 @@ def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
     rounding = torch.where(above, 0.0, (8 * UNIT) * (factor * value.magnitude() + gap))
     centre = factor * value.centre + gap
     tilt = None if value.tilt is None else factor * value.tilt
-    remainder = total(None if value.remainder is None else factor * value.remainder, gap, rounding)
+    remainder = plus(gap + rounding, None if value.remainder is None else factor * value.remainder)
     result = Form(centre, tilt, enlarged(remainder, 8), value.reach)
     if slope is None:
         return TaylorModel(result, None)
@@ -138,9 +186,9 @@ def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
         factor * slope.centre,
         None if slope.tilt is None else factor * slope.tilt,
         enlarged(
-            total(
-                None if slope.remainder is None else factor * slope.remainder,
+            plus(
                 torch.where(above, 0.0, (4 * UNIT) * (factor * slope.magnitude())),
+                None if slope.remainder is None else factor * slope.remainder,
             ),
             4,
         ),
@@ -173,10 +221,9 @@ def smooth(model: TaylorModel, function: Smooth) -> TaylorModel:
     f, f1, f2, e0, e1, e2 = function.at(value.centre)
     low1, high1, bound2, bound3 = function.around(low, high)
     drift = None if value.tilt is None else value.reach * value.tilt.abs()
-    remainder = total(
+    remainder = plus(
+        0.5 * bound2 * spread**2 + (e0 + e1 * spread),
         None if value.remainder is None else f1.abs() * value.remainder,
-        0.5 * bound2 * spread**2,
-        e0 + e1 * spread,
         None if drift is None else (8 * UNIT) * f1.abs() * drift,
     )
     tilt = None if value.tilt is None else f1 * value.tilt
@@ -186,10 +233,9 @@ def smooth(model: TaylorModel, function: Smooth) -> TaylorModel:
         result = _tighter(result, hull(at_low - error_low, at_high + error_high, value.reach))
     if slope is None:
         return TaylorModel(result, None)
-    remainder = total(
+    remainder = plus(
+        0.5 * bound3 * spread**2 + (e1 + e2 * spread),
         None if value.remainder is None else f2.abs() * value.remainder,
-        0.5 * bound3 * spread**2,
-        e1 + e2 * spread,
         None if drift is None else (8 * UNIT) * f2.abs() * drift,
     )
     factor = Form(f1, None if value.tilt is None else f2 * value.tilt, enlarged(remainder, 16), value.reach)
@@ -202,7 +248,8 @@ def _tighter(line: Form, span: Form) -> Form:
 
     A tilt is knowledge: over examples and units tilts cancel, remainders add up.
     """
-    assert line.remainder is not None and span.remainder is not None
+    assert line.remainder is not None
+    assert span.remainder is not None
     return choose(line.remainder <= span.remainder, line, span)
 
 
@@ -232,7 +279,7 @@ def largest(model: TaylorModel) -> TaylorModel:
     gap = 0.5 * ahead.clamp(min=0).amax(-1)
     leader = leader.map(lambda part: part.squeeze(-1))
     rounding = torch.where(gap > 0, (4 * UNIT) * (leader.centre.abs() + gap), 0.0)
-    result = Form(leader.centre + gap, leader.tilt, enlarged(total(leader.remainder, gap, rounding), 4), value.reach)
+    result = Form(leader.centre + gap, leader.tilt, enlarged(plus(gap + rounding, leader.remainder), 4), value.reach)
     if slope is None:
         return TaylorModel(result, None)
     rate_low, rate_high = slope.bounds()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape.errors import three_parts
-from lerpscape.taylor_models import UNIT, Form, TaylorModel, enlarged, multiply_forms, scale_form, total
+from lerpscape.taylor_models import UNIT, Form, TaylorModel, enlarged, multiply_forms, plus, scale_form
 
 # Largest number of elements of a table over pairs of classes; more examples are taken in pieces.
 PAIRS = 1 << 18
@@ -184,7 +184,7 @@ def squared_error_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
         return Slope(zero, zero, zero, zero)
     gap = value.centre - targets
     rounding = (2 * UNIT) * gap.abs()
-    distance = Form(gap, value.tilt, total(value.remainder, rounding), value.reach)
+    distance = Form(gap, value.tilt, plus(rounding, value.remainder), value.reach)
     product = scale_form(multiply_forms(distance, slope), 2.0).map(_rows)
     terms = product.centre.shape[1]
     tilt = torch.zeros_like(product.centre) if product.tilt is None else product.tilt
@@ -235,7 +235,7 @@ LOSS_RULES = {
 
 
 def _share(own: Tensor, other: Tensor) -> Tensor:
-    """softmax with class k at `own` and every other class at `other`."""
+    """The softmax with class k at `own` and every other class at `other`."""
     odds = torch.exp(other.unsqueeze(1) - own.unsqueeze(2))
     diagonal = torch.eye(own.shape[1], dtype=torch.bool)
     return 1 / (1 + odds.masked_fill(diagonal, 0.0).sum(2))

@@ -24,7 +24,7 @@ def _tanh_at(x: Tensor) -> Values:
 
 
 def _tanh_around(low: Tensor, high: Tensor) -> Bounds:
-    """With q = y² in [a, b]: y′ = 1 − q, |y″| ≤ 2√b(1 − a), |y‴| = (1 − q)|6q − 2| ≤ (1 − a)·max(|6a − 2|, |6b − 2|)."""
+    """With q = y² in [a, b]: y′ = 1 − q, |y″| ≤ 2√b(1 − a), |y‴| = (1 − q)|6q − 2|, its two factors bounded apart."""
     ends = torch.tanh(low), torch.tanh(high)
     most = torch.maximum(ends[0].abs(), ends[1].abs())
     least = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(ends[0].abs(), ends[1].abs()))
@@ -54,7 +54,7 @@ def _sigmoid_around(low: Tensor, high: Tensor) -> Bounds:
 
 
 def _gelu_at(x: Tensor) -> Values:
-    """f = xΦ(x), f′ = Φ + xφ, f″ = φ(2 − x²), with the normal distribution's Φ and density φ."""
+    """For f = xΦ(x): f′ = Φ + xφ, f″ = φ(2 − x²), with the normal distribution's Φ and density φ."""
     density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     below = 0.5 * torch.erfc(-x / math.sqrt(2))
     one = torch.ones_like(x)
@@ -63,13 +63,13 @@ def _gelu_at(x: Tensor) -> Values:
 
 
 def _gelu_around(low: Tensor, high: Tensor) -> Bounds:
-    """f′ ranges in [−0.1290, 1.1290] (at x = ∓√2), |f″| ≤ 2φ(0) < 0.7979, |f‴| = φ|x||x² − 4| < 0.78 (0.7788 at 0.79)."""
+    """The range of f′ is [−0.12891, 1.12891]; |f″| ≤ 2φ(0) < 0.7979, |f‴| = φ|x||x² − 4| < 0.7788 (at 0.79)."""
     one = torch.ones_like(low)
     return -0.1290 * one, 1.1290 * one, 0.7979 * one, 0.78 * one
 
 
 def _silu_at(x: Tensor) -> Values:
-    """f = xs, f′ = s + xs(1 − s), f″ = s(1 − s)(2 + x(1 − 2s)), with the sigmoid s."""
+    """For f = xs: f′ = s + xs(1 − s), f″ = s(1 − s)(2 + x(1 − 2s)), with the sigmoid s."""
     s, rest = torch.sigmoid(x), torch.sigmoid(-x)
     one = torch.ones_like(x)
     values = x * s, s + x * s * rest, s * rest * (2 + x * (rest - s))
@@ -77,13 +77,13 @@ def _silu_at(x: Tensor) -> Values:
 
 
 def _silu_around(low: Tensor, high: Tensor) -> Bounds:
-    """f′ ranges in [−0.0999, 1.0999], |f″| ≤ ½ (at 0), |f‴| < 0.31 (0.3082 at 1.03)."""
+    """The derivative is in [−0.0999, 1.0999], |f″| ≤ ½ (at 0), |f‴| < 0.31 (0.3082 at 1.03)."""
     one = torch.ones_like(low)
     return -0.0999 * one, 1.0999 * one, 0.5 * one + SLACK, 0.31 * one
 
 
 def _rsqrt_at(x: Tensor) -> Values:
-    """f = x^(−1/2), f′ = −½x^(−3/2), f″ = ¾x^(−5/2)."""
+    """For f = x^(−1/2): f′ = −½x^(−3/2), f″ = ¾x^(−5/2)."""
     f = 1 / torch.sqrt(x)
     first, second = -0.5 * f / x, 0.75 * f / (x * x)
     return f, first, second, 16 * UNIT * f, -32 * UNIT * first, 64 * UNIT * second

@@ -31,8 +31,8 @@ TINY = 1e-140
 class Form:
     """All f with |f(t) − centre − tilt·t| ≤ remainder for |t| ≤ reach; None stands for zero, and is exact.
 
-    >>> Form(torch.tensor([1.0]), torch.tensor([2.0]), None, reach=0.5).bounds()
-    (tensor([0.0000]), tensor([2.0000]))
+    >>> Form(torch.tensor([1.0]), torch.tensor([2.0]), None, reach=0.25).magnitude()
+    tensor([1.5000])
     """
 
     centre: Tensor
@@ -48,7 +48,7 @@ class Form:
     def spread(self) -> Tensor:
         """reach·|tilt| + remainder, rounded up: how far f may be from its centre."""
         parts = [part for part in (_scaled(self.tilt, self.reach, absolute=True), self.remainder) if part is not None]
-        return enlarged(total(*parts), 4) if parts else torch.zeros_like(self.centre)
+        return enlarged(plus(*parts), 4) if parts else torch.zeros_like(self.centre)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Bounds of f on the whole interval, rounded outwards."""
@@ -60,8 +60,8 @@ class Form:
 
     def map(self, reshape: Callable[[Tensor], Tensor]) -> Form:
         """The form with its elements rearranged, which commits no rounding."""
-        parts = (None if part is None else reshape(part) for part in (self.tilt, self.remainder))
-        return Form(reshape(self.centre), *parts, self.reach)
+        tilt, remainder = (None if part is None else reshape(part) for part in (self.tilt, self.remainder))
+        return Form(reshape(self.centre), tilt, remainder, self.reach)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Parameter:
     """A tensor that moves on a straight line: exactly middle + t·change, but for |error| ≤ grain·size.
 
     `size` bounds |middle + t·change| over the interval. `change` is None for a tensor that does not move, and
-    `change_size` is |change|; the last two are kept above `TINY` where they are not zero.
+    `change_size` is |change|; the last two are kept above `TINY` where they are not zero. With `alpha`, `start` and
+    `whole_change` the middle is start + alpha·whole_change.
     """
 
     middle: Tensor
@@ -90,6 +91,9 @@ class Parameter:
     change_size: Tensor | None
     grain: float
     reach: float
+    alpha: float = 0.0
+    start: Tensor | None = None
+    whole_change: Tensor | None = None
 
     def model(self) -> TaylorModel:
         """The parameter as a Taylor model, for products element by element."""
@@ -99,7 +103,9 @@ class Parameter:
         return TaylorModel(value, Form(self.change, None, (2 * UNIT) * self.change_size, self.reach))
 
 
-def moving(middle: Tensor, change: Tensor | None, reach: float) -> Parameter:
+def moving(
+    middle: Tensor, change: Tensor | None, reach: float, alpha: float = 0.0, start: Tensor | None = None
+) -> Parameter:
     """θ(m + t) for |t| ≤ reach, from θ(m) as `torch.lerp` gives it and θ_T − θ₀ as subtraction does.
 
     lerp adds a rounded multiple of the rounded difference to one end and rounds: off by at most
@@ -112,8 +118,8 @@ def moving(middle: Tensor, change: Tensor | None, reach: float) -> Parameter:
     size = kept_above(enlarged(middle.abs() + share * change.abs(), 4))
     grain = 8 * UNIT / share
     if reach == 0:
-        return Parameter(middle, None, size, None, grain, reach)
-    return Parameter(middle, change, size, kept_above(change.abs()), grain, reach)
+        return Parameter(middle, None, size, None, grain, reach, alpha, start, change)
+    return Parameter(middle, change, size, kept_above(change.abs()), grain, reach, alpha, start, change)
 
 
 def constant(values: Tensor, reach: float) -> TaylorModel:
@@ -127,8 +133,8 @@ def add(one: TaylorModel, other: TaylorModel) -> TaylorModel:
     if one.slope is not None and other.slope is not None:
         slope = add_forms(one.slope, other.slope)
     elif slope is not None:  # the value of one that stands still may widen the shape
-        shape = torch.broadcast_shapes(one.value.centre.shape, other.value.centre.shape)
-        slope = slope.map(lambda part: part.expand(shape))
+        result = one.value.centre + other.value.centre
+        slope = slope.map(lambda part: part.expand_as(result))
     return TaylorModel(add_forms(one.value, other.value), slope)
 
 
@@ -156,7 +162,7 @@ def add_forms(one: Form, other: Form) -> Form:
     centre = one.centre + other.centre
     tilt = total(one.tilt, other.tilt)
     size = Form(centre, tilt, None, one.reach).magnitude()
-    remainder = enlarged(total(one.remainder, other.remainder, (2 * UNIT) * size), 4)
+    remainder = enlarged(plus((2 * UNIT) * size, one.remainder, other.remainder), 4)
     return Form(centre, _like(tilt, centre), remainder, one.reach)
 
 
@@ -164,7 +170,7 @@ def scale_form(form: Form, factor: float) -> Form:
     """A form times a number; multiplication rounds relative to its result."""
     centre, tilt = form.centre * factor, _scaled(form.tilt, factor)
     size = kept_above(form.magnitude()) * (4 * UNIT * abs(factor))
-    remainder = enlarged(total(_scaled(form.remainder, abs(factor)), size), 4)
+    remainder = enlarged(plus(size, _scaled(form.remainder, abs(factor))), 4)
     return Form(centre, tilt, remainder, form.reach)
 
 
@@ -190,7 +196,7 @@ def multiply_forms(one: Form, other: Form) -> Form:
     if one.remainder is not None:
         inner = sizes[1] if other.remainder is None else sizes[1] + other.remainder
         parts.append(inner * kept_above(one.remainder))
-    return Form(centre, _like(tilt, centre), enlarged(total(*parts), 16), one.reach)
+    return Form(centre, _like(tilt, centre), enlarged(plus(*parts), 16), one.reach)
 
 
 def hull(low: Tensor, high: Tensor, reach: float) -> Form:
@@ -209,13 +215,18 @@ def choose(where: Tensor, one: Form, other: Form) -> Form:
     )
 
 
-def total(*parts: Tensor | None) -> Tensor:
-    """Sum of the parts that are there, None for none of them (typed as a tensor: callers give one or look)."""
-    found: Tensor | None = None
-    for part in parts:
+def total(*parts: Tensor | None) -> Tensor | None:
+    """Sum of the parts that are there, None where there is none."""
+    there = [part for part in parts if part is not None]
+    return plus(there[0], *there[1:]) if there else None
+
+
+def plus(first: Tensor, *rest: Tensor | None) -> Tensor:
+    """Sum of one part and those of the rest that are there."""
+    for part in rest:
         if part is not None:
-            found = part if found is None else found + part
-    return found  # type: ignore[return-value]
+            first = first + part
+    return first
 
 
 def enlarged(bound: Tensor, operations: int) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
-from lerpscape.enclosures import Map, affine, kink, largest, smooth
+from lerpscape.enclosures import Memory, affine, kink, largest, smooth
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath
 from lerpscape.smooth_functions import GELU, RSQRT, SIGMOID, SILU, TANH
@@ -30,8 +31,8 @@ from lerpscape.taylor_models import (
     kept_above,
     moving,
     multiply,
+    plus,
     scale,
-    total,
 )
 
 Parameters = Mapping[str, Parameter]
@@ -69,6 +70,7 @@ class Network:
                     f"Write its forward with these operations: {supported()}.",
                 )
             ) from error
+        self._start = on_path.at(0.0)
         self._widest = 0
         self._modules = dict(on_path.model.named_modules())
         for node in self._graph.nodes:
@@ -78,14 +80,19 @@ class Network:
         """Every floating-point tensor of the module around α."""
         velocity = self._on_path.velocity(alpha)
         found = {
-            name: moving(tensor, velocity.get(name), reach)
+            name: moving(tensor, velocity.get(name), reach, alpha, self._start[name])
             for name, tensor in self._on_path.at(alpha).items()
             if tensor.is_floating_point()
         }
         return found | {name: moving(tensor, None, reach) for name, tensor in self._fixed.items()}
 
-    def enclose(self, inputs: Tensor, parameters: Parameters, reach: float) -> TaylorModel:
-        """The output for a batch of inputs around α, with α in the centre of the parameters."""
+    def enclose(
+        self, inputs: Tensor, parameters: Parameters, reach: float, memory: dict[fx.Node, Memory] | None = None
+    ) -> TaylorModel:
+        """The output for a batch of inputs on the interval of the parameters.
+
+        `memory` keeps products of these inputs with the first layer's weights, for the next call with the same inputs.
+        """
         known: dict[fx.Node, Any] = {}
         for node in self._graph.nodes:
             arguments = fx.map_arg(node.args, known.__getitem__)
@@ -93,16 +100,20 @@ class Network:
             if node.op == "placeholder":
                 known[node] = constant(inputs, reach)
             elif node.op == "get_attr":
-                known[node] = self._parameter(operator.attrgetter(node.target)(self._model), parameters).model()
+                known[node] = self._parameter(operator.attrgetter(node.target)(self._model), parameters)
             elif node.op == "output":
                 return self._output(arguments[0], len(inputs))
             elif node.op == "call_module":
                 module = self._modules[node.target]
-                find = partial(self._parameter, parameters=parameters)
-                known[node] = MODULES[type(module)](module, find, *arguments, **options)
+                kept = None if memory is None else memory.setdefault(node, {})
+                layer = Layer(module, partial(self._parameter, parameters=parameters), kept)
+                known[node] = MODULES[type(module)](layer, *arguments, **options)
             else:
                 rules: Mapping[Any, Rule] = FUNCTIONS if node.op == "call_function" else METHODS
                 rule = rules[node.target]
+                if node.target not in BY_PARAMETER:
+                    arguments = tuple(map(_plain_model, arguments))
+                    options = {name: _plain_model(value) for name, value in options.items()}
                 if not any(isinstance(value, TaylorModel) for value in (*arguments, *options.values())):
                     # arithmetic on shapes: the operation itself
                     rule = node.target if callable(node.target) else operator.methodcaller(node.target, *arguments[1:])
@@ -162,31 +173,62 @@ def supported() -> str:
     return f"the layers {layers}; the functions {', '.join(functions)}; the methods {', '.join(sorted(METHODS))}"
 
 
-def _linear(module: nn.Linear, find: Rule, model: TaylorModel) -> TaylorModel:
-    return affine(model, find(module.weight), find(module.bias), F.linear, module.in_features, 0)
+@dataclass(frozen=True)
+class Layer:
+    """A module of the graph with its parameters on the interval, and what it keeps of the data."""
+
+    module: Any
+    find: Callable[[Tensor | None], Any]
+    memory: Memory | None
 
 
-def _convolution(module: Any, find: Rule, model: TaylorModel) -> TaylorModel:
+def _linear(layer: Layer, model: TaylorModel) -> TaylorModel:
+    weight, bias = layer.find(layer.module.weight), layer.find(layer.module.bias)
+    return _linear_function(model, weight, bias, memory=layer.memory)
+
+
+def _linear_function(
+    model: TaylorModel, weight: Parameter, bias: Parameter | None = None, memory: Memory | None = None
+) -> TaylorModel:
+    return affine(model, weight, bias, F.linear, weight.middle.shape[1], memory)
+
+
+def _convolution(layer: Layer, model: TaylorModel) -> TaylorModel:
+    module = layer.module
     if module.padding_mode != "zeros":
-        raise _setting(module, f"padding_mode={module.padding_mode!r}", "padding_mode='zeros'")
-    function: Callable[..., Tensor] = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
-    options = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+        raise ValueError(
+            three_parts(
+                "convolutions with padding_mode='zeros'.", f"{module.padding_mode!r}.", "Use padding_mode='zeros'."
+            )
+        )
+    options = [getattr(module, name) for name in ("stride", "padding", "dilation", "groups")]
+    weight, bias = layer.find(module.weight), layer.find(module.bias)
+    return _convolution_function(model, weight, bias, *options, memory=layer.memory)
 
-    def apply(inputs: Tensor, weight: Tensor) -> Tensor:
+
+def _convolution_function(
+    model: TaylorModel,
+    weight: Parameter,
+    bias: Parameter | None = None,
+    *settings: Any,
+    memory: Memory | None = None,
+    **options: Any,
+) -> TaylorModel:
+    function: Callable[..., Tensor] = F.conv1d if weight.middle.dim() == 3 else F.conv2d
+
+    def apply(inputs: Tensor, kernel: Tensor) -> Tensor:
         # float64 convolutions on the CPU are matrix products over patches: the bound of a dot product holds
-        return function(inputs, weight, **options)
+        return function(inputs, kernel, None, *settings, **options)
 
-    linear_map: Map = apply
-    terms = module.weight[0].numel()
-    return affine(model, find(module.weight), find(module.bias), linear_map, terms, module.weight.dim() - 2)
+    return affine(model, weight, bias, apply, weight.middle[0].numel(), memory)
 
 
-def _batch_norm(module: Any, find: Rule, model: TaylorModel) -> TaylorModel:
+def _batch_norm(layer: Layer, model: TaylorModel) -> TaylorModel:
     """(h − mean)·weight/√(variance + ε) + bias, every part of it moving in t."""
-    shape = (-1, *([1] * (model.value.centre.dim() - 2)))
+    module, shape = layer.module, (-1, *([1] * (model.value.centre.dim() - 2)))
 
     def part(tensor: Tensor | None) -> TaylorModel:
-        return find(tensor).model().map(lambda values: values.view(shape))  # type: ignore[no-any-return]
+        return layer.find(tensor).model().map(lambda values: values.view(shape))  # type: ignore[no-any-return]
 
     variance = part(module.running_var)
     eps = torch.full_like(variance.value.centre, module.eps)
@@ -236,7 +278,7 @@ def _mean_like(model: TaylorModel, average: Callable[[Tensor], Tensor]) -> Taylo
 
     def of(form: Form) -> Form:
         size = kept_above(kappa * form.magnitude())
-        remainder = total(average(size), None if form.remainder is None else average(form.remainder))
+        remainder = plus(average(size), None if form.remainder is None else average(form.remainder))
         tilt = None if form.tilt is None else average(form.tilt)
         return Form(average(form.centre), tilt, enlarged(remainder, terms + 4), form.reach)
 
@@ -343,13 +385,14 @@ def _part(model: TaylorModel, index: Any) -> TaylorModel:
     )
 
 
-def _setting(module: nn.Module, came: str, wanted: str) -> ValueError:
-    return ValueError(three_parts(f"{type(module).__name__} with {wanted}.", f"{came}.", f"Use {wanted}."))
+def _plain_model(value: Any) -> Any:
+    """A parameter met outside a linear layer, as a model."""
+    return value.model() if isinstance(value, Parameter) else value
 
 
 def _module(rule: Rule, *names: str) -> Rule:
     """A rule for a layer that has no parameters, only settings."""
-    return lambda module, _, model: rule(model, *(getattr(module, name) for name in names))
+    return lambda layer, model: rule(model, *(getattr(layer.module, name) for name in names))
 
 
 _AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
@@ -381,6 +424,9 @@ MODULES: dict[type[nn.Module], Rule] = {
 }
 
 FUNCTIONS: dict[Callable[..., Any], Rule] = {
+    F.linear: _linear_function,
+    F.conv1d: _convolution_function,
+    F.conv2d: _convolution_function,
     torch.relu: _relu,
     F.relu: _relu,
     F.leaky_relu: _leaky,
@@ -411,6 +457,9 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
     operator.getitem: _part,
     getattr: _attribute,
 }
+
+# Functions whose other arguments are weights, taken as they are.
+BY_PARAMETER = (F.linear, F.conv1d, F.conv2d)
 
 METHODS: dict[str, Rule] = {
     "relu": _relu,
