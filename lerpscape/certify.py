@@ -33,7 +33,7 @@ FIRST = 8
 AT_ONCE = 8
 NARROWEST = 2.0**-40
 # Elements of the widest layer's tensor: examples are taken in pieces that stay in cache and bound the memory.
-ELEMENTS = 1 << 18
+ELEMENTS = 1 << 16
 
 
 def certify(
