@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "certificates": ("Certificate",),
-    "certify": ("certify",),
+    "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "errors": ("EndpointMismatch", "LerpscapeError", "NonFiniteLoss", "NotRepeatable", "PartialMismatch"),
     "hidden": ("HiddenRise", "hidden_rises"),
@@ -41,7 +41,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
     from lerpscape.certificates import Certificate
-    from lerpscape.certify import certify
+    from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.errors import (
         EndpointMismatch,
