@@ -78,7 +78,7 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
         start, end = points[index], points[index + 1]
         fall, rise, change = _moves(piece, start, end)
         inside.append(rise)
-        slack = rise - max(0.0, end.low - start.high)
+        slack = max(0.0, rise - max(0.0, end.high - start.low))
         peak = _up(min(_up(start.high + rise), _up(end.high - fall)))
         before = min(_up(excess + rise), _up(peak - floor))
         reached.append(max(rise, before))
@@ -87,7 +87,7 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
         dip = max(_down(end.low - rise), _down(start.low + fall))
         if dip < floor:
             floor, floor_piece = dip, index
-            floor_slack = min(start.high, end.high) - dip
+            floor_slack = min(start.low, end.low) - dip
         excess = max(0.0, min(max(rise, _up(excess + change)), _up(end.high - floor)))
     return Bracket(lower, max(reached), lowest, highest, tuple(inside), tuple(reached), tuple(culprits))
 
