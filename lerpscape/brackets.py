@@ -87,7 +87,7 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
         dip = max(_down(end.low - rise), _down(start.low + fall))
         if dip < floor:
             floor, floor_piece = dip, index
-            floor_slack = min(start.low, end.low) - dip
+            floor_slack = max(0.0, min(start.low, end.low) - dip - 4 * OUTWARD * abs(dip))
         excess = max(0.0, min(max(rise, _up(excess + change)), _up(end.high - floor)))
     return Bracket(lower, max(reached), lowest, highest, tuple(inside), tuple(reached), tuple(culprits))
 
