@@ -15,10 +15,10 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
-from lerpscape.errors import LerpscapeError, three_parts
+from lerpscape.arguments import alphas_of, called, named, policy_of
+from lerpscape.errors import LerpscapeError
 
 if TYPE_CHECKING:
-    from lerpscape.batch_norm import BatchNormPolicy
     from lerpscape.profiles import Profile
 
 app = SubcommandApp()
@@ -36,6 +36,10 @@ EXAMPLES = {
   lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \\
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+""",
+    "certify": """
+  lerpscape certify init.pt final.pt --model nets:build --data loaders:train
+  lerpscape certify init.pt final.pt --model nets:build --data loaders:train --tolerance 1e-3 --plot proof.svg
 """,
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
@@ -105,18 +109,18 @@ def profile_command(
         if file is not None:
             check_writable(file)
     line = Line(start, end)
-    built = _called(model)
+    built = called(model)
     choices: dict[str, Any] = {
-        "loss": _named(loss) if ":" in loss else loss,
-        "alphas": _alphas(alphas),
+        "loss": named(loss) if ":" in loss else loss,
+        "alphas": alphas_of(alphas),
         "derivative": derivative,
         "device": device,
         "dtype": None if dtype is None else getattr(import_module("torch"), dtype),
         "progress": progress,
     }
-    measured = _called(data)
-    policy = _policy(batch_norm, measured)
-    parts = {"train": measured} | ({"held-out": _called(held_out)} if held_out else {})
+    measured = called(data)
+    policy = policy_of(batch_norm, measured)
+    parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
     unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
     profiles = [
         profile(built, line, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
@@ -128,6 +132,70 @@ def profile_command(
     for file in unfinished.values():
         if file:
             file.unlink(missing_ok=True)
+
+
+@app.command(name="certify")
+def certify_command(
+    start: Start,
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
+    tolerance: float = 0.0,
+    budget: int = 500,
+    batch_norm: Literal["interpolate", "end"] | None = None,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    out: OptionalFile = None,
+    plot: OptionalFile = None,
+    progress: Switch = None,
+) -> None:
+    """Prove how much the loss can rise along the line, over every α and not only on a grid.
+
+    Args:
+        start: Checkpoint at α = 0.
+        end: Checkpoint at α = 1.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets).
+        loss: What the certificate is of.
+        tolerance: Rise that the verdict forgives, in the unit of the loss.
+        budget: Most intervals to enclose.
+        batch_norm: What batch norm normalises with; asked for where the model has batch norm.
+        json_: Print the certificate as JSON.
+        out: File for the certificate (JSON).
+        plot: File for the picture (svg, pdf, png).
+        progress: Progress bar: by default on a terminal, after two seconds.
+    """
+    from lerpscape.certification import certify
+    from lerpscape.partial import check_writable
+    from lerpscape.paths import Line
+
+    for file in (out, plot):
+        if file is not None:
+            check_writable(file)
+    found = certify(
+        called(model),
+        Line(start, end),
+        called(data),
+        loss=loss,
+        tolerance=tolerance,
+        budget=budget,
+        batch_norm=policy_of(batch_norm, None),
+        progress=progress,
+    )
+    if out:
+        found.save(out)
+    if plot:
+        from lerpscape.plots import certificate_figure, save_figure
+
+        save_figure(certificate_figure(found), str(plot))
+    if json_:
+        print(json.dumps(found.to_dict(), allow_nan=False))
+        return
+    print(found.summary)
+    for file in (out, plot):
+        if file:
+            print(f"wrote {file}")
 
 
 @app.command(name="report")
@@ -240,59 +308,3 @@ def _table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
     for name, values, unit, _ in number_rows(profiles):
         table.add_row(name, *values, unit)
     Console().print(table)
-
-
-def _named(name: str) -> Any:
-    """The object called package.module:name, looked for in the current folder first."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(three_parts("package.module:name.", f"{name!r}.", "mypkg.nets:build, for example."))
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
-        raise ValueError(
-            three_parts(
-                f"a module {module}, seen from {Path.cwd()}.", f"{error}.", "Run from the folder that holds it."
-            )
-        ) from error
-    if not hasattr(found, attribute):
-        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
-        raise ValueError(three_parts(f"{attribute!r} in {module}.", "no such name.", f"It has: {public}."))
-    return getattr(found, attribute)
-
-
-def _called(name: str) -> Any:
-    """The result of the function of this name, or the object itself where it is a module or data already."""
-    found = _named(name)
-    is_model = "torch" in sys.modules and isinstance(found, sys.modules["torch"].nn.Module)
-    return found() if callable(found) and not is_model else found
-
-
-def _alphas(text: str) -> Any:
-    parts = text.split(":")
-    try:
-        if len(parts) == 1:
-            return int(text)
-        first, last, count = parts
-        return import_module("numpy").linspace(float(first), float(last), int(count))
-    except ValueError as error:
-        raise ValueError(
-            three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
-        ) from error
-
-
-def _policy(name: str | None, data: Any) -> BatchNormPolicy | None:
-    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
-
-    return {
-        None: lambda: None,
-        "recalibrate": lambda: Recalibrate(data),
-        "pooled": lambda: Recalibrate(data, pooled=True),
-        "interpolate": InterpolateStatistics,
-        "batch": BatchStatistics,
-        "end": EndStatistics,
-    }[name]()

@@ -12,7 +12,7 @@ from random_networks import network
 from torch import nn
 
 import lerpscape as ls
-from lerpscape import certification, enclosures, loss_enclosures, taylor_models, tracing
+from lerpscape import certification, enclosures, layer_rules, loss_enclosures, taylor_models
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES
 from lerpscape.tracing import Network
@@ -209,7 +209,7 @@ def test_bounds_hold_in_exact_arithmetic():
 
 
 def test_bounds_without_rounding_are_caught_by_exact_arithmetic(monkeypatch):
-    for room in (certification, enclosures, loss_enclosures, taylor_models, tracing):
+    for room in (certification, enclosures, layer_rules, loss_enclosures, taylor_models):
         monkeypatch.setattr(room, "UNIT", 0.0)
     assert any(leaves_in_exact_arithmetic(seed) for seed in range(6))
 
@@ -303,6 +303,19 @@ def test_a_certificate_survives_the_disk(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="certificate"):
         ls.Certificate.load(tmp_path / "other.json")
+
+
+def test_the_picture_shows_the_enclosure_and_what_is_decided():
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.use("agg")
+    x = torch.ones(4, 1, dtype=torch.float64)
+    found = ls.certify(SCALAR, scalar_line(0.0, 1.0), [(x, 0.75 * x)], loss="squared_error")
+    axes = found.plot(Figure().subplots())
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"falls, proved", "rises, proved", "the loss lies in here, proved"} <= set(labels)
+    assert axes.get_ylabel() == "loss (squared output units)"
 
 
 def test_an_infinite_loss_has_no_certificate():

@@ -7,9 +7,9 @@ from random_networks import network, outputs
 from torch import nn
 
 import lerpscape.enclosures as enclosures
+import lerpscape.layer_rules as layer_rules
 import lerpscape.loss_enclosures as loss_enclosures
 import lerpscape.taylor_models as taylor_models
-import lerpscape.tracing as tracing
 from lerpscape.batch_norm import EndStatistics
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES
@@ -152,12 +152,12 @@ def small_largest(model):
 
 MUTANTS = [
     (enclosures, "hull", small_hull),
-    (tracing, "smooth", small_smooth),
+    (layer_rules, "smooth", small_smooth),
     (enclosures, "multiply_forms", small_product),
     (enclosures, "_with_square", small_square),
     (enclosures, "_images", forgetful_images),
-    (tracing, "kink", small_gap),
-    (tracing, "largest", small_largest),
+    (layer_rules, "kink", small_gap),
+    (layer_rules, "largest", small_largest),
     (loss_enclosures, "_softmax_slope", small_softmax),
     (loss_enclosures, "multiply_forms", small_product),
 ]
@@ -168,7 +168,7 @@ def test_an_enclosure_made_too_small_is_caught(monkeypatch, room, name, mutant):
     monkeypatch.setattr(room, name, mutant)
     if name == "smooth":
         for kind in (nn.Tanh, nn.Sigmoid):  # bound when the table of rules was made
-            monkeypatch.setitem(tracing.MODULES, kind, tracing.MODULES[nn.SiLU])
+            monkeypatch.setitem(layer_rules.MODULES, kind, layer_rules.MODULES[nn.SiLU])
     assert any(worst_escape(seed) > 1 for seed in range(60))
 
 

@@ -38,9 +38,9 @@ def test_the_instrument_never_imports_the_laboratory() -> None:
 
 
 def test_only_pictures_and_reports_name_matplotlib() -> None:
-    allowed = {"plots.py", "reports.py", "profiles.py", "demo.py"}  # the last two name its types only
+    allowed = {"plots.py", "reports.py", "profiles.py", "certificates.py", "demo.py"}  # the last three: types only
     assert importers("matplotlib", EVERYTHING) <= allowed
-    for file in ("profiles.py", "lab/demo.py"):
+    for file in ("profiles.py", "certificates.py", "lab/demo.py"):
         assert not {name for name in imported(ROOT / file) if "pyplot" in name}
 
 

@@ -1,0 +1,71 @@
+"""What words on the command line stand for: objects by name, grids, batch-norm policies."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lerpscape.errors import three_parts
+
+if TYPE_CHECKING:
+    from lerpscape.batch_norm import BatchNormPolicy
+
+
+def named(name: str) -> Any:
+    """The object called package.module:name, looked for in the current folder first."""
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ValueError(three_parts("package.module:name.", f"{name!r}.", "mypkg.nets:build, for example."))
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, something that it imports is not
+        raise ValueError(
+            three_parts(
+                f"a module {module}, seen from {Path.cwd()}.", f"{error}.", "Run from the folder that holds it."
+            )
+        ) from error
+    if not hasattr(found, attribute):
+        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
+        raise ValueError(three_parts(f"{attribute!r} in {module}.", "no such name.", f"It has: {public}."))
+    return getattr(found, attribute)
+
+
+def called(name: str) -> Any:
+    """The result of the function of this name, or the object itself where it is a module or data already."""
+    found = named(name)
+    is_model = "torch" in sys.modules and isinstance(found, sys.modules["torch"].nn.Module)
+    return found() if callable(found) and not is_model else found
+
+
+def alphas_of(text: str) -> Any:
+    """A number of points, or the points of first:last:count."""
+    parts = text.split(":")
+    try:
+        if len(parts) == 1:
+            return int(text)
+        first, last, count = parts
+        return import_module("numpy").linspace(float(first), float(last), int(count))
+    except ValueError as error:
+        raise ValueError(
+            three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
+        ) from error
+
+
+def policy_of(name: str | None, data: Any) -> BatchNormPolicy | None:
+    """The batch-norm policy of a name; those that estimate statistics do it from the data."""
+    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+
+    return {
+        None: lambda: None,
+        "recalibrate": lambda: Recalibrate(data),
+        "pooled": lambda: Recalibrate(data, pooled=True),
+        "interpolate": InterpolateStatistics,
+        "batch": BatchStatistics,
+        "end": EndStatistics,
+    }[name]()
