@@ -8,7 +8,7 @@ increase is still the integral of the derivative, because it is Lipschitz in t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from lerpscape.taylor_models import (
     choose,
     enlarged,
     hull,
+    joined,
     kept_above,
     multiply_forms,
     plus,
+    through,
     total,
 )
 
@@ -81,10 +83,20 @@ def affine(
             tilt, rate = plus(change, tilt), plus(change, rate)
             flank = plus(bias.change_size.view(shape).expand_as(centre) * (2 * kappa), flank)
     steps = terms + 32
+    noise = None
+    if flank is not None:
+        flank = enlarged(flank, steps)
+        if slope is not None and slope.remainder is not None:
+            # what the middle weights make of old noise is followed; the rest is new
+            (old,) = _apply_all(apply, [slope.remainder], weight.middle.abs())
+            followed = slope.tracked(slope.centre.shape)
+            if old is not None and followed is not None:
+                passed = followed.map(lambda shift: apply(shift, weight.middle))
+                noise = joined(flank, old * (1 - 4 * steps * UNIT), noises=[passed])
     result = Form(centre, tilt, enlarged(remainder, steps), reach)
     if rate is None:
         return TaylorModel(result, None)
-    return TaylorModel(result, Form(rate, rate_tilt, None if flank is None else enlarged(flank, steps), reach))
+    return TaylorModel(result, Form(rate, rate_tilt, flank, reach, noise))
 
 
 def _images(value: Form, slope: Form | None, weight: Parameter, apply: Map, kappa: float) -> _Images:
@@ -176,25 +188,13 @@ def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
     result = Form(centre, tilt, enlarged(remainder, 8), value.reach)
     if slope is None:
         return TaylorModel(result, None)
-    rate_low, rate_high = slope.bounds()
-    between = hull(
-        torch.minimum(rate_low, slope_below * rate_low),
-        torch.maximum(rate_high, slope_below * rate_high),
-        value.reach,
-    )
-    passing = Form(
-        factor * slope.centre,
-        None if slope.tilt is None else factor * slope.tilt,
-        enlarged(
-            plus(
-                torch.where(above, 0.0, (4 * UNIT) * (factor * slope.magnitude())),
-                None if slope.remainder is None else factor * slope.remainder,
-            ),
-            4,
-        ),
-        value.reach,
-    )
-    return TaylorModel(result, choose(open_, between, passing))
+    # h′ = ρz′ with ρ in [a, 1]: half-way, and half of what lies between
+    half = torch.where(open_, 0.5 * (1 + slope_below), active)
+    new = torch.where(open_, 0.5 * (1 - slope_below), 0.0) * (slope.magnitude() + slope.spread())
+    rounding = torch.where(above, 0.0, (4 * UNIT) * (half * slope.magnitude()) + (4 * UNIT) * new)
+    rest = enlarged(plus(new + rounding, None if slope.remainder is None else half * slope.remainder), 8)
+    rate = Form(half * slope.centre, None if slope.tilt is None else half * slope.tilt, rest, value.reach)
+    return TaylorModel(result, replace(rate, noise=through(_followed(slope), half, rest)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,12 @@ def smooth(model: TaylorModel, function: Smooth) -> TaylorModel:
     )
     factor = Form(f1, None if value.tilt is None else f2 * value.tilt, enlarged(remainder, 16), value.reach)
     factor = _tighter(factor, hull(low1, high1, value.reach))
-    return TaylorModel(result, multiply_forms(factor, slope))
+    return TaylorModel(result, multiply_forms(factor, _followed(slope)))
+
+
+def _followed(slope: Form) -> Form:
+    """The form with its remainder followed from here on."""
+    return replace(slope, noise=slope.tracked(slope.centre.shape))
 
 
 def _tighter(line: Form, span: Form) -> Form:

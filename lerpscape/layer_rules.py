@@ -26,6 +26,7 @@ from lerpscape.taylor_models import (
     add,
     constant,
     enlarged,
+    joined,
     kept_above,
     multiply,
     plus,
@@ -142,7 +143,11 @@ def _mean_like(model: TaylorModel, average: Callable[[Tensor], Tensor]) -> Taylo
         size = kept_above(kappa * form.magnitude())
         remainder = plus(average(size), None if form.remainder is None else average(form.remainder))
         tilt = None if form.tilt is None else average(form.tilt)
-        return Form(average(form.centre), tilt, enlarged(remainder, terms + 4), form.reach)
+        remainder, noise = enlarged(remainder, terms + 4), None
+        if form.noise is not None and form.remainder is not None:
+            known = average(form.remainder) * (1 - 4 * terms * UNIT)
+            noise = joined(remainder, known, noises=[form.noise.map(average)])
+        return Form(average(form.centre), tilt, remainder, form.reach, noise)
 
     return TaylorModel(of(model.value), None if model.slope is None else of(model.slope))
 

@@ -17,7 +17,7 @@ Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,24 @@ from torch import Tensor
 
 UNIT = 2.0**-53
 TINY = 1e-140
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where a remainder comes from: the part of f beyond its line is a linear function of its sources.
+
+    Each source is a pair (leaf, size) of tensors: something unknown, at most `size` in absolute value at any t. `shift`
+    is a tensor of zeros that depends on the leaves as f does, so that differentiating it gives the effect of each
+    source with its sign. Layers later, effects of one source that cancel can thus be seen to cancel.
+    """
+
+    shift: Tensor
+    sources: tuple[tuple[Tensor, Tensor], ...]
+
+    def map(self, linear: Callable[[Tensor], Tensor]) -> Noise:
+        """The noise after a linear map."""
+        with torch.enable_grad():
+            return Noise(linear(self.shift), self.sources)
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class Form:
     tilt: Tensor | None
     remainder: Tensor | None
     reach: float
+    noise: Noise | None = None
 
     def magnitude(self) -> Tensor:
         """|centre| + reach·|tilt|: the largest size of the line, rounded to nearest."""
@@ -61,7 +80,17 @@ class Form:
     def map(self, reshape: Callable[[Tensor], Tensor]) -> Form:
         """The form with its elements rearranged, which commits no rounding."""
         tilt, remainder = (None if part is None else reshape(part) for part in (self.tilt, self.remainder))
-        return Form(reshape(self.centre), tilt, remainder, self.reach)
+        noise = None if self.noise is None else self.noise.map(reshape)
+        return Form(reshape(self.centre), tilt, remainder, self.reach, noise)
+
+    def tracked(self, shape: torch.Size) -> Noise | None:
+        """The noise of a form of this shape: its own, or one new source; None for a form that will be broadcast.
+
+        A source is one example's. What is shared by examples must become new noise of each of them.
+        """
+        if self.remainder is None or self.centre.shape != shape:
+            return None
+        return joined(self.remainder, self.remainder) if self.noise is None else self.noise
 
 
 @dataclass(frozen=True)
@@ -163,7 +192,10 @@ def add_forms(one: Form, other: Form) -> Form:
     tilt = total(one.tilt, other.tilt)
     size = Form(centre, tilt, None, one.reach).magnitude()
     remainder = enlarged(plus((2 * UNIT) * size, one.remainder, other.remainder), 4)
-    return Form(centre, _like(tilt, centre), remainder, one.reach)
+    noises = [(form.tracked(centre.shape), form.remainder) for form in (one, other)]
+    parts = [(noise, known) for noise, known in noises if noise is not None and known is not None]
+    noise = joined(remainder, *(known for _, known in parts), noises=[noise for noise, _ in parts])
+    return Form(centre, _like(tilt, centre), remainder, one.reach, noise)
 
 
 def scale_form(form: Form, factor: float) -> Form:
@@ -171,7 +203,7 @@ def scale_form(form: Form, factor: float) -> Form:
     centre, tilt = form.centre * factor, _scaled(form.tilt, factor)
     size = kept_above(form.magnitude()) * (4 * UNIT * abs(factor))
     remainder = enlarged(plus(size, _scaled(form.remainder, abs(factor))), 4)
-    return Form(centre, tilt, remainder, form.reach)
+    return Form(centre, tilt, remainder, form.reach, through(form, centre.new_tensor(factor), remainder))
 
 
 def multiply_forms(one: Form, other: Form) -> Form:
@@ -196,7 +228,14 @@ def multiply_forms(one: Form, other: Form) -> Form:
     if one.remainder is not None:
         inner = sizes[1] if other.remainder is None else sizes[1] + other.remainder
         parts.append(inner * kept_above(one.remainder))
-    return Form(centre, _like(tilt, centre), enlarged(plus(*parts), 16), one.reach)
+    remainder = enlarged(plus(*parts), 16)
+    if one.noise is not None and one.centre.shape == centre.shape:
+        noise = through(one, other.centre, remainder)
+    elif other.noise is not None and other.centre.shape == centre.shape:
+        noise = through(other, one.centre, remainder)
+    else:
+        noise = None
+    return Form(centre, _like(tilt, centre), remainder, one.reach, noise)
 
 
 def hull(low: Tensor, high: Tensor, reach: float) -> Form:
@@ -212,7 +251,59 @@ def choose(where: Tensor, one: Form, other: Form) -> Form:
         _chosen(where, one.tilt, other.tilt),
         _chosen(where, one.remainder, other.remainder),
         one.reach,
+        _chosen_noise(where, one, other),
     )
+
+
+def joined(remainder: Tensor, *known: Tensor, noises: Sequence[Noise] = ()) -> Noise:
+    """The sum of noises, of which `known` bounds the sizes, and a new source for the rest of a remainder."""
+    rest = remainder if not noises else remainder - (1 - 16 * UNIT) * plus(*known)
+    fresh = rest.clamp(min=0) * (1 + 8 * UNIT)
+    with torch.enable_grad():
+        leaf = torch.zeros_like(fresh).requires_grad_()
+        shift = plus(leaf * 1.0, *(noise.shift for noise in noises))
+    sources = {id(leaf): (leaf, fresh)} | {id(source[0]): source for noise in noises for source in noise.sources}
+    return Noise(shift, tuple(sources.values()))
+
+
+def through(form: Form, factor: Tensor, remainder: Tensor) -> Noise | None:
+    """The noise of factor·f element by element, whose whole remainder is given; None where f is not followed."""
+    if form.noise is None or form.remainder is None:
+        return None
+    return joined(remainder, form.remainder * factor.abs(), noises=[form.noise.map(lambda shift: shift * factor)])
+
+
+def _chosen_noise(where: Tensor, one: Form, other: Form) -> Noise | None:
+    """The noise of a choice: where one was followed, both must be, lest a remainder be forgotten."""
+    if one.noise is None and other.noise is None:
+        return None
+    noises = [each.tracked(each.centre.shape) for each in (one, other)]
+    zero = torch.zeros((), dtype=torch.float64)
+    with torch.enable_grad():
+        shifts = [zero if noise is None else noise.shift for noise in noises]
+        shift = torch.where(where, shifts[0], shifts[1])
+    sources = {id(source[0]): source for noise in noises if noise is not None for source in noise.sources}
+    return Noise(shift, tuple(sources.values()))
+
+
+def signed_effect(noise: Noise, weights: Tensor) -> Tensor | None:
+    """A bound of |Σ weights·(f − its line)| for each example, from the signed effect of every source.
+
+    Differentiation rounds: its error, relative to the same sums of absolute values, is left to the caller. None
+    where a source is not one example's.
+    """
+    leaves = [leaf for leaf, _ in noise.sources]
+    examples = len(weights)
+    if any(leaf.dim() == 0 or len(leaf) != examples for leaf in leaves):
+        return None
+    with torch.enable_grad():
+        effects = torch.autograd.grad((noise.shift * weights).sum(), leaves, allow_unused=True)
+    parts = [
+        (effect.abs() * size).reshape(examples, -1).sum(1)
+        for effect, (_, size) in zip(effects, noise.sources, strict=True)
+        if effect is not None
+    ]
+    return plus(*parts) if parts else torch.zeros(examples, dtype=torch.float64)
 
 
 def total(*parts: Tensor | None) -> Tensor | None:

@@ -126,8 +126,8 @@ def small_square(centre, remainder, square, reach):
     return ORIGINAL["square"](centre, remainder, square, 0.9 * reach)
 
 
-def small_softmax(value, slope, y):
-    low, low_tilt, high, high_tilt = ORIGINAL["softmax"](value, slope, y)
+def small_softmax(*arguments):
+    low, low_tilt, high, high_tilt = ORIGINAL["softmax"](*arguments)
     room = 0.15 * (high - low)
     return low + room, low_tilt, high - room, high_tilt
 
