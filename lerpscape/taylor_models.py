@@ -18,7 +18,7 @@ Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,9 +31,8 @@ TINY = 1e-140
 class Noise:
     """Where a remainder comes from: the part of f beyond its line is a linear function of its sources.
 
-    Each source is a pair (leaf, size) of tensors: something unknown, at most `size` in absolute value at any t. `shift`
-    is a tensor of zeros that depends on the leaves as f does, so that differentiating it gives the effect of each
-    source with its sign. Layers later, effects of one source that cancel can thus be seen to cancel.
+    A source is a pair (leaf, size): something unknown, at most `size` in absolute value at any t. `shift` is a tensor of
+    zeros that depends on the leaves as f does: its derivative is the effect of each source, with its sign.
     """
 
     shift: Tensor
@@ -160,9 +159,11 @@ def add(one: TaylorModel, other: TaylorModel) -> TaylorModel:
     """The sum of two models."""
     slope = one.slope or other.slope
     if one.slope is not None and other.slope is not None:
-        slope = add_forms(one.slope, other.slope)
+        slope = add_forms(one.slope, other.slope, follow=True)
     elif slope is not None:  # the value of one that stands still may widen the shape
         result = one.value.centre + other.value.centre
+        if slope.centre.shape != result.shape:  # what is shared by examples is no source of one of them
+            slope = replace(slope, noise=None)
         slope = slope.map(lambda part: part.expand_as(result))
     return TaylorModel(add_forms(one.value, other.value), slope)
 
@@ -181,17 +182,19 @@ def multiply(one: TaylorModel, other: TaylorModel) -> TaylorModel:
         for slope, value in ((one.slope, other.value), (other.slope, one.value))
         if slope is not None
     ]
-    slope = None if not parts else parts[0] if len(parts) == 1 else add_forms(*parts)
+    slope = None if not parts else parts[0] if len(parts) == 1 else add_forms(*parts, follow=True)
     return TaylorModel(multiply_forms(one.value, other.value), slope)
 
 
-def add_forms(one: Form, other: Form) -> Form:
-    """The sum of two forms; addition rounds relative to its result."""
+def add_forms(one: Form, other: Form, *, follow: bool = False) -> Form:
+    """The sum of two forms, and of their noises; addition rounds relative to its result."""
     assert one.reach == other.reach, "forms of one interval"
     centre = one.centre + other.centre
     tilt = total(one.tilt, other.tilt)
     size = Form(centre, tilt, None, one.reach).magnitude()
     remainder = enlarged(plus((2 * UNIT) * size, one.remainder, other.remainder), 4)
+    if not follow:
+        return Form(centre, _like(tilt, centre), remainder, one.reach)
     noises = [(form.tracked(centre.shape), form.remainder) for form in (one, other)]
     parts = [(noise, known) for noise, known in noises if noise is not None and known is not None]
     noise = joined(remainder, *(known for _, known in parts), noises=[noise for noise, _ in parts])
@@ -274,9 +277,9 @@ def through(form: Form, factor: Tensor, remainder: Tensor) -> Noise | None:
 
 
 def _chosen_noise(where: Tensor, one: Form, other: Form) -> Noise | None:
-    """The noise of a choice: where one was followed, both must be, lest a remainder be forgotten."""
     if one.noise is None and other.noise is None:
         return None
+    # where one was followed, both must be, lest a remainder be forgotten
     noises = [each.tracked(each.centre.shape) for each in (one, other)]
     zero = torch.zeros((), dtype=torch.float64)
     with torch.enable_grad():
@@ -287,10 +290,9 @@ def _chosen_noise(where: Tensor, one: Form, other: Form) -> Noise | None:
 
 
 def signed_effect(noise: Noise, weights: Tensor) -> Tensor | None:
-    """A bound of |Σ weights·(f − its line)| for each example, from the signed effect of every source.
+    """A bound of |Σ weights·(f − its line)| for each example; None where a source is not one example's.
 
-    Differentiation rounds: its error, relative to the same sums of absolute values, is left to the caller. None
-    where a source is not one example's.
+    The rounding of the differentiation, relative to the same sums of absolute values, is left to the caller.
     """
     leaves = [leaf for leaf, _ in noise.sources]
     examples = len(weights)
