@@ -31,7 +31,7 @@ TINY = 1e-140
 class Noise:
     """Where a remainder comes from: the part of f beyond its line is a linear function of its sources.
 
-    A source is a pair (leaf, size): something unknown, at most `size` in absolute value at any t. `shift` is a tensor of
+    A source is a pair (leaf, size): something unknown, at most `size` in absolute value at any t. `shift` is made of
     zeros that depends on the leaves as f does: its derivative is the effect of each source, with its sign.
     """
 
