@@ -189,8 +189,8 @@ def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
     if slope is None:
         return TaylorModel(result, None)
     # h′ = ρz′ with ρ in [a, 1]: half-way, and half of what lies between
-    half = torch.where(open_, 0.5 * (1 + slope_below), active)
-    new = torch.where(open_, 0.5 * (1 - slope_below), 0.0) * (slope.centre.abs() + slope.spread())
+    half = torch.where(open_, torch.full_like(low, 0.5 * (1 + slope_below)), active)
+    new = torch.where(open_, 0.5 * (1 - slope_below) * (slope.centre.abs() + slope.spread()), torch.zeros_like(low))
     rounding = torch.where(above, 0.0, (4 * UNIT) * (half * slope.magnitude()) + (4 * UNIT) * new)
     rest = enlarged(plus(new + rounding, None if slope.remainder is None else half * slope.remainder), 8)
     rate = Form(half * slope.centre, None if slope.tilt is None else half * slope.tilt, rest, value.reach)
