@@ -98,7 +98,7 @@ def smaller(form, share):
 
 
 def small_hull(low, high, reach):
-    return smaller(taylor_models.hull(low, high, reach), 0.97)
+    return smaller(taylor_models.hull(low, high, reach), 0.8)
 
 
 ORIGINAL = {
