@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
+    "certificates": ("Certificate",),
+    "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
     "errors": (
@@ -49,6 +51,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+    from lerpscape.certificates import Certificate
+    from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.errors import (

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
+from lerpscape.commands.certify import certify_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
@@ -38,6 +39,10 @@ EXAMPLES = {
     "condition": """
   lerpscape condition init.pt final.pt --model nets:build --data loaders:train
 """,
+    "certify": """
+  lerpscape certify init.pt final.pt --model nets:build --data loaders:train
+  lerpscape certify init.pt final.pt --model nets:build --data loaders:train --tolerance 1e-3 --plot proof.svg
+""",
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
@@ -49,6 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile_command,
     "gauss": gauss_command,
     "condition": condition_command,
+    "certify": certify_command,
     "report": report_command,
     "demo": demo_command,
 }

@@ -17,12 +17,13 @@ from lerpscape.batches import Batch, Data, Reader
 from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.gauss_lengths import GaussLength, Level
-from lerpscape.measure import alpha_grid, versions
+from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath, Per
 from lerpscape.paths import ParamPath, path_digest
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
+from lerpscape.saving import versions
 from lerpscape.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]

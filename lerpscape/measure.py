@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from lerpscape.partial import Partial
 from lerpscape.paths import ParamPath, path_digest
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.saving import versions
 
 
 def profile(
@@ -168,9 +167,3 @@ def _fingerprint(
         first,
     ]
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
-    packages = {name: version(name) for name in ("lerpscape", "torch", "numpy")}
-    return {"python": platform.python_version(), **packages}

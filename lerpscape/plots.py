@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from lerpscape.certificates import Certificate
     from lerpscape.profiles import Profile
 
 # Okabe & Ito (2008): told apart by colour-blind readers, on white and on black.
@@ -120,6 +121,41 @@ def profile_figure(profiles: Sequence[Profile]) -> Figure:
         if with_derivative:
             top.set_xlabel("")
             bottom.set_xlabel("α   (0: start, 1: end)")
+    return figure
+
+
+def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
+    """Draw the proved enclosure of the loss against α, over a strip of what is decided on each interval.
+
+    Blue: the loss provably never rises there; orange-red: it provably never falls; grey: not decided.
+    """
+    colours = {"falling": COLOURS[0], "flat": COLOURS[0], "rising": RISE_COLOUR, "undecided": "#999999"}
+    words = {"falling": "falls, proved", "flat": "falls, proved", "rising": "rises, proved", "undecided": "undecided"}
+    with style():
+        ax = _axes(ax)
+        alphas = np.unique(np.concatenate([certificate.edges, np.linspace(0, 1, 1001)]))
+        low, high = certificate.loss_bounds(alphas)
+        ax.fill_between(alphas, low, high, color=INK, alpha=0.3, linewidth=0, label="the loss lies in here, proved")
+        middle = 0.5 * (certificate.loss_low + certificate.loss_high)
+        ax.plot(certificate.edges, middle, ".", color=INK, markersize=4)
+        seen: set[str] = set()
+        for left, right, direction in zip(
+            certificate.edges[:-1], certificate.edges[1:], certificate.direction, strict=True
+        ):
+            label = None if words[direction] in seen else words[direction]
+            seen.add(words[direction])
+            ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
+        unit = f" ({certificate.unit})" if certificate.unit else ""
+        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}", xlim=(0, 1))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return ax
+
+
+def certificate_figure(certificate: Certificate) -> Figure:
+    """A page with one certificate."""
+    with style():
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        plot_certificate(certificate, figure.subplots())
     return figure
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from lerpscape.certificates import Certificate
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.profiles import Profile
 
@@ -42,6 +43,18 @@ GAUSS_MEANINGS = {
     "under π/2": ("%", "Share of paths that turn by less than a right angle: enough for a falling squared error."),
     "max_angle under π/2": ("%", "Share of paths of which no two velocities are a right angle apart: enough as well."),
     "stood still": ("", "Paths that did not move for a while; that stretch has no direction and is passed over."),
+}
+CERTIFICATE_MEANINGS = {
+    "examples": ("", "How many examples the loss is an average over (n)."),
+    "lower": ("unit", "A rise of at least this much exists between two α, proved."),
+    "upper": ("unit", "No rise over any two α of [0, 1] is larger, proved. 0: the loss never rises."),
+    "intervals": ("", "Pieces of [0, 1] that the proof is made of."),
+    "never rises on": ("%", "Share of [0, 1] on which the loss provably does not rise."),
+    "undecided": ("", "Pieces on which the derivative may have both signs."),
+    "enclosed": (
+        "",
+        "Pieces that were enclosed on the way: the work, in passes over the data of several times the usual price.",
+    ),
 }
 
 
@@ -94,3 +107,20 @@ def gauss_rows(found: GaussLength) -> Rows:
         "stood still": str(int((found.degenerate > 0).sum())),
     }
     return [(name, [values[name]], unit, meaning) for name, (unit, meaning) in GAUSS_MEANINGS.items()]
+
+
+def certificate_rows(found: Certificate) -> Rows:
+    """The table of a certificate."""
+    values = {
+        "examples": f"{found.examples:,}",
+        "lower": _number(found.lower),
+        "upper": _number(found.upper),
+        "intervals": str(found.intervals),
+        "never rises on": f"{100 * found.certified_share:.4g}",
+        "undecided": str(len(found.undecided)),
+        "enclosed": str(found.evaluations),
+    }
+    return [
+        (name, [values[name]], found.unit if unit == "unit" else unit, meaning)
+        for name, (unit, meaning) in CERTIFICATE_MEANINGS.items()
+    ]

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lerpscape.certificates import Certificate
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.partial import check_writable
-from lerpscape.plots import as_svg, profile_figure
+from lerpscape.plots import as_svg, certificate_figure, profile_figure
 from lerpscape.plots_gauss import gauss_figure
 from lerpscape.profiles import Profile
-from lerpscape.readings import Rows, gauss_rows, number_rows
+from lerpscape.readings import Rows, certificate_rows, gauss_rows, number_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Result: TypeAlias = Profile | GaussLength
+Result: TypeAlias = Profile | GaussLength | Certificate
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def report(
 ) -> Path:
     """Write results into one self-contained HTML file; returns its path.
 
-    Results along the same path (profiles of training and held-out data, a Gauss length) share a section. The file
-    needs no network, follows the reader's light or dark setting, and prints the tolerance of its verdicts, which has
-    the unit of the loss.
+    Results along the same path (profiles of training and held-out data, a Gauss length, a proof) share a section. The
+    file needs no network, follows the reader's light or dark setting, and prints the tolerance of its verdicts, which
+    has the unit of the loss.
 
     Raises `ValueError` for nothing to report, `OSError` where the file cannot be written.
 
@@ -111,6 +112,15 @@ def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
                 labels=["value"],
                 rows=gauss_rows(each),
                 how=[(each.label or "Gauss length", _how({"method": each.method} | each.how))],
+            )
+        elif isinstance(each, Certificate):
+            mood = {"monotonic": "falls", "violated": "rises"}.get(each.verdict, "none")
+            yield Part(
+                verdicts=[("certificate", each.summary, mood)],
+                picture=as_svg(certificate_figure(each)),
+                labels=["value"],
+                rows=certificate_rows(each),
+                how=[("certificate", _how({"loss": each.loss_name, "seconds": each.seconds} | each.how))],
             )
 
 

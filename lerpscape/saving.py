@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,11 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
 def array(values: Any) -> Any:
     """A float64 array of what `plain` made of one; None stays None."""
     return None if values is None else np.array(values, dtype=np.float64)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("lerpscape", "torch", "numpy")}
 
 
 def optional(package: str, extra: str) -> Any:

@@ -202,3 +202,22 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     assert third.returncode == 0, third.stderr
     assert third.stdout.count("batch\n") == 10  # 1 + 0 and 1 + 8: two looks, and the last four α of two batches
     assert [file.name for file in work.glob("p.json*")] == ["p.json"]
+
+
+def test_certify_proves_and_writes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["certify", *command()[1:], "--budget", "60", "--tolerance", "10"]
+    main([*words, "--out", "o/c.json", "--plot", "o/c.svg"])
+    out = capsys.readouterr().out
+    found = ls.Certificate.load("o/c.json")
+    start, end = CASE.ends()
+    same = ls.certify(start, ls.Line(start, end), CASE.data(), budget=60, tolerance=10)
+    assert (found.lower, found.upper, found.verdict) == (same.lower, same.upper, "monotonic")
+    assert found.summary in out
+    assert "proved" in Path("o/c.svg").read_text()
+    main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out)["upper"] == found.upper
+
+
+def test_certify_refuses_what_it_cannot_prove(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command(name="normed")[1:]
+    assert "EndStatistics()" in refused(["certify", *words], capsys)

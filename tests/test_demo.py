@@ -50,8 +50,23 @@ def test_the_two_shown_differ_as_the_report_says(demo: lab.Demo) -> None:
     text = demo.report.read_text()
     for each in (*plain, *pushed):
         assert each.verdict(lab.TOLERANCE) in text.replace("&#39;", "'")
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 5  # curves and proofs of both, and the knob
     assert "norm target R" in text
+
+
+def test_both_networks_have_their_proof(demo: lab.Demo) -> None:
+    """On the training data, over every α: what the points showed, and a bracket around it."""
+    plain, pushed = demo.certificates["plain"], demo.certificates["pushed"]
+    assert (plain.verdict, pushed.verdict) == ("monotonic", "violated")
+    assert plain.upper <= lab.TOLERANCE < pushed.lower
+    for name, proof in demo.certificates.items():
+        measured = demo.profiles[name][0]
+        low, high = proof.loss_bounds(measured.alphas)
+        # The profile computes in float32: 1e-6 is its rounding.
+        assert (low - 1e-6 <= measured.loss).all()
+        assert (measured.loss <= high + 1e-6).all()
+        assert measured.max_rise <= proof.upper + 1e-6
+        assert proof.summary in demo.report.read_text()
 
 
 def test_the_printed_command_measures_the_files_again_exactly(
@@ -78,7 +93,7 @@ def test_the_command_prints_where_the_report_is(
     assert out.endswith(f"report: {tmp_path / 'out' / 'report.html'}\n")
     assert len(re.findall(r"measure again: lerpscape profile out/start\.safetensors", out)) == 2
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    profiles = [f"{n}-{part}.json" for n in ("plain", "pushed") for part in ("held-out", "train")]
+    profiles = [f"{n}-{part}.json" for n in ("plain", "pushed") for part in ("held-out", "train", "certificate")]
     assert names == sorted([*profiles, "plain.safetensors", "pushed.safetensors", "start.safetensors", "report.html"])
 
 

@@ -24,5 +24,6 @@ def demo_command(folder: Path = Path("lerpscape-demo"), progress: Switch = None)
         print_table(found)
         for each in found:
             print(f"  {each.label}: {each.verdict(TOLERANCE)}")
+        print(f"  train, every α: {demo.certificates[name].summary}")
         print(f"  measure again: {demo.measure_again(name)}")
     print(f"\nreport: {demo.report.resolve()}")

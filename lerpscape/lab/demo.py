@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lerpscape.certificates import Certificate
+from lerpscape.certification import certify
 from lerpscape.lab.digits import digits, held_out_data, train_data
 from lerpscape.measure import profile
 from lerpscape.partial import check_writable
@@ -40,9 +42,10 @@ FILES = "lerpscape-demo"
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves: profiles of both networks by name and data, max_rise over knob and seed, and the report."""
+    """What the demo leaves: profiles and proofs by network, max_rise over knob and seed, and the report."""
 
     profiles: dict[str, tuple[Profile, Profile]]
+    certificates: dict[str, Certificate]
     rises: dict[float, tuple[float, ...]]
     folder: Path
     report: Path
@@ -108,12 +111,13 @@ def _train(
 
 
 def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
-    """Train, measure, and write checkpoints, profiles and the report into `folder`."""
+    """Train, measure, prove, and write checkpoints, profiles, certificates and the report into `folder`."""
     folder = Path(folder)
     check_writable(folder / "report.html")
     (images, labels), _ = digits()
     rises: dict[float, tuple[float, ...]] = {}
     profiles: dict[str, tuple[Profile, Profile]] = {}
+    certificates: dict[str, Certificate] = {}
     total = len(RADII) * len(SEEDS) * EPOCHS
     with progress_bar(progress, total, "training 15 networks", unit="epoch") as count:
         for radius in RADII:
@@ -138,13 +142,22 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
         )
         for each in profiles[name]:
             each.save(folder / f"{name}-{each.label}.json")
+        certificates[name] = certify(network(), line, train_data(), tolerance=TOLERANCE, progress=progress)
+        certificates[name].save(folder / f"{name}-certificate.json")
     page = report(
-        _sections(profiles, rises), folder / "report.html", title="lerpscape demo: digits", tolerance=TOLERANCE
+        _sections(profiles, certificates, rises),
+        folder / "report.html",
+        title="lerpscape demo: digits",
+        tolerance=TOLERANCE,
     )
-    return Demo(profiles, rises, folder, page)
+    return Demo(profiles, certificates, rises, folder, page)
 
 
-def _sections(profiles: dict[str, tuple[Profile, Profile]], rises: dict[float, tuple[float, ...]]) -> list[Section]:
+def _sections(
+    profiles: dict[str, tuple[Profile, Profile]],
+    certificates: dict[str, Certificate],
+    rises: dict[float, tuple[float, ...]],
+) -> list[Section]:
     with style():
         figure = Figure(figsize=(5.8, 2.9), layout="constrained")
         plot_dose(
@@ -161,13 +174,13 @@ def _sections(profiles: dict[str, tuple[Profile, Profile]], rises: dict[float, t
         Section(
             "A network as people train it",
             f"The line from the initialisation to the trained network: {recipe}, seed {SEEDS[0]}.",
-            profiles["plain"],
+            (*profiles["plain"], certificates["plain"]),
         ),
         Section(
             "The same start, pushed away",
             f"The same initialisation, data order and recipe, with {STRENGTH:g} · Σ (‖p‖ − {PUSHED:g})² over all "
             "tensors added to the loss while training. The curve shows the plain loss, without that term.",
-            profiles["pushed"],
+            (*profiles["pushed"], certificates["pushed"]),
         ),
         Section(
             "Which knob does it",

@@ -1,0 +1,140 @@
+"""From bounds of L at points and of dL/dα between them to a bracket of the largest rise.
+
+Everything here is a few operations on numbers; each bound is moved outwards by more than their rounding, and zero
+stays zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Every bound is the result of a handful of operations, each relative to its own result: 2⁻⁴⁶ covers 64 of them.
+OUTWARD = 2.0**-46
+
+
+@dataclass(frozen=True)
+class Point:
+    """low ≤ L(alpha) ≤ high."""
+
+    alpha: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bounds of dL/dα on [left, right]: for almost every α between the two lines with these values at the ends."""
+
+    left: float
+    right: float
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    @property
+    def direction(self) -> str:
+        """What the bounds decide: `falling` (never rises), `rising`, `flat` (dL/dα is 0) or `undecided`."""
+        falls, climbs = max(self.high) <= 0, min(self.low) >= 0
+        return "flat" if falls and climbs else "falling" if falls else "rising" if climbs else "undecided"
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """lower ≤ sup over α₁ < α₂ of L(α₂) − L(α₁) ≤ upper, and how it comes about.
+
+    `lower` is reached from `lowest` to `highest`. For each piece, `inside` bounds every rise within it, `reached` every
+    rise that ends in it, and `culprit` is the piece to divide in order to lower `reached`.
+    """
+
+    lower: float
+    upper: float
+    lowest: float
+    highest: float
+    inside: tuple[float, ...]
+    reached: tuple[float, ...]
+    culprit: tuple[int, ...]
+
+
+def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
+    """Bracket the largest rise over pieces that lie end to end, with a point at every end.
+
+    Let e_j bound the excess of L at the right end of piece j over the lowest loss so far, D_j its change over the
+    piece, and I_j any rise within the piece. A rise that ends in piece j starts in it or before it:
+    reached_j = max(I_j, e_{j−1} + I_j), e_j = max(I_j, e_{j−1} + D_j). Excesses are also at most the loss at the
+    point minus a lower bound of the loss before it, so that errors do not add up along the way; where every piece
+    falls, all of them are exactly zero.
+
+    >>> points = [Point(0.0, 1.0, 1.0), Point(0.5, 0.0, 0.0), Point(1.0, 0.25, 0.25)]
+    >>> pieces = [Piece(0.0, 0.5, (-3.0, -3.0), (-1.0, -1.0)), Piece(0.5, 1.0, (0.0, 0.0), (1.0, 1.0))]
+    >>> found = bracket(points, pieces)
+    >>> round(found.lower, 9), round(found.upper, 9), found.culprit
+    (0.25, 0.25, (0, 1))
+    """
+    lower, lowest, highest = _lower(points)
+    inside, reached, culprits = [], [], []
+    excess, floor, floor_piece, floor_slack = 0.0, float("inf"), 0, 0.0
+    for index, piece in enumerate(pieces):
+        start, end = points[index], points[index + 1]
+        fall, rise, change = _moves(piece, start, end)
+        inside.append(rise)
+        slack = max(0.0, rise - max(0.0, end.high - start.low))
+        peak = _up(min(_up(start.high + rise), _up(end.high - fall)))
+        before = min(_up(excess + rise), _up(peak - floor))
+        reached.append(max(rise, before))
+        by_floor = before > rise and floor_slack > slack
+        culprits.append(floor_piece if by_floor else index)
+        dip = max(_down(end.low - rise), _down(start.low + fall))
+        if dip < floor:
+            floor, floor_piece = dip, index
+            floor_slack = max(0.0, min(start.low, end.low) - dip - 4 * OUTWARD * abs(dip))
+        excess = max(0.0, min(max(rise, _up(excess + change)), _up(end.high - floor)))
+    return Bracket(lower, max(reached), lowest, highest, tuple(inside), tuple(reached), tuple(culprits))
+
+
+def _lower(points: Sequence[Point]) -> tuple[float, float, float]:
+    """The largest rise that the points prove, and between which two."""
+    best = (0.0, points[0].alpha, points[0].alpha)
+    low = points[0]
+    for point in points[1:]:
+        rise = _down(point.low - low.high)
+        if rise > best[0]:
+            best = (rise, low.alpha, point.alpha)
+        if point.high < low.high:
+            low = point
+    return best
+
+
+def _moves(piece: Piece, start: Point, end: Point) -> tuple[float, float, float]:
+    """Over a piece: the largest fall (≤ 0) and rise (≥ 0) within it, and the most that L can change across it.
+
+    With l ≤ L′ ≤ h on a piece of width w and a change D across it, a rise over a length τ is at most hτ and at most
+    D − l(w − τ); they cross at τ = (D − lw)/(h − l).
+    """
+    width = piece.right - piece.left
+    rise, fall = _area(piece.high, width), -_area((-piece.low[0], -piece.low[1]), width)
+    change = min(_up(0.5 * width * (piece.high[0] + piece.high[1])), _up(end.high - start.low))
+    high, low = max(piece.high), min(piece.low)
+    rise = max(0.0, min(rise, _up(change - fall)))
+    if low < 0 < high and math.isfinite(high - low):
+        rise = min(rise, max(0.0, _up(high * (_up(change - low * width) / (high - low)))))
+    return fall, rise, change
+
+
+def _area(line: tuple[float, float], width: float) -> float:
+    """∫ max(0, line), rounded up."""
+    one, other = line
+    if one <= 0 and other <= 0:
+        return 0.0
+    if one >= 0 and other >= 0:
+        return _up(0.5 * width * (one + other))
+    most, least = max(line), min(line)
+    return _up(0.5 * width * most * (most / (most - least)))
+
+
+def _up(value: float) -> float:
+    return value + OUTWARD * abs(value)
+
+
+def _down(value: float) -> float:
+    return value - OUTWARD * abs(value)

@@ -1,0 +1,165 @@
+"""A certificate: a bracket of the largest rise over every α, with the intervals that prove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lerpscape.errors import three_parts
+from lerpscape.monotonicity import Floats
+from lerpscape.saving import array, as_dict, read_json, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMAT = "lerpscape certificate 1"
+_ARRAYS = ("edges", "loss_low", "loss_high", "slope_low", "slope_high", "rise")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """lower ≤ sup over 0 ≤ α₁ < α₂ ≤ 1 of L(α₂) − L(α₁) ≤ upper, a proof for the given data, network and line.
+
+    `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance) or `undecided`, and `stopped` says
+    why the search ended. `lower` is a rise from α = `lowest` to α = `highest`. Losses are in `unit`.
+
+    The proof: `edges` (intervals + 1,) cut [0, 1]; `loss_low` and `loss_high` (intervals + 1,) enclose L at them.
+    dL/dα lies between two lines, `slope_low` and `slope_high` (intervals, 2), given by their values at both ends of an
+    interval; `rise` (intervals,) bounds any rise within one; `direction` (intervals,) is what its bounds decide:
+    `falling`, `rising`, `flat` or `undecided`. `evaluations` counts the intervals enclosed on the way, and `how` says
+    how it was made.
+    """
+
+    lower: float
+    upper: float
+    verdict: str
+    tolerance: float
+    stopped: str
+    lowest: float
+    highest: float
+    edges: Floats
+    loss_low: Floats
+    loss_high: Floats
+    slope_low: Floats
+    slope_high: Floats
+    rise: Floats
+    direction: tuple[str, ...]
+    evaluations: int
+    examples: int
+    unit: str
+    loss_name: str
+    seconds: float
+    how: dict[str, Any] = field(repr=False)
+
+    @property
+    def intervals(self) -> int:
+        """Number of intervals in the proof."""
+        return len(self.direction)
+
+    @property
+    def undecided(self) -> tuple[tuple[float, float], ...]:
+        """The intervals (left, right) on which dL/dα may have both signs."""
+        return tuple(
+            (float(self.edges[i]), float(self.edges[i + 1]))
+            for i, direction in enumerate(self.direction)
+            if direction == "undecided"
+        )
+
+    @property
+    def certified_share(self) -> float:
+        """Length of the intervals on which the loss provably never rises."""
+        widths = np.diff(self.edges)
+        return float(sum(w for w, kind in zip(widths, self.direction, strict=True) if kind in ("falling", "flat")))
+
+    def loss_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of L at any α in [0, 1], shape (points,): from the edges of its interval and the bounds of dL/dα.
+
+        Raises `ValueError` for α outside [0, 1].
+        """
+        alphas, index, share = self._located(alphas)
+        width = np.diff(self.edges)[index]
+        since, left = share * width, (1 - share) * width
+        most, least = self.slope_high.max(1)[index], self.slope_low.min(1)[index]
+        high = np.minimum(self.loss_high[index] + most * since, self.loss_high[index + 1] - least * left)
+        low = np.maximum(self.loss_low[index] + least * since, self.loss_low[index + 1] - most * left)
+        margin = 2.0**-48 * (np.abs(high) + np.abs(low) + np.abs(most) + np.abs(least))
+        return low - margin, high + margin
+
+    def slope_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of dL/dα at any α in [0, 1], shape (points,); at a kink, of the slopes at both sides.
+
+        Raises `ValueError` for α outside [0, 1].
+        """
+        alphas, index, share = self._located(alphas)
+        low, high = (
+            (1 - share) * lines[index, 0] + share * lines[index, 1] for lines in (self.slope_low, self.slope_high)
+        )
+        margin = 2.0**-48 * (np.abs(self.slope_low[index]).max(1) + np.abs(self.slope_high[index]).max(1))
+        return low - margin, high + margin
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence."""
+        unit = f" {self.unit}".rstrip()
+        over = f"over every α, tolerance {self.tolerance:g}{unit}, {self.examples} examples, {self.intervals} intervals"
+        if self.verdict == "monotonic":
+            most = "never rises" if self.upper == 0 else f"never rises by more than {self.upper:.4g}{unit}"
+            return f"Monotonic, proved: the loss {most} ({over})."
+        bracket = f"between {self.lower:.4g} and {self.upper:.4g}{unit}"
+        if self.verdict == "violated":
+            where = f"from α = {self.lowest:.4g} to {self.highest:.4g}"
+            return f"Not monotonic, proved: the largest rise is {bracket}, one is {where} ({over})."
+        reasons = {
+            "budget": "a larger budget",
+            "time": "more seconds",
+            "rounding": "no more intervals: what is left is the rounding of float64",
+        }
+        decide = reasons.get(self.stopped, self.stopped)
+        return (
+            f"Undecided: the largest rise is {bracket} ({over}, {len(self.undecided)} of them undecided). "
+            f"A tolerance of {self.upper:.2g}{unit} would call it monotonic; to decide this one it takes {decide}."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the enclosure of the loss over a strip of decided directions; returns the matplotlib axes."""
+        from lerpscape.plots import plot_certificate
+
+        return plot_certificate(self, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, lists and strings, ready for JSON; inf becomes a string."""
+        return as_dict(self, FORMAT)
+
+    def save(self, path: str | Path) -> None:
+        """Write the certificate as JSON; `Certificate.load` gives back exactly the same numbers."""
+        write_json(self.to_dict(), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read a certificate written by `save`.
+
+        Raises `ValueError` for a file of another kind.
+        """
+        saved = read_json(path, FORMAT)
+        for name in _ARRAYS:
+            saved[name] = array(saved[name])
+        saved["direction"] = tuple(saved["direction"])
+        saved["upper"] = float(saved["upper"])
+        return cls(**saved)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificate) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.edges.tobytes(), self.slope_high.tobytes()))
+
+    def _located(self, alphas: Floats) -> tuple[Floats, NDArray[np.intp], Floats]:
+        alphas = np.asarray(alphas, dtype=np.float64)
+        if not np.all((alphas >= 0) & (alphas <= 1)):
+            raise ValueError(three_parts("α between 0 and 1.", f"{alphas!r}."[:200], "A certificate covers [0, 1]."))
+        index = np.clip(np.searchsorted(self.edges, alphas, side="right") - 1, 0, self.intervals - 1)
+        return alphas, index, (alphas - self.edges[index]) / np.diff(self.edges)[index]
