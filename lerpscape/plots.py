@@ -154,7 +154,7 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
 def certificate_figure(certificate: Certificate) -> Figure:
     """A page with one certificate."""
     with style():
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        figure = Figure(figsize=(5.8, 3.4), layout="constrained")
         plot_certificate(certificate, figure.subplots())
     return figure
 

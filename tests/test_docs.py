@@ -22,7 +22,7 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """All Python blocks of the README, one after the other, as a reader would paste them."""
     matplotlib.use("agg")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     (tmp_path / "readme.py").write_text("import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(blocks))
     done = subprocess.run([sys.executable, "readme.py"], capture_output=True, text=True)
