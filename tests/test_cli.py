@@ -171,6 +171,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 STOPPING = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background work with Ctrl-C ignored
 calls = []
 def stopping(outputs, targets):
     calls.append(1)

@@ -130,6 +130,7 @@ import os, signal, sys, torch, lerpscape as ls
 from torch import nn
 import lerpscape.partial
 lerpscape.partial.INTERVAL = 0.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background work with Ctrl-C ignored
 calls = []
 
 def loss(outputs, targets):
