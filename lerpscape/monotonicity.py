@@ -203,8 +203,9 @@ def global_convexity(losses: Values, alphas: Values | None = None) -> float:
 
 
 def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
-    """How far from the start the loss stays put: sup{α : |L(β) − L(0)| ≤ eps·(L(0) − L(1)) for all β ≤ α}.
+    """How far from the start the loss stays put.
 
+    `sup{α : |L(β) − L(0)| ≤ eps·(L(0) − L(1)) for all β ≤ α}`.
     Between grid points the curve is read as straight, so the crossing is interpolated. `nan` where L(0) ≤ L(1).
 
     Raises `ValueError` unless 0 ≤ eps < 1. Source: Frankle (2020), Wang et al. (2022).
