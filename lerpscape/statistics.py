@@ -96,10 +96,10 @@ def rise_interval(
 ) -> RiseInterval:
     """Simultaneous interval for max over i ≤ j of E L_j − E L_i, and a p-value against "never rises".
 
-    With differences d_ij and their standard errors s_ij, the quantile q of `max |d*_ij| / s_ij` over Gaussian multiplier
-    draws `d*` gives `lower = max(0, max(d_ij − q·s_ij))` and `upper = max(0, max(d_ij + q·s_ij))`. The p-value
-    compares `max d_ij / s_ij` with the same maximum of the draws, which is its law where the expected curve is flat, the least
-    favourable curve that never rises; it is therefore conservative on a falling one.
+    With differences d_ij and their standard errors s_ij, the quantile q of `max |d*_ij| / s_ij` over Gaussian
+    multiplier draws `d*` gives `lower = max(0, max(d_ij − q·s_ij))` and `upper = max(0, max(d_ij + q·s_ij))`. The
+    p-value compares `max d_ij / s_ij` with the same maximum of the draws, which is its law where the expected curve is
+    flat, the least favourable curve that never rises; it is therefore conservative on a falling one.
 
     `covariance` is that of the per-example losses, shape (points, points). All in the unit of the loss.
 
