@@ -33,6 +33,7 @@ STYLE = {
     "axes.titlesize": "medium",
     "figure.constrained_layout.use": True,
     "font.size": 11.0,
+    "legend.fontsize": "small",
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "svg.fonttype": "none",
@@ -71,7 +72,7 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
                 ax.axvline(end, color=INK, linewidth=0.6)
         unit = f" ({profiles[0].unit})" if profiles[0].unit else ""
         ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return ax
 
 
@@ -147,7 +148,7 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
             ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
         unit = f" ({certificate.unit})" if certificate.unit else ""
         ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}", xlim=(0, 1))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 

@@ -354,7 +354,7 @@ def test_save_and_load_give_back_the_same_numbers(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="to be a saved gauss length"):
         ls.GaussLength.load(file)
     file.write_text("no")
-    with pytest.raises(ValueError, match="a Gauss length in JSON"):
+    with pytest.raises(ValueError, match="a gauss length in JSON"):
         ls.GaussLength.load(file)
 
 

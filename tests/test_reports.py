@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from copy import deepcopy
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import lerpscape as ls
-from lerpscape.plots import INK, as_svg, plot_accuracy, plot_derivative, plot_profiles, profile_figure, save_figure
+from lerpscape.plots import (
+    INK,
+    as_svg,
+    certificate_figure,
+    plot_accuracy,
+    plot_derivative,
+    plot_profiles,
+    profile_figure,
+    save_figure,
+)
 from lerpscape.readings import GAUSS_MEANINGS, MEANINGS, number_rows
 from lerpscape.reports import Section
 
@@ -171,6 +181,22 @@ def test_pictures_show_every_curve_rise_and_invalid_point() -> None:
     assert plot_accuracy([train], ax) is None
     slopes = plot_derivative([train], Figure().subplots())
     np.testing.assert_array_equal(slopes.get_lines()[0].get_ydata(), train.derivative)
+
+
+def test_the_longest_legends_leave_room_for_the_curves() -> None:
+    """matplotlib gives up its layout, with a warning, where a legend is wider than the figure."""
+    train, held_out = humps("train"), humps("held-out")
+    hidden = replace(train, derivative=np.full(21, 0.5))
+    assert hidden.hidden_rises
+    as_svg(profile_figure([hidden, held_out, humps("NaN", nan=True)]))
+    edges = np.linspace(0, 1, 4)
+    bounds = {"loss_low": edges, "loss_high": edges, "slope_low": np.ones((3, 2)), "slope_high": np.ones((3, 2))}
+    proof = ls.Certificate(
+        **{"lower": 0.0, "upper": 1.0, "verdict": "undecided", "tolerance": 0.0, "stopped": "budget", "lowest": 0.0},
+        **{"highest": 1.0, "edges": edges, "rise": np.ones(3), "direction": ("falling", "rising", "undecided")},
+        **{"evaluations": 3, "examples": 1, "unit": "nats", "loss_name": "x", "seconds": 0.0, "how": {}, **bounds},
+    )
+    as_svg(certificate_figure(proof))
 
 
 def test_plot_without_axes_makes_a_figure_and_changes_no_setting() -> None:
