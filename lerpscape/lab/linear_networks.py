@@ -202,7 +202,7 @@ def two_layer(
         if step < steps:
             optimizer.zero_grad()
             half = 0.5 * (model(x) - y).square().sum(1).mean()
-            half.backward()  # type: ignore[no-untyped-call]
+            half.backward()
             optimizer.step()
     line, data = Line(start, model), [(x, y)]
     return TwoLayer(

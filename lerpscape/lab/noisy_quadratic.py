@@ -210,9 +210,9 @@ class Simulation:
         """Share of the runs whose own line never rises."""
         return float(np.mean(self.rises == 0))
 
-    def lines(self, runs: int) -> Floats:
-        """The loss on the lines of the first so many runs; shape (runs, points)."""
-        return _parabola(self.coefficients[:, :runs, None], self.alphas)
+    def lines(self, runs: int, alphas: Values) -> Floats:
+        """The loss on the lines of the first so many runs at any α; shape (runs, points)."""
+        return _parabola(self.coefficients[:, :runs, None], np.asarray(alphas, dtype=np.float64))
 
 
 def followed(model: NoisyQuadratic, ends: Floats, alphas: Values) -> Simulation:

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
 SEEDS = (0, 1, 2, 3, 4)
 EXAMPLES, INPUTS = 40, 4
-MEASURED = ("gauss_length", "relative_distance", "max_rise")
+MEASURED = ("gauss_length", "integral", "relative_distance", "max_rise")
+INTEGRAL_POINTS = 65
 
 
 class NTKLinear(nn.Module):
@@ -57,21 +59,24 @@ def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 
     generator = torch.Generator().manual_seed(1_000_003 * seed + width)
     sizes = [INPUTS, *[width] * hidden_layers, 2]
     layers: list[nn.Module] = []
-    for inside, outside in zip(sizes[:-1], sizes[1:], strict=True):
+    for inside, outside in pairwise(sizes):
         layers += [NTKLinear(inside, outside, generator), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 
 def regression_data(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """40 points on a sphere of radius 2 in four dimensions, and two smooth functions of them; float64.
+    """40 points on a sphere of radius 2 in three dimensions, and two smooth functions of them; float64.
+
+    A constant 1 is the fourth input, so that networks without biases can learn functions that are not odd.
 
     >>> [tuple(each.shape) for each in regression_data()]
     [(40, 4), (40, 2)]
     """
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(EXAMPLES, INPUTS, generator=generator, dtype=torch.float64)
+    x = torch.randn(EXAMPLES, INPUTS - 1, generator=generator, dtype=torch.float64)
     x = 2 * x / x.norm(dim=1, keepdim=True)
-    return x, torch.stack([(2 * x[:, 0]).sin() * x[:, 1], (x[:, 2] + x[:, 3]).cos()], dim=1)
+    y = torch.stack([(1.5 * x[:, 0]).sin() * x[:, 1], (x[:, 1] + x[:, 2]).cos()], dim=1)
+    return torch.cat([x, torch.ones(EXAMPLES, 1, dtype=torch.float64)], dim=1), y
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class WidthRun:
     """One network: its losses (squared output units), and what its line does.
 
     `gauss_length` is the mean over the examples in radians, by turning, with `gauss_error` its change at the last
-    halving of the grid.
+    halving of the grid; `integral` is what the published integral gives, which misses the kinks (rad).
     """
 
     width: int
@@ -88,6 +93,7 @@ class WidthRun:
     end_loss: float
     gauss_length: float
     gauss_error: float
+    integral: float
     relative_distance: float
     max_rise: float
 
@@ -138,7 +144,8 @@ def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) 
     """
     found = np.asarray(values, dtype=np.float64)
     distinct = sorted({width for width in widths if width > 0})
-    if found.ndim != 2 or found.shape[0] != len(widths) or len(distinct) != len(widths) < 2 or found.shape[1] < 2:
+    fits = found.ndim == 2 and found.shape[0] == len(widths) == len(distinct)
+    if not fits or min(found.shape) < 2:
         raise ValueError(
             three_parts(
                 "at least two different widths and two seeds, one value for each pair.",
@@ -156,7 +163,7 @@ def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) 
     zeros = int((found == 0).sum())
     if zeros:
         reason = f"{zeros} of {found.size} values are 0, which has no logarithm"
-        return PowerLaw(*[math.nan] * 4, level, seeds, order, reason)
+        return PowerLaw(math.nan, math.nan, math.nan, math.nan, level, seeds, order, reason)
     logs = np.log(np.asarray(widths, dtype=np.float64))
     slopes, offsets = np.polyfit(logs, np.log(found), 1)
     half = t_quantile((1 + level) / 2, seeds - 1) * float(slopes.std(ddof=1)) / math.sqrt(seeds)
@@ -242,7 +249,7 @@ def descend(model: nn.Module, x: Tensor, y: Tensor, *, learning_rate: float, ste
     for _ in range(steps):
         loss = (model(x) - y).square().sum(1).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 
@@ -261,4 +268,7 @@ def _measured(
             )
         )
     turn = gauss_length(model, line, data, tolerance=tol, budget=budget, progress=False)
-    return WidthRun(width, seed, before, after, turn.mean, turn.mean_error, curve.relative_distance, curve.max_rise)
+    smooth = gauss_length(model, line, data, method="integral", alphas=INTEGRAL_POINTS, tolerance=None, progress=False)
+    return WidthRun(
+        width, seed, before, after, turn.mean, turn.mean_error, smooth.mean, curve.relative_distance, curve.max_rise
+    )
