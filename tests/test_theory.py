@@ -330,10 +330,10 @@ def test_a_level_outside_of_0_and_1_is_refused() -> None:
 
 
 def test_networks_in_ntk_parametrisation_start_at_the_same_scale_at_every_width() -> None:
-    """Outputs of variance 1/width Σ φ², here for ReLU ½‖x‖²/4: 0.625 at ‖x‖² = 5, to about 5 % over 400 networks."""
+    """Outputs of variance 1/width Σ φ², here for ReLU ½‖x‖²/4: 0.625 at ‖x‖² = 5, to about 5 % over 200 networks."""
     x, _ = regression_data()
     for width in (64, 256):
-        outputs = torch.stack([ntk_network(width, activation="relu", seed=s)(x) for s in range(400)])
+        outputs = torch.stack([ntk_network(width, activation="relu", seed=s)(x).detach() for s in range(200)])
         assert float(outputs.square().mean()) == pytest.approx(5 / 8, rel=0.1)
     with pytest.raises(ValueError, match="relu, tanh"):
         ntk_network(8, activation="gelu", seed=0)
@@ -363,14 +363,14 @@ def test_a_wide_network_trains_as_its_linearisation_does() -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_lines_straighten_and_shorten_with_width(activation: str) -> None:
     study = width_study(
-        activation=activation, widths=(16, 64, 256), seeds=(0, 1, 2), tolerance=0.1, steps=100, progress=False
+        activation=activation, widths=(16, 256), seeds=range(5), tolerance=0.1, steps=100, progress=False
     )
     for name in ("gauss_length", "relative_distance"):
         law = study.fit(name)
         assert law.upper < 0, (name, law)
     assert -0.6 < study.fit("relative_distance").exponent < -0.4  # ‖θ₀‖ ∝ √width, ‖θ_T − θ₀‖ → constant
     assert (study.values("end_loss") < study.values("start_loss")).all()
-    assert study.values("width")[:, 0].tolist() == [16, 64, 256]
+    assert study.values("width")[:, 0].tolist() == [16, 256]
 
 
 @pytest.mark.slow

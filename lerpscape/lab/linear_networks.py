@@ -146,7 +146,7 @@ def two_layer(
     second: float,
     targets: Sequence[float] = (1.0, 0.5),
     learning_rate: float = 0.02,
-    steps: int = 2000,
+    steps: int = 1000,
     examples: int = 20,
     seed: int = 0,
     label: str = "",

@@ -49,7 +49,7 @@ class Theory:
     def _quadratic_lines(self) -> list[str]:
         found = [
             f"1. noisy quadratic: {len(CURVATURES)} curvatures from 1 to 0.01, θ₀ = 1, η {RATE}, σ {NOISE}, "
-            f"{RUNS:,} runs; loss in its own unit"
+            f"{self.quadratics[0][2].runs:,} runs; loss in its own unit"
         ]
         for name, model, simulated in self.quadratics:
             away = np.abs(simulated.loss - model.expected_loss(simulated.alphas))[1:] / simulated.stderr[1:]

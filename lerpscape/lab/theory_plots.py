@@ -39,7 +39,7 @@ def quadratic_figure(models: Sequence[tuple[str, NoisyQuadratic, Simulation]]) -
             top.plot(
                 found.alphas, found.loss, "o", color=COLOURS[1], markersize=4, label=f"mean of {found.runs:,} runs"
             )
-            known = found.stderr > 0  # the start is the same in every run
+            known = found.alphas > 0  # the start is the same in every run
             away = (found.loss - model.expected_loss(found.alphas))[known] / found.stderr[known]
             bottom.plot(found.alphas[known], away, "o-", color=COLOURS[1], markersize=4, linewidth=0.8)
             bottom.axhline(0, color=COLOURS[0])
@@ -103,17 +103,18 @@ def two_layer_figure(models: Sequence[TwoLayer], mode: int = 0) -> Figure:
             for rise in each.profile.rises:
                 left.axvspan(rise.opens, rise.closes, color=RISE_COLOUR, alpha=0.12, linewidth=0)
             first, second = (weights[:, mode] for weights in each.both)
-            right.plot(first, second, ".", color=colour, markersize=3, alpha=0.6)
+            right.plot(first, second, ".", color=colour, markersize=3 if len(first) > 500 else 7, alpha=0.6)
             right.plot(first[[0, -1]], second[[0, -1]], dash, color=colour, linewidth=1.4)
-            right.plot(first[0], second[0], "o", color=colour, markersize=6)
-            right.plot(first[-1], second[-1], "s", color=colour, markersize=6)
+            size = 10 - 1.5 * index  # two may start or end at the same place
+            right.plot(first[0], second[0], "o", color=colour, markersize=size)
+            right.plot(first[-1], second[-1], "s", color=colour, markersize=size)
         positive = np.linspace(target / reach, reach, 200)
         for sign in (1, -1):
             right.plot(sign * positive, sign * target / positive, color=INK, linewidth=1)
         left.axvspan(0, 0, color=RISE_COLOUR, alpha=0.12, linewidth=0, label="rise")
         left.set_yscale("function", functions=(_root, np.square))
         left.set(xlabel=ALPHA, ylabel="squared error (scale of square roots)", ylim=(0, None))
-        left.set_yticks([0, 0.25, 1, 4, 9, 16])
+        left.set_yticks([0, 0.25, 1, 4, 9, 16], labels=["0", "¼", "1", "4", "9", "16"])
         left.set_title("Loss on the line: dots are measured")
         right.axhline(0, color=INK, linewidth=0.5)
         right.axvline(0, color=INK, linewidth=0.5)

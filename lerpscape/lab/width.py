@@ -30,7 +30,7 @@ WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
 SEEDS = (0, 1, 2, 3, 4)
 EXAMPLES, INPUTS = 40, 4
 MEASURED = ("gauss_length", "integral", "relative_distance", "max_rise")
-INTEGRAL_POINTS = 65
+INTEGRAL_POINTS = 17
 
 
 class NTKLinear(nn.Module):
