@@ -40,7 +40,14 @@ def test_the_instrument_never_imports_the_laboratory() -> None:
 
 
 def test_only_pictures_and_reports_name_matplotlib() -> None:
-    types_only = ("profiles.py", "gauss_lengths.py", "certificates.py", "projections.py", "lab/demo.py")
+    types_only = (
+        "profiles.py",
+        "gauss_lengths.py",
+        "certificates.py",
+        "projections.py",
+        "lab/demo.py",
+        "lab/theory_plots.py",
+    )
     allowed = {"plots.py", "plots_gauss.py", "reports.py", *(Path(file).name for file in types_only)}
     assert importers("matplotlib", EVERYTHING) <= allowed
     for file in types_only:
