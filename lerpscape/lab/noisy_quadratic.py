@@ -83,7 +83,7 @@ class NoisyQuadratic:
     def vertex(self) -> float:
         """The α of the smallest E L on the whole line: b / (a + v); beyond 1 where the line still falls at its end."""
         _, slope, bend = self._coefficients
-        return -slope / (2 * bend)
+        return -slope / (2 * bend) if bend > 0 else float("inf")  # moves too small for their squares
 
     @property
     def margin(self) -> float:

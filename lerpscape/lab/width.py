@@ -24,6 +24,7 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.saving import optional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
@@ -177,13 +178,7 @@ def t_quantile(probability: float, freedom: int) -> float:
     >>> round(t_quantile(0.975, 4), 3)
     2.776
     """
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise ImportError(
-            three_parts("scipy, for Student's t.", "no such package.", 'pip install "lerpscape[demo]"')
-        ) from error
-    return float(t.ppf(probability, freedom))
+    return float(optional("scipy.stats", "demo").t.ppf(probability, freedom))
 
 
 @dataclass(frozen=True)
