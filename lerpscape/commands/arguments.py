@@ -88,3 +88,19 @@ def policy_of(name: str | None, data: Any) -> BatchNormPolicy | None:
 def dtype_of(name: str | None) -> Any:
     """The torch type of a name."""
     return None if name is None else getattr(import_module("torch"), name)
+
+
+def require_writable(*files: Path | None) -> None:
+    """Find out before the work whether the files that are asked for can be written."""
+    from lerpscape.partial import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file)
+
+
+def print_written(*files: Path | None) -> None:
+    """Say where the output went."""
+    for file in files:
+        if file is not None:
+            print(f"wrote {file}")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from lerpscape.commands.arguments import End, Json, Name, OptionalFile, Start, Switch, called, policy_of
+from lerpscape.commands.arguments import (
+    End,
+    Json,
+    Name,
+    OptionalFile,
+    Start,
+    Switch,
+    called,
+    policy_of,
+    print_written,
+    require_writable,
+)
 
 
 def certify_command(
@@ -42,12 +53,9 @@ def certify_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.certification import certify
-    from lerpscape.partial import check_writable
     from lerpscape.paths import Line
 
-    for file in (out, plot, report):
-        if file is not None:
-            check_writable(file)
+    require_writable(out, plot, report)
     found = certify(
         called(model),
         Line(start, end),
@@ -72,6 +80,4 @@ def certify_command(
         print(json.dumps(found.to_dict(), allow_nan=False))
         return
     print(found.summary)
-    for file in (out, plot, report):
-        if file:
-            print(f"wrote {file}")
+    print_written(out, plot, report)

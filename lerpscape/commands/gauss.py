@@ -19,6 +19,8 @@ from lerpscape.commands.arguments import (
     called,
     dtype_of,
     policy_of,
+    print_written,
+    require_writable,
 )
 
 
@@ -64,12 +66,9 @@ def gauss_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.gauss import gauss_length
-    from lerpscape.partial import check_writable
     from lerpscape.paths import Line
 
-    for file in (out, plot, report):
-        if file is not None:
-            check_writable(file)
+    require_writable(out, plot, report)
     line = Line(start, end)
     built, measured = called(model), called(data)
     found = gauss_length(
@@ -101,9 +100,7 @@ def gauss_command(
         print(json.dumps({"verdict": found.verdict(), "mean": found.mean, **found.to_dict()}, allow_nan=False))
         return
     print(found.verdict())
-    for file in (out, plot, report):
-        if file:
-            print(f"wrote {file}")
+    print_written(out, plot, report)
 
 
 def condition_command(

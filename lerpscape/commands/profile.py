@@ -24,6 +24,8 @@ from lerpscape.commands.arguments import (
     dtype_of,
     named,
     policy_of,
+    print_written,
+    require_writable,
 )
 
 if TYPE_CHECKING:
@@ -73,12 +75,9 @@ def profile_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.measure import profile
-    from lerpscape.partial import check_writable
     from lerpscape.paths import Line
 
-    for file in (out, plot, report):
-        if file is not None:
-            check_writable(file)
+    require_writable(out, plot, report)
     line = Line(start, end)
     built = called(model)
     choices: dict[str, Any] = {
@@ -135,12 +134,13 @@ def _show(
     report: Path | None,
     saved: Path | None,
 ) -> None:
-    from lerpscape.plots import profile_figure, save_figure
-    from lerpscape.reports import report as write_report
-
     if plot:
+        from lerpscape.plots import profile_figure, save_figure
+
         save_figure(profile_figure(profiles), str(plot))
     if report:
+        from lerpscape.reports import report as write_report
+
         write_report(profiles, report, tolerance=tolerance)
     if json_:
         verdicts = [
@@ -152,9 +152,7 @@ def _show(
     print_table(profiles)
     for each in profiles:
         print(f"{each.label}: {each.verdict(tolerance)}")
-    for file in (saved, plot, report):
-        if file:
-            print(f"wrote {file}")
+    print_written(saved, plot, report)
 
 
 def print_table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
