@@ -459,7 +459,11 @@ def test_nan_is_marked_and_has_no_verdict(derivative: bool) -> None:
     assert found.verdict(0).startswith("No verdict: the loss is NaN or infinite at 3 of 5 points, first at α = 0.5")
 
 
-def test_the_first_invalid_example_is_counted_over_batches() -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 30])
+def test_the_first_invalid_example_is_counted_over_batches_and_chunks(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lerpscape.batches.CHUNK_BYTES", chunk_bytes)
     model = nn.Linear(1, 1, bias=False).double()
     line = ls.Line({"weight": torch.ones(1, 1).double()}, {"weight": 2 * torch.ones(1, 1).double()})
     x = torch.tensor([[1.0], [1.0], [1.0], [float("inf")], [1.0]]).double()
