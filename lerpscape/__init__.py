@@ -15,12 +15,14 @@ _ROOMS = {
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
     "errors": (
+        "ConfigError",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
         "NonFiniteOutput",
         "NotRepeatable",
         "PartialMismatch",
+        "StoreConflict",
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
@@ -56,12 +58,14 @@ if TYPE_CHECKING:
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.errors import (
+        ConfigError,
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
         NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
+        StoreConflict,
     )
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level

@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
 from lerpscape.errors import three_parts
-
-if TYPE_CHECKING:
-    from lerpscape.batch_norm import BatchNormPolicy
 
 # How arguments are called in --help.
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
@@ -69,20 +66,6 @@ def alphas_of(text: str) -> Any:
         raise ValueError(
             three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
         ) from error
-
-
-def policy_of(name: str | None, data: Any) -> BatchNormPolicy | None:
-    """The batch-norm policy of a name; what is estimated is estimated from `data`."""
-    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
-
-    return {
-        None: lambda: None,
-        "recalibrate": lambda: Recalibrate(data),
-        "pooled": lambda: Recalibrate(data, pooled=True),
-        "interpolate": InterpolateStatistics,
-        "batch": BatchStatistics,
-        "end": EndStatistics,
-    }[name]()
 
 
 def dtype_of(name: str | None) -> Any:
