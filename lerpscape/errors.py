@@ -21,6 +21,10 @@ class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
 
 
+class ConfigError(LerpscapeError):
+    """A configuration names what is not there, or gives a value that does not fit."""
+
+
 class PartialMismatch(LerpscapeError):
     """A partial result on disk belongs to another measurement."""
 

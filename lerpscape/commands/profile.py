@@ -22,11 +22,11 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    named,
     policy_of,
     print_written,
     require_writable,
 )
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.profiles import Profile
