@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 
 from lerpscape.errors import three_parts
+from lerpscape.names import named
 
 # How arguments are called in --help.
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
@@ -22,29 +23,6 @@ Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"] | None
 BatchNorm: TypeAlias = Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None
 Json = Annotated[bool, tyro.conf.arg(name="json")]
-
-
-def named(name: str) -> Any:
-    """The object called package.module:name, looked for in the current folder first."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(three_parts("package.module:name.", f"{name!r}.", "mypkg.nets:build, for example."))
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
-        raise ValueError(
-            three_parts(
-                f"a module {module}, seen from {Path.cwd()}.", f"{error}.", "Run from the folder that holds it."
-            )
-        ) from error
-    if not hasattr(found, attribute):
-        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
-        raise ValueError(three_parts(f"{attribute!r} in {module}.", "no such name.", f"It has: {public}."))
-    return getattr(found, attribute)
 
 
 def called(name: str) -> Any:

@@ -22,10 +22,10 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    named,
     print_written,
     require_writable,
 )
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.profiles import Profile

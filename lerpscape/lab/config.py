@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lerpscape.errors import ConfigError, three_parts
+from lerpscape.names import unknown_name
 
 SCHEMA = 1  # part of every key: a change of what a field means changes the names of all runs
 Options: TypeAlias = Mapping[str, Any]
@@ -227,20 +228,14 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
             if open_ended and not difflib.get_close_matches(name, known, n=1, cutoff=0.8):
                 options[name] = value
                 continue
-            raise unknown_name(place, known - {"options"})
+            prefix = f"{where}." if where else ""
+            raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{each}" for each in known - {"options"})))
         values[name] = (
             _read(hints[name], value, place) if is_dataclass(hints[name]) else _typed(value, hints[name], place)
         )
     if open_ended:
         values["options"] = options
     return cls(**values)
-
-
-def unknown_name(place: str, known: set[str]) -> ConfigError:
-    """The error for a key that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(place.rpartition(".")[2], known, n=1, cutoff=0.5)
-    advice = f"Did you mean {near[0]!r}?" if near else "Remove the line."
-    return ConfigError(three_parts(f"one of {', '.join(sorted(known))}.", f"the key {place!r}.", advice))
 
 
 def _typed(value: Any, hint: Any, place: str) -> Any:

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from lerpscape.errors import ConfigError, three_parts
-from lerpscape.lab.config import RunConfig, unknown_name
+from lerpscape.lab.config import RunConfig
+from lerpscape.names import unknown_name
 
 KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "tables"}
 DRAWS = {"log_uniform", "uniform", "integers", "choice"}
@@ -81,7 +82,7 @@ class Sweep:
         """
         for key in table:
             if key not in KEYS:
-                raise unknown_name(key, KEYS)
+                raise ConfigError(unknown_name("a key of a sweep file", key, sorted(KEYS)))
         seeds = table.get("seeds", [0])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
             raise ConfigError(three_parts("seeds as a list of whole numbers.", f"{seeds!r}.", "seeds = [0, 1, 2]"))

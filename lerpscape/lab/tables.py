@@ -13,7 +13,6 @@ A layout is a table of a sweep file:
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from lerpscape.errors import ConfigError, three_parts
-from lerpscape.lab.config import unknown_name
 from lerpscape.lab.records import Record, count_states
+from lerpscape.names import unknown_name
 from lerpscape.saving import plain
 from lerpscape.statistics import wilson_interval
 
@@ -58,8 +57,10 @@ class Layout:
         known = {each.name for each in fields(cls)}
         for key in table:
             if key not in known:
-                raise unknown_name(f"tables.{key}", known)
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+                raise ConfigError(unknown_name("a key of a table", key, sorted(known)))
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
         layout = cls(**values)
         if layout.kind not in ("share", "mean_rise", "reading"):
             raise ConfigError(
@@ -195,14 +196,7 @@ def _notes(chosen: list[Record], counted: list[Record], layout: Layout, below: f
 def _require_field(name: str, records: Sequence[Record]) -> None:
     known = {field for record in records for field in record.config.flat()}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ConfigError(
-            three_parts(
-                "rows, columns and where by fields of the runs.",
-                f"{name!r}.",
-                f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(known))}.",
-            )
-        )
+        raise ConfigError(unknown_name("a field of the runs", name, sorted(known)))
 
 
 def _key(record: Record, names: tuple[str, ...]) -> Key:
