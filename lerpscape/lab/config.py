@@ -39,6 +39,9 @@ class DataConfig:
     flip: bool = False
     options: Options = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -130,6 +133,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.measure_key))
 
     @property
     def key(self) -> str:

@@ -126,26 +126,13 @@ def new_model(config: RunConfig, data: DataSet) -> nn.Module:
     )
 
 
+@lru_cache(maxsize=1)
 def load_data(config: DataConfig, folder: str | None) -> DataSet:
     """The run's data set; the last one is kept, because the next run usually learns the same."""
-    return _load(_Hashable(config), folder)
-
-
-@dataclass(frozen=True)
-class _Hashable:
-    config: DataConfig
-
-    def __hash__(self) -> int:
-        return hash(repr(self.config))
-
-
-@lru_cache(maxsize=1)
-def _load(key: _Hashable, folder: str | None) -> DataSet:
-    config = key.config
-    wanted: dict[str, Any] = {"normalize": config.normalize, "train_size": config.train_size}
-    if config.reconstruct:
-        wanted["reconstruct"] = True
-    return data_sets.load(config.name, folder, **wanted, **config.options)
+    # Only what is asked for: not every data set can be normalised or reconstructed.
+    asked = {"normalize": True} if config.normalize else {}
+    asked |= {"reconstruct": True} if config.reconstruct else {}
+    return data_sets.load(config.name, folder, train_size=config.train_size, **asked, **config.options)
 
 
 def _train(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) -> None:
@@ -239,11 +226,11 @@ def _keep(folder: RunFolder, name: str, result: dict[str, Any]) -> str:
 
 
 def _rehearse(config: RunConfig, data: DataSet, loss: Loss) -> None:
-    """Measure a line of no length on a few examples: what measuring refuses is known before anything is trained."""
-    model = new_model(config, data)
+    """Measure a line between two initialisations on a few examples: what measuring refuses is known before training."""
+    model, other = new_model(config, data), new_model(config.with_seed(config.seed + 1), data)
     few = First(data.train.batches(REHEARSED), REHEARSED)
     policy = named_policy(config.measure.batch_norm, few)
-    profile(model, Line(model, model), few, loss=loss, alphas=2, batch_norm=policy, derivative=False, progress=False)
+    profile(model, Line(model, other), few, loss=loss, alphas=2, batch_norm=policy, derivative=False, progress=False)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 )
             )
         stream = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big")
-        columns[path] = _drawn(kind, spec, draws, np.random.default_rng(stream))
+        columns[path] = _drawn(path, kind, spec, draws, np.random.default_rng(stream))
     for number in range(draws):
         found: dict[str, Any] = {}
         for path, values in columns.items():
@@ -178,9 +178,11 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def _drawn(kind: str, spec: list[Any], draws: int, generator: np.random.Generator) -> list[Any]:
+def _drawn(path: str, kind: str, spec: list[Any], draws: int, generator: np.random.Generator) -> list[Any]:
     if kind == "choice":
         return [spec[index] for index in generator.integers(len(spec), size=draws)]
+    if len(spec) != 2:
+        raise ConfigError(three_parts(f"two ends for {path}.", f"{kind} = {spec!r}.", f"{kind} = [low, high]"))
     low, high = spec
     if kind == "integers":
         return [int(value) for value in generator.integers(low, high, size=draws, endpoint=True)]

@@ -14,6 +14,8 @@ from lerpscape.progress import Progress, progress_bar
 if TYPE_CHECKING:
     from lerpscape.lab.runs import Item
 
+SHOWN = 5  # failures that a status names
+
 
 @dataclass(frozen=True)
 class Status:
@@ -32,7 +34,9 @@ class Status:
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.states.items() if count)
         lines = [f"{self.sweep}: {self.runs} runs: {counts or 'none'}"]
-        lines += [f"  failed {name}: {error.splitlines()[0] if error else '?'}" for name, error in self.failures]
+        lines += [f"  failed {name}: {' '.join(error.split())}" for name, error in self.failures[:SHOWN]]
+        if len(self.failures) > SHOWN:
+            lines.append(f"  and {len(self.failures) - SHOWN} more failed")
         return "\n".join(lines)
 
 
