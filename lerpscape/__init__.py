@@ -15,6 +15,7 @@ _ROOMS = {
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
     "errors": (
+        "ConfigError",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.errors import (
+        ConfigError,
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,

@@ -13,6 +13,7 @@ from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
 from lerpscape.commands.certify import certify_command
+from lerpscape.commands.data import data_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
@@ -46,6 +47,11 @@ EXAMPLES = {
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
+    "data": """
+  lerpscape data list --data-dir ~/data
+  lerpscape data check mnist fashion_mnist
+  lerpscape data get cifar10 --data-dir ~/data
+""",
     "demo": """
   lerpscape demo --folder first-run
 """,
@@ -56,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "condition": condition_command,
     "certify": certify_command,
     "report": report_command,
+    "data": data_command,
     "demo": demo_command,
 }
 

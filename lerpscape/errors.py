@@ -21,6 +21,10 @@ class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
 
 
+class ConfigError(LerpscapeError):
+    """A configuration asks for something that does not exist, or in a form that cannot be read."""
+
+
 class PartialMismatch(LerpscapeError):
     """A partial result on disk belongs to another measurement."""
 
