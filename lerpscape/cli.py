@@ -13,6 +13,7 @@ from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
 from lerpscape.commands.certify import certify_command
+from lerpscape.commands.data import data_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
@@ -60,6 +61,11 @@ EXAMPLES = {
     "export": """
   lerpscape export --store results --out records.parquet
 """,
+    "data": """
+  lerpscape data list --data-dir ~/data
+  lerpscape data check mnist fashion_mnist
+  lerpscape data get cifar10 --data-dir ~/data
+""",
     "demo": """
   lerpscape demo --folder first-run
 """,
@@ -73,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep_command,
     "table": table_command,
     "export": export_command,
+    "data": data_command,
     "demo": demo_command,
 }
 
