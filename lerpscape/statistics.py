@@ -111,7 +111,8 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[f
     share = successes / trials
     centre = share + z**2 / (2 * trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(0.0, (centre - reach) / (1 + z**2 / trials)), min(1.0, (centre + reach) / (1 + z**2 / trials))
+    lower, upper = (centre - reach) / (1 + z**2 / trials), (centre + reach) / (1 + z**2 / trials)
+    return lower if successes else 0.0, upper if successes < trials else 1.0
 
 
 def rise_interval(

@@ -97,8 +97,8 @@ class TrainingConfig:
 class MeasureConfig:
     """What is measured on the line from the initialisation to the trained network.
 
-    `examples` limits the training examples measured (the first of them), `gauss` is the number of training examples
-    whose Gauss length is measured (0: none).
+    `examples` limits the examples measured of each part (the first of them), `gauss` is the number of training
+    examples whose Gauss length is measured (0: none).
     """
 
     alphas: int = 50

@@ -35,7 +35,9 @@ def pack(progress: Progress) -> bytes:
     tensors |= {f"optimizer/{name}": tensor for name, tensor in progress.optimizer.items()}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     history = json.dumps([asdict(epoch) for epoch in progress.history])
-    return save(tensors, metadata={"history": history, "sha256": _digest(tensors, history)})
+    # One entry: safetensors writes several in an order that differs from run to run.
+    header = {"history": history, "sha256": _digest(tensors, history)}
+    return save(tensors, metadata={"progress": json.dumps(header)})
 
 
 def unpack(content: bytes) -> Progress:
@@ -45,7 +47,8 @@ def unpack(content: bytes) -> Progress:
     """
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["progress"]
+        header = json.loads(header)
         if _digest(tensors, header["history"]) != header["sha256"]:
             raise Damaged("its SHA-256 differs from the one that was written with it")
         epochs = tuple(Epoch(**epoch) for epoch in json.loads(header["history"]))

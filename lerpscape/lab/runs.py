@@ -191,7 +191,7 @@ def _measure(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) ->
     train_batches = First(measured_split(data.train, config).batches(wanted.batch_size), wanted.examples)
     parts: dict[str, Any] = {"train": train_batches}
     if wanted.held_out:
-        parts["held-out"] = data.test.batches(wanted.batch_size)
+        parts["held-out"] = First(data.test.batches(wanted.batch_size), wanted.examples)
     policy = named_policy(wanted.batch_norm, train_batches)
     files = [f"{folder.measured}/config.json"]
     folder.write_json(files[0], config.to_dict().get("measure", {}))

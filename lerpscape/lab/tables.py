@@ -8,7 +8,7 @@ A layout is a table of a sweep file:
     columns = ["optimizer.lr"]
     tolerance = 1e-3                      # in the unit of the loss
     # kind = "mean_rise": mean min Δ over the runs that are not monotone;  "reading": mean of `reading` over all
-    # part = "held-out";  where = {"data.name" = "mnist"}
+    # part = "held-out";  where = {"data.name" = "mnist"};  counts_below = 0.5, instead of the sweep's
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MIN_DELTA = "min Δ"  # the paper's name for max_rise
 class Layout:
     """What a table shows: a cell for each combination of the values of `rows` and of `columns` (dotted fields).
 
-    `where` keeps only the runs with these values. `tolerance` has the unit of the loss.
+    `where` keeps only the runs with these values. `tolerance` has the unit of the loss. `counts_below` is the rule by
+    which runs count here, instead of the sweep's.
     """
 
     kind: Kind = "share"
@@ -46,6 +47,7 @@ class Layout:
     tolerance: float = 0.0
     part: Literal["train", "held-out"] = "train"
     where: Mapping[str, Any] | None = None
+    counts_below: float | None = None
     title: str = ""
 
     @classmethod
@@ -122,6 +124,7 @@ def table(records: Sequence[Record], layout: Layout, counts_below: float | None 
 
     Raises `ConfigError` for rows or columns that are no field of any run.
     """
+    counts_below = counts_below if layout.counts_below is None else layout.counts_below
     chosen = [record for record in records if _matches(record, layout.where or {})]
     for name in (*layout.rows, *layout.columns, *(layout.where or {})):
         _require_field(name, records)
@@ -158,6 +161,8 @@ def _cell(group: list[Record], layout: Layout) -> Cell | None:
         values = [rise for rise in rises if rise > layout.tolerance]
     else:
         rows = [record.row(layout.part) for record in group]
+        if not any(layout.reading in row for row in rows):
+            raise ConfigError(unknown_name("a reading of the runs", layout.reading, sorted(rows[0])))
         values = [row[layout.reading] for row in rows if row.get(layout.reading) is not None]
     if not values:
         return None
