@@ -199,7 +199,7 @@ def test_pressure_is_its_formula() -> None:
         model.bias.fill_(2.0)
     training = TrainingConfig(l1=0.1, norm_strength=0.5, norm_target=6.0)
     # 0.1·(3 + 4 + 2) + 0.5·((5 − 6)² + (2 − 6)²)
-    assert float(pressure(model, training)) == pytest.approx(0.9 + 8.5)
+    assert torch.as_tensor(pressure(model, training)).item() == pytest.approx(0.9 + 8.5)
     assert pressure(model, TrainingConfig()) == 0.0
 
 

@@ -20,7 +20,7 @@ from lerpscape.errors import ConfigError
 from lerpscape.lab.records import Record, export, records, stored
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
-from lerpscape.lab.sweeping import run_sweep
+from lerpscape.lab.sweeping import run_sweep, sweep_status
 from lerpscape.lab.table_formats import FORMATS
 from lerpscape.lab.table_plots import curves, heat_map
 from lerpscape.lab.tables import Layout, table
@@ -29,15 +29,15 @@ from lerpscape.statistics import wilson_interval
 TEXT = """
 name = "tiny & <odd>_name"
 seeds = [0, 1]
-counts_below = 2.25
+counts_below = 1.9
 [base]
 data = {name = "digits", train_size = 80}
-training = {epochs = 2, batch_size = 20, norm_strength = 0.1, norm_target = 8.0}
+training = {epochs = 6, batch_size = 10}
 measure = {alphas = 6, gauss = 5}
 model.widths = [8]
 [grid]
 cases.norm = [{model.batch_norm = false}, {model.batch_norm = true, measure.batch_norm = "interpolate"}]
-optimizer.lr = [0.1, 0.01, 1e30]
+optimizer.lr = [2.0, 0.05, 1e30]
 [[runs]]
 optimizer = {name = "adam", lr = 0.01}
 [[tables]]
@@ -78,7 +78,8 @@ def raw(store: Path, part: str) -> list[tuple[dict[str, Any], list[float], float
         run = done.parents[2]
         if (run / "failed.json").exists():
             continue
-        losses = {each: json.loads((done.parent / f"{each}.json").read_text())["loss"] for each in ("train", part)}
+        files = {each: json.loads((done.parent / f"{each}.json").read_text()) for each in ("train", part)}
+        losses = {each: [float(value) for value in file["loss"]] for each, file in files.items()}
         found.append((json.loads((run / "config.json").read_text()), losses[part], losses["train"][-1]))
     return found
 
@@ -93,7 +94,7 @@ def test_share_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
     found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     groups = defaultdict(list)
     for config, losses, final in raw(store, "train"):
-        if final <= 2.25:
+        if final <= 1.9 and np.isfinite(losses).all():
             optimizer = config.get("optimizer", {})
             place = (
                 (optimizer.get("name", "sgd"), config["model"].get("batch_norm")),
@@ -115,7 +116,7 @@ def test_mean_rise_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> Non
     found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[1]), sweep.counts_below)
     groups = defaultdict(list)
     for config, losses, final in raw(store, "held-out"):
-        if final <= 2.25 and rise(losses) > 0:
+        if final <= 1.9 and np.isfinite(losses).all() and rise(losses) > 0:
             place = ((config["model"].get("batch_norm"),), (config.get("optimizer", {}).get("lr", 0.1),))
             groups[place].append(rise(losses))
     assert groups and {place: cell.n for place, cell in found.cells.items()} == {
@@ -138,7 +139,7 @@ def test_every_run_is_in_a_cell_or_in_the_notes(swept: tuple[Path, Path]) -> Non
         counted, total = numbers[:2]
         left_out = [int(part.split()[0]) for part in note.split(". ")[-1].split(", ")]
         assert total == len(sweep.runs) == counted + sum(left_out)
-    assert "4 diverged, 1 failed, 1 not finished" in note
+    assert " diverged, 1 failed, 1 not finished" in note
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -150,7 +151,8 @@ def test_formats_hold_the_same_numbers(swept: tuple[Path, Path], name: str, caps
     found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     for cell in found.cells.values():
         assert (f"{cell.hits}/{cell.n}" in text) or (name == "csv" and f"{cell.value},{cell.lower}" in text)
-    assert "4 diverged, 1 failed, 1 not finished" in text
+    states = sweep_status(sweep, Store(store)).states
+    assert f"{states['diverged']} diverged, 1 failed, 1 not finished" in text and states["diverged"] > 1
     if name == "csv":
         first = FORMATS["csv"](found).splitlines()
         rows = list(csv.DictReader(line for line in first if not line.startswith("#")))
@@ -206,8 +208,9 @@ def test_export_is_read_by_three_libraries(swept: tuple[Path, Path], tmp_path: P
     frame = polars.read_parquet(tmp_path / "r.parquet")
     done = frame.filter(polars.col("state") == "done")
     assert len(frame) == rows and len(done) == 2 * len(raw(store, "train"))
-    by_hand = sorted(rise(losses) for _, losses, _ in raw(store, "train"))
-    ours = sorted(done.filter(polars.col("part") == "train")["max_rise"].to_list())
+    by_hand = sorted(rise(losses) for _, losses, _ in raw(store, "train") if np.isfinite(losses).all())
+    ours = sorted(done.filter(polars.col("part") == "train")["max_rise"].drop_nulls().to_list())
+    assert 0 < len(ours) < len(raw(store, "train"))  # one curve has no verdict: it is there, without a reading
     assert ours == pytest.approx(by_hand, abs=1e-15)
     [(count, points)] = duckdb.sql(f"select count(*), sum(len(loss)) from '{tmp_path / 'r.parquet'}'").fetchall()
     assert count == rows and points == 6 * len(done)

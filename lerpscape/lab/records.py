@@ -22,7 +22,8 @@ class Record:
     """One run: its configuration, its state, and what was measured, by part ("train", "held-out").
 
     `epochs` were trained (fewer than asked for where training stopped early or diverged), `training_loss` is the mean
-    loss of the last one as training saw it, None for runs that are not trained.
+    loss of the last one as training saw it, None for runs that are not trained. `gauss` is None where it was not asked
+    for, and where the outputs overflow.
     """
 
     config: RunConfig
@@ -87,7 +88,8 @@ def read_record(folder: RunFolder) -> Record:
             profiles[part] = Profile.from_dict(folder.read_json(f"{folder.measured}/{part}.json"))
     gauss = None
     if folder.exists(f"{folder.measured}/gauss.json"):
-        gauss = GaussLength.from_dict(folder.read_json(f"{folder.measured}/gauss.json"))
+        turning = folder.read_json(f"{folder.measured}/gauss.json")
+        gauss = None if "undefined" in turning else GaussLength.from_dict(turning)
     return Record(folder.config, state, profiles, gauss, epochs, loss)
 
 

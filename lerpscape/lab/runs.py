@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.batch_norm import named_policy
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.errors import ConfigError, NonFiniteOutput, three_parts
 from lerpscape.gauss import gauss_length
 from lerpscape.lab import data as data_sets
 from lerpscape.lab import models
@@ -210,8 +210,11 @@ def _measure(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) ->
         files.append(_keep(folder, f"{label}.json", found.to_dict()))
     if wanted.gauss:
         batches = First(data.train.batches(wanted.batch_size), wanted.gauss)
-        turning = gauss_length(model, line, batches, batch_norm=policy, progress=False, label="train")
-        files.append(_keep(folder, "gauss.json", turning.to_dict()))
+        try:
+            turning = gauss_length(model, line, batches, batch_norm=policy, progress=False, label="train").to_dict()
+        except NonFiniteOutput as error:  # a network that overflows has a profile with invalid points, and no direction
+            turning = {"undefined": str(error), "how": {}}
+        files.append(_keep(folder, "gauss.json", turning))
     folder.commit(f"{folder.measured}/done.json", files)
 
 
