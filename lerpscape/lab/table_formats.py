@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lerpscape.lab.tables import Cell, Table
+from lerpscape.lab.tables import Cell, Table, field_word
 
 NOTHING = "—"
 
@@ -65,7 +65,7 @@ def as_csv(table: Table) -> str:
         for column in table.columns:
             cell = table.cells.get((row, column))
             numbers = ["", "", "", 0] if cell is None else [cell.value, cell.lower, cell.upper, cell.n]
-            writer.writerow([*map(_value, row), *map(_value, column), *numbers])
+            writer.writerow([*map(value_word, row), *map(value_word, column), *numbers])
     out.writelines(f"# {note}\n" for note in table.notes)
     return out.getvalue().rstrip("\n")
 
@@ -79,13 +79,13 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def _grid(table: Table) -> list[list[str]]:
-    names = ", ".join(name.rpartition(".")[2] for name in table.layout.columns)
-    heads = [", ".join(map(_value, column)) for column in table.columns]
+    names = ", ".join(field_word(name) for name in table.layout.columns)
+    heads = [", ".join(map(value_word, column)) for column in table.columns]
     first = [f"{names} = {heads[0]}", *heads[1:]] if heads else []
-    lines = [[*(name.rpartition(".")[2] for name in table.layout.rows), *first]]
+    lines = [[*(field_word(name) for name in table.layout.rows), *first]]
     for row in table.rows:
         cells = [_cell(table.cells.get((row, column)), table) for column in table.columns]
-        lines.append([*map(_value, row), *cells])
+        lines.append([*map(value_word, row), *cells])
     return lines
 
 
@@ -98,10 +98,10 @@ def _cell(cell: Cell | None, table: Table) -> str:
     return f"{cell.value:.3g}{reach} (n={cell.n})"
 
 
-def _value(value: Any) -> str:
+def value_word(value: Any) -> str:
     """A value of a field, as a reader wants it: equal widths as 1024×3, nothing as a dash.
 
-    >>> _value((64, 64)), _value((64, 8)), _value(True), _value(None), _value(0.1)
+    >>> value_word((64, 64)), value_word((64, 8)), value_word(True), value_word(None), value_word(0.1)
     ('64×2', '64-8', 'yes', '—', '0.1')
     """
     if isinstance(value, tuple) and value:

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lerpscape.lab.records import Record
-from lerpscape.lab.table_formats import _value
-from lerpscape.lab.tables import Layout, Table, counts
+from lerpscape.lab.table_formats import value_word
+from lerpscape.lab.tables import Layout, Table, counts, field_word
 from lerpscape.plots import style
 
 
@@ -19,14 +19,15 @@ def heat_map(table: Table) -> Figure:
     with style():
         figure = Figure(figsize=(1.6 + 0.8 * len(table.columns), 1.5 + 0.45 * len(table.rows)), layout="constrained")
         ax = figure.subplots()
-        image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto")
-        ax.set_xticks(range(len(table.columns)), [", ".join(map(_value, key)) for key in table.columns])
-        ax.set_yticks(range(len(table.rows)), [", ".join(map(_value, key)) for key in table.rows])
-        ax.set_xlabel(", ".join(name.rpartition(".")[2] for name in table.layout.columns))
-        ax.set_ylabel(", ".join(name.rpartition(".")[2] for name in table.layout.rows))
+        high = 1.0 if table.layout.kind == "share" else float(np.nanmax(values, initial=0.0))
+        low = min(0.0, float(np.nanmin(values, initial=0.0)))
+        image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto", vmin=low, vmax=high or 1.0)
+        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_word, key)) for key in table.columns])
+        ax.set_yticks(range(len(table.rows)), [", ".join(map(value_word, key)) for key in table.rows])
+        ax.set_xlabel(", ".join(field_word(name) for name in table.layout.columns))
+        ax.set_ylabel(", ".join(field_word(name) for name in table.layout.rows))
         ax.set_title(table.title, fontsize="medium")
         ax.spines[:].set_visible(False)
-        low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
         for (row, column), value in np.ndenumerate(values):
             cell = table.cells.get((table.rows[row], table.columns[column]))
             if cell is not None:
@@ -44,7 +45,7 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
         if counts(record, counts_below, layout.part):
             flat = record.config.flat()
             words = (
-                f"{name.rpartition('.')[2]} {_value(tuple(v) if isinstance(v := flat.get(name), list) else v)}"
+                f"{field_word(name)} {value_word(tuple(v) if isinstance(v := flat.get(name), list) else v)}"
                 for name in layout.rows
             )
             groups.setdefault(", ".join(words), []).append(record)

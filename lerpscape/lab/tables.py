@@ -198,6 +198,16 @@ def _notes(chosen: list[Record], counted: list[Record], layout: Layout, below: f
     return counts_line, about
 
 
+def field_word(name: str) -> str:
+    """The word that stands for a field in a table.
+
+    >>> field_word("optimizer.lr"), field_word("optimizer.name")
+    ('lr', 'optimizer')
+    """
+    section, _, last = name.rpartition(".")
+    return section if last == "name" else last
+
+
 def _require_field(name: str, records: Sequence[Record]) -> None:
     known = {field for record in records for field in record.config.flat()}
     if name not in known:
