@@ -90,11 +90,8 @@ def _list(sweep: Sweep, *, as_json: bool) -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        print(
-            "  ".join(
-                f"{name.rpartition('.')[2]}={value}" if "." in name else f"{value}" for name, value in row.items()
-            )
-        )
+        words = [f"{name}={value}" if name in sweep.varied else str(value) for name, value in row.items()]
+        print("  ".join(words))
     print(f"{sweep.name}: {len(rows)} runs" + (f" ({sweep.repeated} asked for twice)" if sweep.repeated else ""))
 
 
