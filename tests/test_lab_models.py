@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+import re
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -126,6 +130,31 @@ def test_language_model_counts(depth: int) -> None:
     assert count("lstm", (), vocabulary, depth=depth) == ends + depth * gates
     layer = 4 * width * width + 4 * width + dense(width, 200, width) + 2 * 2 * width
     assert count("transformer", (), vocabulary, depth=depth) == ends + depth * layer
+
+
+PAGE = (Path(ls.__file__).parent.parent / "docs" / "models.md").read_text()
+TABLES = [
+    [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:3] == "| `"]
+    for part in PAGE.split("## Parameters")
+]
+
+
+@pytest.mark.parametrize(("name", "options", "inputs", "outputs", "parameters"), TABLES[1], ids=str)
+def test_the_table_of_the_docs(name: str, options: str, inputs: str, outputs: str, parameters: str) -> None:
+    parsed = tomllib.loads(f"options = {{{options}}}")["options"]
+    shape = tuple(int(side) for side in inputs.split(",") if side)
+    assert f"{count(name, shape, int(outputs), **parsed):,}" == parameters
+
+
+def test_the_docs_name_every_network_and_option_with_its_default() -> None:
+    assert {row[0] for row in TABLES[1]} == {row[0] for row in TABLES[0]} == set(MODELS)
+    common = PAGE[PAGE.index("The common options:") : PAGE.index("## Parameters")]
+    for name, _, described in TABLES[0]:
+        for option, parameter in inspect.signature(MODELS[name]).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                stated = f"{option} = {json.dumps(parameter.default)}"
+                where = described if re.search(rf"\b{option}\b", described) else common
+                assert f"`{stated}`" in f"`{where}`", (name, stated)
 
 
 # Where they start ----------------------------------------------------------------------------------------------------
