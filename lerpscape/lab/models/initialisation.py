@@ -26,11 +26,20 @@ class NTKLinear(nn.Module):
     torch.Size([2, 3])
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs))
-        self.bias: nn.Parameter | None = nn.Parameter(torch.randn(outputs))
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator, dtype=dtype))
+        drawn = torch.randn(outputs, generator=generator, dtype=dtype) if bias else None
+        self.bias = None if drawn is None else nn.Parameter(drawn)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of shape (examples, outputs)."""
