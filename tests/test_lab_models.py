@@ -316,20 +316,34 @@ def test_language_models_see_the_past_alone_and_each_example_alone(name: str) ->
     torch.testing.assert_close(model(tokens[:, :4]), logits[:, :4], rtol=1e-12, atol=1e-14)
 
 
-def test_written_out_attention_is_torchs() -> None:
-    attention = small("transformer", width=8, heads=4).double().layers[0].attention
-    x = drawn(3, 5, 8).double()
-    queries, keys, values = (
-        part.view(3, 5, 4, 2).transpose(1, 2) for part in attention.queries_keys_values(x).chunk(3, dim=2)
-    )
-    mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    torch.testing.assert_close(attention(x), attention.mix(mixed.transpose(1, 2).flatten(2)), rtol=1e-12, atol=1e-14)
-
-
-def test_the_transformer_knows_positions() -> None:
-    model = small("transformer")
-    same = model(torch.full((1, 6), 3))
-    assert (same[0, 0] - same[0, 5]).abs().max() > 1e-3
+def test_the_transformer_is_torchs_with_sines_by_their_formula() -> None:
+    model = small("transformer", width=8, heads=4, depth=2).double()
+    layers = []
+    for ours in model.layers:
+        layer = nn.TransformerEncoderLayer(8, 4, 5, dropout=0.0, batch_first=True).double()
+        pairs = {
+            "self_attn.in_proj_": ours.attention.queries_keys_values,
+            "self_attn.out_proj.": ours.attention.mix,
+            "linear1.": ours.widen,
+            "linear2.": ours.narrow,
+            "norm1.": ours.first_norm,
+            "norm2.": ours.second_norm,
+        }
+        layer.load_state_dict(
+            {name + part: getattr(own, part) for name, own in pairs.items() for part in ("weight", "bias")}
+        )
+        layers.append(layer)
+    tokens = torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(0))
+    x = model.embedding(tokens) * math.sqrt(8)
+    for position in range(5):
+        for index in range(8):
+            wave = math.cos if index % 2 else math.sin
+            x[:, position, index] += wave(position / 10_000 ** (index // 2 * 2 / 8))
+    mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
+    for layer in layers:
+        x = layer(x, src_mask=mask)
+    # The frequencies are float32 numbers.
+    torch.testing.assert_close(model(tokens), model.read(x), rtol=1e-6, atol=1e-7)
 
 
 # Options and errors --------------------------------------------------------------------------------------------------

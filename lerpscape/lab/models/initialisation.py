@@ -62,6 +62,11 @@ def keep_biases(model: nn.Module, which: str) -> None:
     The shift of a batch-norm layer is none of these, and stays.
 
     Raises `ConfigError` for another word.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> keep_biases(model, "last")
+    >>> [name for name, _ in model.named_parameters()]
+    ['0.weight', '1.weight', '1.bias']
     """
     if which not in BIASES:
         raise ConfigError(unknown_name("biases", which, BIASES))
@@ -81,6 +86,11 @@ def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
 
     Raises `ConfigError` for another word, a scale that is not positive, and a word other than `default` for layers in
     NTK parametrisation, which have an initialisation of their own.
+
+    >>> layer = nn.Linear(40, 2)
+    >>> initialise(layer, "sparse")
+    >>> (layer.weight != 0).sum(1).tolist(), layer.bias.tolist()
+    ([15, 15], [0.0, 0.0])
     """
     if init not in INITIALISATIONS:
         raise ConfigError(unknown_name("init", init, INITIALISATIONS))

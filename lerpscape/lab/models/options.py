@@ -81,7 +81,12 @@ def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[i
 
 
 def sequence_shape(inputs: Sequence[int], model: str) -> None:
-    """Refuse examples that are no sequences of tokens, with `ConfigError`."""
+    """Refuse examples that are no sequences of tokens.
+
+    Raises `ConfigError` for any shape but that of one token, ().
+
+    >>> sequence_shape((), "lstm")
+    """
     if len(inputs):
         raise ConfigError(
             three_parts(
