@@ -78,7 +78,7 @@ def _factory(name: str) -> Callable[..., Any]:
         found = named(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not callable(found):
+    if not callable(found) or isinstance(found, nn.Module):
         raise ConfigError(
             three_parts(f"a function {name}.", f"{type(found).__name__}.", "Name what builds the network.")
         )

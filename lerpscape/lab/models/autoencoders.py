@@ -31,7 +31,7 @@ def autoencoder(
     Raises `ConfigError` where the outputs are not as many as the values of an example.
 
     >>> sum(p.numel() for p in autoencoder((1, 28, 28), 784, code=100).parameters())
-    907100
+    907124
     """
     _as_many(inputs, outputs)
     return fully_connected(

@@ -26,11 +26,20 @@ class NTKLinear(nn.Module):
     torch.Size([2, 3])
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.randn(outputs, inputs))
-        self.bias: nn.Parameter | None = nn.Parameter(torch.randn(outputs))
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator, dtype=dtype))
+        drawn = torch.randn(outputs, generator=generator, dtype=dtype) if bias else None
+        self.bias = None if drawn is None else nn.Parameter(drawn)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of shape (examples, outputs)."""
@@ -53,6 +62,11 @@ def keep_biases(model: nn.Module, which: str) -> None:
     The shift of a batch-norm layer is none of these, and stays.
 
     Raises `ConfigError` for another word.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> keep_biases(model, "last")
+    >>> [name for name, _ in model.named_parameters()]
+    ['0.weight', '1.weight', '1.bias']
     """
     if which not in BIASES:
         raise ConfigError(unknown_name("biases", which, BIASES))
@@ -72,6 +86,11 @@ def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
 
     Raises `ConfigError` for another word, a scale that is not positive, and a word other than `default` for layers in
     NTK parametrisation, which have an initialisation of their own.
+
+    >>> layer = nn.Linear(40, 2)
+    >>> initialise(layer, "sparse")
+    >>> (layer.weight != 0).sum(1).tolist(), layer.bias.tolist()
+    ([15, 15], [0.0, 0.0])
     """
     if init not in INITIALISATIONS:
         raise ConfigError(unknown_name("init", init, INITIALISATIONS))

@@ -19,6 +19,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list | tuple) and all(map(_whole, value)),
     ),
 }
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _whole(value: Any) -> bool:
@@ -28,7 +29,8 @@ def _whole(value: Any) -> bool:
 def check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Hold options to a factory's keyword arguments: their names, and the types that it states for them.
 
-    Raises `ConfigError` for an unknown option, with the nearest, and for a value of another type.
+    Raises `ConfigError` for an unknown option, with the nearest, for a value of another type, and where a factory's
+    option without a default is not given.
 
     >>> def factory(inputs, outputs, *, depth: int = 2): ...
     >>> check_options("mine", factory, {"dept": 3})
@@ -37,10 +39,19 @@ def check_options(name: str, factory: Callable[..., Any], options: Mapping[str, 
     got: 'dept'.
     try: Did you mean 'depth'?
     """
-    parameters = inspect.signature(factory).parameters.values()
-    known = [each.name for each in parameters if each.name not in ("inputs", "outputs")]
+    parameters = list(inspect.signature(factory).parameters.values())
+    known = [each.name for each in parameters if each.name not in ("inputs", "outputs") and each.kind not in VARIADIC]
     free = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    hints = get_type_hints(factory)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in VARIADIC]
+    for option in needed:
+        if option in known and option not in options:
+            raise ConfigError(
+                three_parts(f"a value for {option}, which {name!r} needs.", "none.", f"Add the option {option}.")
+            )
+    try:
+        hints = get_type_hints(factory)
+    except NameError:  # a type that is imported for type checkers alone
+        hints = {}
     for option, value in options.items():
         if option not in known and not free:
             raise ConfigError(unknown_name(f"option of {name!r}", option, known))
@@ -70,7 +81,12 @@ def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[i
 
 
 def sequence_shape(inputs: Sequence[int], model: str) -> None:
-    """Refuse examples that are no sequences of tokens, with `ConfigError`."""
+    """Refuse examples that are no sequences of tokens.
+
+    Raises `ConfigError` for any shape but that of one token, ().
+
+    >>> sequence_shape((), "lstm")
+    """
     if len(inputs):
         raise ConfigError(
             three_parts(
