@@ -77,7 +77,7 @@ def train(
     >>> from lerpscape.lab.config import TrainingConfig
     >>> from lerpscape.losses import find_loss
     >>> config = RunConfig(training=TrainingConfig(epochs=2))
-    >>> found = train(nn.Linear(64, 10), load("digits").train, find_loss("cross_entropy"), config)
+    >>> found = train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), load("digits").train, find_loss("cross_entropy"), config)
     >>> found.history[0].loss > found.history[1].loss
     True
     """
@@ -126,8 +126,10 @@ def pressure(model: nn.Module, training: TrainingConfig) -> Tensor | float:
 
     Source of the norm target: Lucas et al. (2021).
 
-    >>> float(pressure(nn.Linear(1, 1), TrainingConfig(norm_strength=1.0, norm_target=0.0))) > 0
-    True
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(model.weight, 3.0)
+    >>> pressure(model, TrainingConfig(norm_strength=0.5, norm_target=1.0)).item()
+    2.0
     """
     added: Tensor | float = 0.0
     for parameter in model.parameters():
