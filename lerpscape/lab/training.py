@@ -77,7 +77,8 @@ def train(
     >>> from lerpscape.lab.config import TrainingConfig
     >>> from lerpscape.losses import find_loss
     >>> config = RunConfig(training=TrainingConfig(epochs=2))
-    >>> found = train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), load("digits").train, find_loss("cross_entropy"), config)
+    >>> model, loss = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), find_loss("cross_entropy")
+    >>> found = train(model, load("digits").train, loss, config)
     >>> found.history[0].loss > found.history[1].loss
     True
     """
