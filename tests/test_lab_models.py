@@ -423,13 +423,13 @@ def test_factories_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert mine("free", first=3, second=1).weight.shape == (1, 3)
         for name, options, message in (
             ("plain", {"wdth": 6}, r"option of 'minenets:plain'.*\n.*'wdth'\.\n.*'width'\?"),
-            ("sized", {"hidden": "4"}, r"a whole number ≥ 1 for hidden"),
+            ("sized", {"hidden": "4"}, r"a whole number for hidden"),
             ("nothing", {}, r"a torch module from 'minenets:nothing'.*\n.*NoneType"),
             ("nothing", {"depth": 3}, r"option of 'minenets:nothing': there is none"),
             ("number", {}, r"a function minenets:number.*\n.*int"),
             ("missing", {}, r"'missing' in minenets.*\n.*\n.*plain"),
             ("ready", {}, r"a function minenets:ready.*\n.*Linear"),
-            ("strict", {}, r"a value for width, which 'minenets:strict' needs"),
+            ("strict", {}, r"a value for width of 'minenets:strict'.*\n.*nothing"),
         ):
             with pytest.raises(ls.ConfigError, match=message):
                 mine(name, **options)

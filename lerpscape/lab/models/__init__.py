@@ -15,9 +15,9 @@ from lerpscape.lab.models.autoencoders import autoencoder, linear_autoencoder
 from lerpscape.lab.models.fully_connected import fully_connected
 from lerpscape.lab.models.language import lstm, transformer
 from lerpscape.lab.models.lenet import lenet
-from lerpscape.lab.models.options import check_options
 from lerpscape.lab.models.residual import resnet
 from lerpscape.lab.models.vgg import vgg
+from lerpscape.lab.options import check_options
 from lerpscape.names import named, unknown_name
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -41,8 +41,8 @@ def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **opti
     name with a colon is a factory of your own, `package.module:factory`: it is called with the options, and with
     inputs and outputs where its signature has them, and draws its weights from torch's generator.
 
-    Raises `ConfigError` for an unknown name or option, with the nearest, for an option of another type, and for a
-    factory that gives no module.
+    Raises `ConfigError` for an unknown name or option, with the nearest, for an option of another type or one that is
+    missing, and for a factory that gives no module.
 
     >>> build("fully_connected", inputs=(8, 8), outputs=10, seed=0, widths=(16,), activation="tanh")
     Sequential(
@@ -53,8 +53,8 @@ def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **opti
     )
     """
     factory = _factory(name)
-    check_options(name, factory, options)
     sizes = {"inputs": tuple(inputs), "outputs": outputs}
+    check_options(name, factory, options, given=sizes)
     wanted = inspect.signature(factory).parameters
     with torch.random.fork_rng(devices=[]):
         # The generator of the CPU alone: torch.manual_seed would also reset those of other devices.

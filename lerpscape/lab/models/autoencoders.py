@@ -9,14 +9,15 @@ from torch import nn
 
 from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.models.fully_connected import fully_connected
+from lerpscape.lab.options import Size
 
 
 def autoencoder(
     inputs: Sequence[int],
     outputs: int,
     *,
-    widths: Sequence[int] = (512,),
-    code: int = 30,
+    widths: Sequence[Size] = (512,),
+    code: Size = 30,
     activation: str = "relu",
     batch_norm: bool = False,
     biases: str = "all",
@@ -50,8 +51,8 @@ def linear_autoencoder(
     inputs: Sequence[int],
     outputs: int,
     *,
-    widths: Sequence[int] = (),
-    code: int = 30,
+    widths: Sequence[Size] = (),
+    code: Size = 30,
     biases: str = "none",
     init: str = "default",
     init_scale: float = 1.0,

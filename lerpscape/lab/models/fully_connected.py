@@ -10,6 +10,7 @@ from torch import nn
 from lerpscape.errors import ConfigError
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import NTKLinear, initialise, keep_biases
+from lerpscape.lab.options import Size
 from lerpscape.names import unknown_name
 
 LAYERS: dict[str, type[nn.Linear] | type[NTKLinear]] = {"standard": nn.Linear, "ntk": NTKLinear}
@@ -19,7 +20,7 @@ def fully_connected(
     inputs: Sequence[int],
     outputs: int,
     *,
-    widths: Sequence[int] = (128,),
+    widths: Sequence[Size] = (128,),
     activation: str = "relu",
     batch_norm: bool = False,
     biases: str = "all",

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lerpscape.errors import ConfigError, three_parts
-from lerpscape.lab.models.options import sequence_shape
+from lerpscape.lab.models.shapes import sequence_shape
+from lerpscape.lab.options import Size
 
 REACH = 0.1  # embeddings and the last layer begin in U(−0.1, 0.1)
 
@@ -92,7 +93,7 @@ class Transformer(nn.Module):
         return self.read(self.layers(self.embedding(tokens) * self.scale + signal))  # type: ignore[no-any-return]
 
 
-def lstm(inputs: Sequence[int], outputs: int, *, width: int = 200, depth: int = 2) -> nn.Module:
+def lstm(inputs: Sequence[int], outputs: int, *, width: Size = 200, depth: Size = 2) -> nn.Module:
     """An LSTM of `depth` layers (Hochreiter & Schmidhuber 1997) as a language model of `outputs` tokens.
 
     Parameters: V w for the embedding, 8 w (w + 1) for each layer, V (w + 1) for the last. torch's fused LSTM kernel has
@@ -111,7 +112,7 @@ def lstm(inputs: Sequence[int], outputs: int, *, width: int = 200, depth: int = 
 
 
 def transformer(
-    inputs: Sequence[int], outputs: int, *, width: int = 200, depth: int = 2, heads: int = 2, hidden: int = 200
+    inputs: Sequence[int], outputs: int, *, width: Size = 200, depth: Size = 2, heads: Size = 2, hidden: Size = 200
 ) -> nn.Module:
     """A causal Transformer of `depth` layers (Vaswani et al. 2017) as a language model of `outputs` tokens.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import initialise, keep_biases
-from lerpscape.lab.models.options import image_shape
+from lerpscape.lab.models.shapes import image_shape
 
 SIDE = 32
 

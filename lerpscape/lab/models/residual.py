@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.models.initialisation import initialise
-from lerpscape.lab.models.options import image_shape
+from lerpscape.lab.models.shapes import image_shape
+from lerpscape.lab.options import Size
 from lerpscape.names import unknown_name
 
 NORMS = ("batch_norm", "identity", "residual_scale", "fixup")
@@ -70,8 +71,8 @@ def resnet(
     inputs: Sequence[int],
     outputs: int,
     *,
-    depth: int = 20,
-    width: int = 16,
+    depth: Size = 20,
+    width: Size = 16,
     norm: str = "batch_norm",
     init: str = "kaiming",
     init_scale: float = 1.0,

@@ -9,7 +9,8 @@ from torch import nn
 from lerpscape.errors import ConfigError
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import initialise, keep_biases
-from lerpscape.lab.models.options import image_shape
+from lerpscape.lab.models.shapes import image_shape
+from lerpscape.lab.options import Size
 from lerpscape.names import unknown_name
 
 # Convolutions in each of the five blocks, whose channels are 1, 2, 4, 8 and 8 times the width.
@@ -21,8 +22,8 @@ def vgg(
     inputs: Sequence[int],
     outputs: int,
     *,
-    depth: int = 16,
-    width: int = 64,
+    depth: Size = 16,
+    width: Size = 64,
     activation: str = "relu",
     batch_norm: bool = False,
     biases: str = "all",
