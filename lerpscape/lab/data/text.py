@@ -103,8 +103,8 @@ def language_set(name: str, parts: Parts, length: int, min_count: int) -> DataSe
     >>> found = language_set("hamlet", ([words], [["to", "do"]], [["be", "or"]]), length=1, min_count=2)
     >>> found.vocabulary, found.train.inputs.flatten().tolist()
     (('<unk>', '<eos>', 'be', 'to'), [3, 2, 0, 0, 3])
-    >>> found.facts["unknown"]["validation"]  # do, of to, do and <eos>
-    0.3333333333333333
+    >>> found.facts["unknown"]["validation"]  # do, of to and do
+    0.5
     """
     for option, value in (("length", length), ("min_count", min_count)):
         if value < 1:
