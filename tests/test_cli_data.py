@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import io
@@ -236,6 +237,7 @@ def test_get_unpacks_archives(
     assert load("wikitext2", tmp_path).outputs == 5
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket")  # pooch leaves the connection of a 404 to the garbage collector
 def test_a_download_that_is_not_the_published_file_is_refused(
     tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_download_that_is_not_the_published_file_is_refused(
     closed = replace(download, url="http://127.0.0.1:9/nothing.gz")
     monkeypatch.setitem(ENTRIES, "mnist", small_mnist(downloads=(closed,)))
     assert "to answer" in printed(capsys, "get", "mnist", "--data-dir", str(tmp_path), code=2)
+    gc.collect()
 
 
 def test_get_says_what_cannot_be_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -391,7 +391,8 @@ def test_unknown_names_and_options_suggest_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("digits", {"normalize": 1}, r"true or false for digits's normalize.*got: 1 \(int\)"),
+        ("mnist", {"verify": 1}, r"true or false for mnist's verify.*got: 1 \(int\)"),
+        ("markov_chain", {"normalize": True}, r"an option of markov_chain: .*got: 'normalize'"),
         ("markov_chain", {"length": True}, "a whole number for markov_chain's length"),
         ("text", {"path": "x", "split": "file"}, "one of 'files', 'position' for text's split"),
         ("text", {"path": "x"}, "for text's split.*got: nothing"),
@@ -406,4 +407,5 @@ def test_options_of_another_kind(name: str, options: dict[str, object], expected
 
 
 def test_a_whole_number_is_as_good_as_a_float() -> None:
+    assert load("markov_chain", normalize=False, reconstruct=False).task == "language"  # nothing is asked for
     assert load("gaussian_blobs", distance=4).facts["bayes_error"] == load("gaussian_blobs").facts["bayes_error"]

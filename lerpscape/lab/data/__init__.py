@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.data.augmentation import augment
@@ -44,30 +43,35 @@ def load(
     name: str,
     folder: str | Path | None = None,
     *,
+    normalize: bool = False,
+    reconstruct: bool = False,
     train_size: int | None = None,
     subset_seed: int = 0,
     **options: Any,
 ) -> DataSet:
     """Read a data set by name from below `folder`, or `LERPSCAPE_DATA`.
 
-    `train_size` keeps that many training examples, drawn with `subset_seed`. Further options are those of the data
-    set's reader in `DATA_SETS`: `normalize`, `reconstruct` and `verify` for images, `length` for text, and so on.
+    For images, `normalize` takes mean 0 and deviation 1 of each channel, and `reconstruct` makes the images their own
+    targets. `train_size` keeps that many training examples, drawn with `subset_seed`. Further options are those of the
+    data set's reader in `DATA_SETS`: `verify` for official files, `length` for text, and so on.
 
-    Raises `ConfigError` for an unknown name or option, with the nearest known one, and for an option of another type;
-    `FileNotFoundError` for data that are not there, with what to do; `ValueError` for damaged files.
+    Raises `ConfigError` for an unknown name or option (`normalize` is one of images alone), with the nearest known one,
+    and for an option of another type; `FileNotFoundError` for data that are not there, with what to do; `ValueError`
+    for damaged files.
 
     >>> found = load("digits", train_size=100)
     >>> [tuple(each.shape) for each in found.train.batch(slice(0, 32))]
     [(32, 1, 8, 8), (32,)]
     """
     if name not in DATA_SETS:
-        raise _unknown("data set", name, sorted(DATA_SETS))
+        raise _unknown("a data set", name, sorted(DATA_SETS))
     reader = DATA_SETS[name]
     known = {key: each for key, each in inspect.signature(reader).parameters.items() if key != "folder"}
     hints = get_type_hints(reader)
+    options |= {key: True for key, value in (("normalize", normalize), ("reconstruct", reconstruct)) if value}
     for option, value in options.items():
         if option not in known:
-            raise _unknown(f"option of {name}", option, ["train_size", "subset_seed", *known])
+            raise _unknown(f"an option of {name}", option, ["train_size", "subset_seed", *known])
         if not _fits(value, hints[option]):
             raise ConfigError(
                 three_parts(
@@ -92,13 +96,11 @@ def load(
 def _unknown(what: str, name: str, known: list[str]) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=1)
     advice = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
-    return ConfigError(three_parts(f"a {what}: {', '.join(known)}.", f"{name!r}.", advice))
+    return ConfigError(three_parts(f"{what}: {', '.join(known)}.", f"{name!r}.", advice))
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value from a TOML file is of this type: True is no number, and 1 is as good as 1.0."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     return type(value) is hint or (hint is float and type(value) is int)

@@ -102,9 +102,9 @@ def language_set(name: str, parts: Parts, length: int, min_count: int) -> DataSe
     >>> words = "to be or not to be".split()
     >>> found = language_set("hamlet", ([words], [["to", "do"]], [["be", "or"]]), length=1, min_count=2)
     >>> found.vocabulary, found.train.inputs.flatten().tolist()
-    (('<unk>', '<eos>', 'be', 'to'), [3, 2, 0, 0, 3, 2])
-    >>> found.facts["unknown"]["validation"]  # do, of to, do and <eos>
-    0.3333333333333333
+    (('<unk>', '<eos>', 'be', 'to'), [3, 2, 0, 0, 3])
+    >>> found.facts["unknown"]["validation"]  # do, of to and do
+    0.5
     """
     for option, value in (("length", length), ("min_count", min_count)):
         if value < 1:
