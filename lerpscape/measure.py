@@ -14,7 +14,7 @@ from torch import nn
 
 from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Data, Reader
-from lerpscape.engine import Walk, walk
+from lerpscape.engine import walk
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.losses import Loss, PerExample, find_loss
@@ -22,6 +22,7 @@ from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.partial import Partial
 from lerpscape.paths import ParamPath, path_digest
+from lerpscape.planning import Walk
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
@@ -85,7 +86,7 @@ def profile(
         kept = Partial(partial, _fingerprint(path, grid, chosen, policy, on_path, reader) if partial else "")
         with progress_bar(progress, total=len(reader) * len(grid), what=f"profile {label}".strip()) as report:
             walker = Walk(on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0])
-            sums, data_digest = walk(walker, grid, reader, kept, report)
+            sums, data_digest = walk(walker, grid, reader, kept)
     count = sums.moments.count
     slope = sums.slopes / count
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
@@ -115,6 +116,7 @@ def profile(
             "data_digest": data_digest,
             "largest_batch": max((batch.examples or 0) for batch in reader.first),
             "batch_norm": policy.describe(),
+            "plan": walker.choice.describe(),
             "device": str(on_path.device),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
             "threads": torch.get_num_threads(),
