@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from lerpscape.adaptive import FIRST, next_points
 from lerpscape.batches import Reader
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
@@ -52,6 +53,43 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
         raise
     save()
     return sums, hasher.hexdigest()[:12]
+
+
+def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Sums, str]:
+    """Measure at points chosen one after the other until the curve is known to `tolerance` of its range.
+
+    The α in increasing order, sums over all data and a digest of the data. One loss for each example and α is held
+    in memory, as every pair of points has a covariance.
+    """
+    grid = np.linspace(0.0, 1.0, FIRST)
+    measured.choose(grid, reader.first, reader.complete)
+    rows: dict[float, Row] = {}
+    asked, data = grid, ""
+    while len(asked):
+        found, data = _rows(measured, asked, reader)
+        rows |= dict(zip(asked.tolist(), found, strict=True))
+        grid = np.array(sorted(rows))
+        _check_same_examples(list(rows.values()))
+        losses = np.array([rows[alpha].losses.mean() for alpha in grid])
+        slopes = np.array([rows[alpha].slopes.mean() for alpha in grid]) if measured.derivative else None
+        asked = next_points(grid, losses, slopes, tolerance)
+    sums = Sums(len(grid))
+    sums.rows = [rows[alpha] for alpha in grid.tolist()]
+    sums.close_chunk()
+    return grid, sums, data
+
+
+def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
+    """One row for each α with all examples of the data."""
+    parts: list[list[Row]] = [[] for _ in alphas]
+    hasher = hashlib.sha256()
+    for chunk in reader.chunks():
+        for batch in chunk:
+            hasher.update(batch.digest())
+        for group in measured.groups(chunk):
+            for position, alpha in enumerate(alphas):
+                parts[position].append(measured.at(float(alpha), group))
+    return [Row.joined(rows) for rows in parts], hasher.hexdigest()[:12]
 
 
 def _check_same_examples(rows: list[Row]) -> None:

@@ -34,6 +34,9 @@ PURE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d,
 PURE_FUNCTIONS = (torch.flatten, operator.getitem, getattr, operator.add, operator.sub, operator.mul, operator.truediv)
 PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "permute", "contiguous", "float")
 
+RELU_FUNCTIONS = (F.relu, torch.relu)
+ADD_FUNCTIONS = (operator.add, torch.add)
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -152,6 +155,10 @@ class Graph:
         if node.op == "get_attr":
             name = self._attribute(node)
             return self._constants[name] if name in self._constants else state[name]
+        if node.target in RELU_FUNCTIONS and len(arguments) == 1:
+            return self._relu(node, arguments[0], options.get("inplace", False))
+        if node.target in ADD_FUNCTIONS and not options and all(isinstance(each, Tensor) for each in arguments):
+            return self._sum(node, *arguments)
         if node.op == "call_function":
             return node.target(*arguments, **options)  # type: ignore[operator]
         if node.op == "call_method":
@@ -164,7 +171,7 @@ class Graph:
             shape: Any = module.stride, module.padding, module.dilation, module.groups
             return F.conv2d(arguments[0], own["weight"], own.get("bias"), *shape)
         if type(module) is nn.ReLU:
-            return F.relu_(arguments[0]) if module.inplace or self._fresh(node) else F.relu(arguments[0])
+            return self._relu(node, arguments[0], module.inplace)
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             return self._normalised(node, arguments[0], (own["running_mean"], own["running_var"]), state)
         return functional_call(module, own, arguments, options) if own else module(*arguments, **options)
@@ -197,11 +204,26 @@ class Graph:
         return isinstance(self._modules[str(node.target)], _BatchNorm)
 
     def _fresh(self, node: fx.Node) -> bool:
-        """Whether the input of a step is a new tensor of a layer that nothing else uses: it may be overwritten."""
-        (before,) = node.all_input_nodes
-        if len(before.users) > 1 or before.op != "call_module":
+        """Whether a step's result is a new tensor that one other step uses, which may overwrite it.
+
+        Not so for dual numbers: their derivative may be shared, as a first layer's is by all α.
+        """
+        if len(node.users) > 1 or node in self.given:
             return False
-        return isinstance(self._modules[str(before.target)], (nn.Linear, nn.Conv2d, _BatchNorm))
+        if node.op == "call_module":
+            return isinstance(self._modules[str(node.target)], (nn.Linear, nn.Conv2d, _BatchNorm, nn.ReLU))
+        return node.op == "call_function" and node.target in (*RELU_FUNCTIONS, *ADD_FUNCTIONS)
+
+    def _relu(self, node: fx.Node, values: Tensor, inplace: bool) -> Tensor:
+        fresh = self._fresh(node.all_input_nodes[0]) and duals.split(values)[1] is None
+        return F.relu_(values) if inplace or fresh else F.relu(values)
+
+    def _sum(self, node: fx.Node, one: Tensor, other: Tensor) -> Tensor:
+        for node_of, into, added in ((node.args[0], one, other), (node.args[1], other, one)):
+            alone = isinstance(node_of, fx.Node) and self._fresh(node_of) and duals.split(into)[1] is None
+            if alone and duals.split(added)[1] is None and one.shape == other.shape and one.dtype == other.dtype:
+                return into.add_(added)
+        return one + other
 
     def _depend_on_data_alone(self) -> set[fx.Node]:
         found = set(self.inputs)

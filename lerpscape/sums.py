@@ -24,6 +24,12 @@ class Row:
     right: float
     moves: bool = False
 
+    @classmethod
+    def joined(cls, rows: list[Row]) -> Row:
+        """The examples of several rows, in order, as one."""
+        losses, slopes = (np.concatenate([getattr(row, name) for row in rows]) for name in ("losses", "slopes"))
+        return cls(losses, slopes, float(sum(row.right for row in rows)), all(row.moves for row in rows))
+
 
 class Sums:
     """Sums over the chunks seen so far, for every α, and the rows of the chunk at work. All in float64."""
