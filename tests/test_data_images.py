@@ -326,6 +326,12 @@ def test_plain_data_come_back_as_pickle_gives_them(value: object, protocol: int)
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1]}), "1 labels for 2 images"),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 10]}), "10 at index 1"),
         (cifar_batch(np.zeros((2, 3, 16, 32), np.uint8), {"labels": [1, 2]}), "(2, 1536)"),
+        (
+            cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 2]}).replace(
+                b"K\x02M\x00\x0c\x86", b"K\x03M\x00\x0c\x86"
+            ),
+            "shape (3, 3072) with other values",
+        ),
     ],
 )
 def test_damaged_batches(content: bytes, expected: str) -> None:
