@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from official_files import (
 )
 
 from lerpscape.errors import ConfigError
-from lerpscape.lab.data import load
+from lerpscape.lab.data import copies, load
 from lerpscape.lab.data.cifar import parse_batch, parse_sheet
 from lerpscape.lab.data.idx import parse_idx
 from lerpscape.lab.data.pickles import parse_pickle
@@ -164,6 +165,19 @@ def test_a_damaged_gzip_file(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="to be a whole gzip file") as found:
             load("mnist", tmp_path, verify=False)
         message(found)
+
+
+def test_a_gzip_file_that_unpacks_to_anything_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_of((28, 28))
+    labels = {part: np.array(each) for part, each in labels_of(images).items()}
+    write_idx_set(tmp_path / "MNIST/raw", images, labels, zipped=True)
+    size = len(idx(images["train"]))
+    monkeypatch.setattr(copies, "LARGEST", size)
+    assert len(load("mnist", tmp_path, verify=False).train) == 15
+    monkeypatch.setattr(copies, "LARGEST", size - 1)
+    with pytest.raises(ValueError, match=f"to unpack to at most {size - 1} bytes") as found:
+        load("mnist", tmp_path, verify=False)
+    message(found)
 
 
 # CIFAR: official pickles and PNG sheets
@@ -322,7 +336,10 @@ def test_plain_data_come_back_as_pickle_gives_them(value: object, protocol: int)
         (pickle.dumps([1, 2], 2)[:-2], "pickle exhausted"),
         (pickle.dumps([1, 2], 2), "NoneType"),
         (pickle.dumps({"labels": [1]}, 2), "NoneType"),
-        (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"fine_labels": [1, 2]}), "'labels' of whole numbers"),
+        (
+            cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"fine_labels": [1, 2]}),
+            "labels to be a list of whole numbers",
+        ),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1]}), "1 labels for 2 images"),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 10]}), "10 at index 1"),
         (cifar_batch(np.zeros((2, 3, 16, 32), np.uint8), {"labels": [1, 2]}), "(2, 1536)"),
@@ -351,7 +368,10 @@ def test_damaged_sheets(tmp_path: Path) -> None:
     Image.fromarray(images[0, 0]).save(tmp_path / "grey.png")
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "narrow.png")
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "sheet.jpg")
+    header = b"IHDR" + struct.pack(">2I", 1024, 2**20) + whole[24:29]  # a million rows, and no more bytes for them
+    bomb = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
     for content, expected in (
+        (bomb, "decompression bomb"),
         (whole[: len(whole) // 2], "sheet.png to be a whole PNG"),
         (b"", "cannot identify"),
         ((tmp_path / "grey.png").read_bytes(), "32 × 32 pixels, L"),
@@ -374,6 +394,7 @@ def test_damaged_label_lists_of_sheets(tmp_path: Path) -> None:
         (json.dumps([1] * 14), "14 labels for 15 images"),
         (json.dumps([1] * 14 + [-1]), "-1 at index 14"),
         ("[" * 100_000, "in JSON"),
+        (f"[{'9' * 5000}]", "in JSON"),
         (f"[{'9' * 30}]", "whole numbers"),
     ):
         (folder / "train_lables.json").write_text(content)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.data.catalogue import TEXT_FILES
-from lerpscape.lab.data.copies import data_folder, find_copy
+from lerpscape.lab.data.copies import data_folder, find_copy, text_files
 from lerpscape.lab.data.splits import DataSet, Split
 
 Level: TypeAlias = Literal["word", "character"]
@@ -83,7 +83,7 @@ def read_texts(path: Path) -> list[str]:
 
     Raises `FileNotFoundError` where there are none, `ValueError` for a file that is not UTF-8.
     """
-    files = sorted(path.glob(TEXT_FILES))
+    files = text_files(path)
     if not files:
         raise FileNotFoundError(
             three_parts(f"a folder of .txt files, {path}.", "none there.", "Put the texts there, one file each.")
