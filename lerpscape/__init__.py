@@ -22,6 +22,7 @@ _ROOMS = {
         "NonFiniteOutput",
         "NotRepeatable",
         "PartialMismatch",
+        "StoreConflict",
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
+        StoreConflict,
     )
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level

@@ -22,11 +22,10 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    named,
-    policy_of,
     print_written,
     require_writable,
 )
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.profiles import Profile
@@ -74,6 +73,7 @@ def profile_command(
         report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.measure import profile
     from lerpscape.paths import Line
 
@@ -89,7 +89,7 @@ def profile_command(
         "progress": progress,
     }
     measured = called(data)
-    policy = policy_of(batch_norm, measured)
+    policy = named_policy(batch_norm, measured)
     parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
     unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
     profiles = [
