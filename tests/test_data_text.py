@@ -135,8 +135,8 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "few" / "0.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"0\.txt to be text in UTF-8"):
         load("text", tmp_path, path="few", split="position")
-    with pytest.raises(ConfigError, match="length of at least 1"):
-        language_set("x", ([["a"]], [["a"]], [["a"]]), 0, 1)
+    with pytest.raises(ConfigError, match="a whole number ≥ 1 for length"):
+        load("text", tmp_path, path="few", split="position", length=0)
 
 
 def test_wikitext_keeps_its_own_unknown_words_and_ends_every_line(tmp_path: Path) -> None:
