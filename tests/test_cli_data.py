@@ -261,7 +261,7 @@ def test_a_download_that_is_not_the_published_file_is_refused(
 def test_get_says_what_cannot_be_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ("--data-dir", str(tmp_path))
     assert "Put the files into sotu" in printed(capsys, "get", "sotu", *folder, code=2)
-    assert "a data set to download: mnist, " in printed(capsys, "get", "minst", *folder, code=2)
+    assert "a data set to download: one of mnist, " in printed(capsys, "get", "minst", *folder, code=2)
     assert "got: none." in printed(capsys, "get", *folder, code=2)
 
 

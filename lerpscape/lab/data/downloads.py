@@ -10,6 +10,7 @@ from pathlib import Path
 from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.data.catalogue import ENTRIES, Download
 from lerpscape.lab.data.copies import data_folder, find_copy, how_to_get, missing_files
+from lerpscape.names import unknown_name
 from lerpscape.saving import optional
 
 
@@ -22,10 +23,13 @@ def get(name: str, folder: str | Path | None = None, progress: bool | None = Non
     Raises `ConfigError` for a data set that is not published as a download, `OSError` where the network does not give
     it, `ValueError` for a download with another checksum.
     """
-    if name not in ENTRIES or not ENTRIES[name].downloads:
-        known = [each for each, entry in ENTRIES.items() if entry.downloads]
-        advice = how_to_get(name) if name in ENTRIES else "Choose one of them; `lerpscape data list` shows the others."
-        raise ConfigError(three_parts(f"a data set to download: {', '.join(known)}.", f"{name!r}.", advice))
+    published = [each for each, entry in ENTRIES.items() if entry.downloads]
+    if name in ENTRIES and name not in published:
+        raise ConfigError(
+            three_parts(f"a data set to download: one of {', '.join(published)}.", f"{name!r}.", how_to_get(name))
+        )
+    if name not in published:
+        raise ConfigError(unknown_name("a data set to download", name, published))
     if folder is not None:
         Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
     root = data_folder(folder)
