@@ -40,7 +40,11 @@ _ROOMS = {
         "relative_rise",
         "rises",
     ),
+    "curves": ("Bezier", "Polyline"),
     "paths": ("Line", "ParamPath"),
+    "planes": ("Plane", "Stops"),
+    "spheres": ("SphericalLine",),
+    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.curves import Bezier, Polyline
+    from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
         EndpointMismatch,
         LerpscapeError,
@@ -82,9 +88,11 @@ if TYPE_CHECKING:
         rises,
     )
     from lerpscape.paths import Line, ParamPath
+    from lerpscape.planes import Plane, Stops
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
+    from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval
 
 
