@@ -14,7 +14,9 @@ _ROOMS = {
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
+    "connection": ("connect",),
     "errors": (
+        "Diverged",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
@@ -43,6 +45,12 @@ _ROOMS = {
     "curves": ("Bezier", "Polyline"),
     "paths": ("Line", "ParamPath"),
     "planes": ("Plane", "Stops"),
+    "studies.layers": ("Layerwise", "layerwise"),
+    "studies.onsets": ("Onset", "onset"),
+    "studies.pairs": ("Block", "Pairwise", "pairwise"),
+    "studies.starts": ("Excess", "StartComparison", "compare_starts"),
+    "studies.surfaces": ("LossPlane", "plane"),
+    "studies.trajectories": ("Trajectory", "trajectory"),
     "spheres": ("SphericalLine",),
     "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
     "profiles": ("Profile",),
@@ -59,9 +67,11 @@ if TYPE_CHECKING:
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.connection import connect
     from lerpscape.curves import Bezier, Polyline
     from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
+        Diverged,
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
@@ -94,6 +104,12 @@ if TYPE_CHECKING:
     from lerpscape.reports import report
     from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval
+    from lerpscape.studies.layers import Layerwise, layerwise
+    from lerpscape.studies.onsets import Onset, onset
+    from lerpscape.studies.pairs import Block, Pairwise, pairwise
+    from lerpscape.studies.starts import Excess, StartComparison, compare_starts
+    from lerpscape.studies.surfaces import LossPlane, plane
+    from lerpscape.studies.trajectories import Trajectory, trajectory
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,22 @@ from lerpscape.patterns import Pattern, selected
 _SAMPLES = tuple(step / 64 for step in range(65))
 
 
+class Power:
+    """The schedule φ(α) = α^p.
+
+    >>> Power(2)(torch.tensor(0.5))
+    tensor(0.2500)
+    """
+
+    def __init__(self, power: float) -> None:
+        self._power = power
+        self.__name__ = f"α^{power:g}"
+
+    def __call__(self, alpha: torch.Tensor) -> torch.Tensor:
+        """α^p."""
+        return alpha**self._power
+
+
 class Retimed(Path):
     """A path whose tensors keep different times: where the path is at α, a tensor with schedule φ is at φ(α)."""
 
@@ -187,19 +203,9 @@ def homogeneous_times(
         known = {name: depth for name, depth in bias_depths(model).items() if name in start.tensors}
     else:
         known = {name: depth for pattern, depth in depths.items() for name in selected([pattern], start, end)}
-    powers: dict[int, Schedule] = {depth: _Power(depth) for depth in set(known.values())}
+    powers: dict[int, Schedule] = {depth: Power(depth) for depth in set(known.values())}
     words = f"biases at α^h, h from {min(known.values())} to {max(known.values())}" if known else "no biases"
     return {name: powers[depth] for name, depth in known.items()}, words
-
-
-class _Power:
-    """φ(α) = α^h."""
-
-    def __init__(self, power: int) -> None:
-        self._power = power
-
-    def __call__(self, alpha: torch.Tensor) -> torch.Tensor:
-        return alpha**self._power
 
 
 def _name(schedule: Schedule) -> str:
