@@ -23,7 +23,7 @@ from torch import nn
 import lerpscape as ls
 from lerpscape.plots import save_figure
 
-TRAINED, MEASURED, EPOCHS, BATCH, RATE = 20_000, 2_000, 10, 64, 0.05
+TRAINED, MEASURED, EPOCHS, BATCH, RATE = 60_000, 6_000, 5, 64, 0.05
 
 
 def network() -> nn.Module:
@@ -79,12 +79,13 @@ def trained(images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, t
 
 
 def main(out: str, folder: Path) -> None:
+    """Train, measure, draw."""
     began = time.perf_counter()
     images, labels = fashion(folder)
     snapshots = trained(images, labels)
-    start, end = list(snapshots.values())[0], list(snapshots.values())[-1]
+    start, *_, end = snapshots.values()
     print(f"trained in {time.perf_counter() - began:.0f} s, {len(snapshots)} snapshots")
-    data = [(images[:MEASURED], labels[:MEASURED])]
+    data = list(zip(images[:MEASURED].split(500), labels[:MEASURED].split(500), strict=True))
     other = ls.fresh_init(network, seed=1)
     found = ls.plane(network(), start, other, end, data, trajectory=snapshots, points=31, margin=0.15, alphas=50)
     save_figure(found.figure(), out)

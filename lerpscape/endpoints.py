@@ -238,7 +238,8 @@ def _with_parameters(params: Checkpoint, change: Callable[[Tensor], Tensor], wor
     from lerpscape.matching import twins
 
     ties = twins(params)
-    moved = {name: change(params.tensors[name]) for name in params.parameters}
+    # In the order of the names: a module and its file have the same tensors in different orders.
+    moved = {name: change(params.tensors[name]) for name in sorted(params.parameters)}
     by_tie = {ties[name]: tensor for name, tensor in moved.items()}
     tensors = {name: by_tie.get(ties[name], tensor) for name, tensor in params.tensors.items()}
     return Checkpoint(tensors, params.parameters, f"{words} {params.source}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from lerpscape.studies.trajectories import Trajectory
 
 MAP = "viridis"
+_OWN, _OTHER, _ROAD = COLOURS[0], COLOURS[2], RISE_COLOUR
 ALPHA = "α   (0: start, 1: end)"
 
 
@@ -111,29 +114,27 @@ def plot_plane(found: LossPlane, ax: Axes | None = None) -> Axes:
         losses = np.ma.masked_invalid(found.losses)
         low, high = float(losses.min()), float(losses.max())
         # Levels crowd where losses are small: the bottom of a valley is what a line runs into.
-        levels = low + (high - low) * np.linspace(0, 1, 22) ** 2
-        shown = ax.contourf(found.x, found.y, losses, levels=levels, cmap=MAP)
+        levels = low + (high - low) * np.linspace(0, 1, 19) ** 2
+        shown = ax.contourf(found.x, found.y, losses, levels=levels, cmap=_greys())
         start, other, end = found.corners
-        for corner, colour in ((start, "white"), (other, COLOURS[1])):
+        for corner, colour in ((start, _OWN), (other, _OTHER)):
             ax.plot(*np.stack([corner, end]).T, "-", color=colour, linewidth=2)
         if len(found.trajectory):
-            ax.plot(*found.trajectory.T, ".-", color=RISE_COLOUR, linewidth=1.4, markersize=4)
-        middle = found.corners.mean(0)
-        for corner, text in ((start, "init"), (other, "other init"), (end, "optimum")):
-            ax.plot(*corner, "o", color="white", markeredgecolor=INK, markersize=7)
-            side = np.sign(corner - middle)
+            ax.plot(*found.trajectory.T, ".-", color=_ROAD, linewidth=1.4, markersize=4)
+        for corner, text, colour in ((start, "init", _OWN), (other, "other init", _OTHER), (end, "optimum", INK)):
+            ax.plot(*corner, "o", color=colour, markeredgecolor="white", markersize=8)
+            above = corner[1] > found.corners[:, 1].mean()
             ax.annotate(
                 text,
                 corner,
-                10 * side,
+                (0, 9 if above else -9),
                 textcoords="offset points",
-                color="white",
-                fontweight="bold",
-                ha="left" if side[0] > 0 else "right",
-                va="bottom" if side[1] > 0 else "top",
+                ha="center",
+                va="bottom" if above else "top",
+                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
             )
-        ax.set(xlabel="distance in parameter space", ylabel="distance in parameter space", aspect="equal")
-        _colour_bar(ax, shown, _with_unit("loss", found.unit), format="%.3g")
+        ax.set(xlabel="distance in parameter space", ylabel="distance", aspect="equal")
+        _colour_bar(ax, shown, _with_unit("loss", found.unit), format="%.2g", ticks=levels[::3], shrink=0.8)
     return ax
 
 
@@ -142,10 +143,11 @@ def plot_plane_lines(found: LossPlane, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_or_new(ax)
         if len(found.along):
-            ax.plot(found.travelled, found.along, ".-", color=RISE_COLOUR, markersize=4, label="training")
-        ax.plot(found.alphas, found.lines[0], color=INK, label="line from init")
-        ax.plot(found.alphas, found.lines[1], color=COLOURS[1], label="line from other init")
-        ax.set(xlabel="share of the distance travelled (α on a line)", ylabel=_with_unit("loss", found.unit))
+            ax.plot(found.travelled, found.along, ".-", color=_ROAD, markersize=5, label="training (left: its shadow)")
+        ax.plot(found.alphas, found.lines[0], color=_OWN, label="line from init")
+        ax.plot(found.alphas, found.lines[1], color=_OTHER, label="line from other init")
+        ax.set(xlabel="share of the way travelled (line: α)", ylabel=_with_unit("loss", found.unit))
+        ax.set_ylim(bottom=min(0, float(np.nanmin(found.lines))))
         ax.legend()
     return ax
 
@@ -153,11 +155,16 @@ def plot_plane_lines(found: LossPlane, ax: Axes | None = None) -> Axes:
 def plane_figure(found: LossPlane) -> Figure:
     """The plane, and the curves beside it."""
     with style():
-        figure = Figure(figsize=(10.6, 4.4), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        figure = Figure(figsize=(11.2, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
         plot_plane(found, left)
         plot_plane_lines(found, right)
     return figure
+
+
+def _greys() -> ListedColormap:
+    """Light enough for coloured lines, darkest where the loss is lowest."""
+    return ListedColormap(colormaps["Greys_r"](np.linspace(0.35, 1, 256)))
 
 
 def plot_trajectory(found: Trajectory, ax: Axes | None = None) -> Axes:

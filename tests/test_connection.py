@@ -67,7 +67,7 @@ def test_tied_weights_stay_tied_in_the_control_point() -> None:
 
 def test_a_run_that_diverged_is_an_error() -> None:
     start, end = MLP.ends()
-    with pytest.raises(ls.Diverged, match=r"(?s)falls in training.*over the first.*learning_rate=10"):
+    with pytest.raises(ls.Diverged, match=r"(?s)falls in training.*on the straight line.*learning_rate=10"):
         ls.connect(start, start, end, MLP.data(), epochs=3, learning_rate=100)
     with pytest.raises(ls.Diverged, match="not finite"):
         ls.connect(start, start, end, [(x, x[:, :3]) for x, _ in MLP.data()], "squared_error", learning_rate=1e9)

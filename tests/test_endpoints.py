@@ -300,5 +300,7 @@ def test_noise_and_zero_keep_norms_buffers_and_ties() -> None:
         [(noise.tensors[name] / tensor.detach().norm()).flatten() for name, tensor in model.named_parameters()]
     )
     assert abs(float(flat.mean())) < 4 * float(flat.std()) / len(flat) ** 0.5
+    backwards = dict(reversed(model.state_dict().items()))  # files keep names in another order than modules
+    assert torch.equal(ls.noise_like(backwards, 0).tensors["0.weight"], noise.tensors["0.weight"])
     tied = ls.noise_like(seeded(Tied, 0), 0)
     assert tied.tensors["embed.weight"] is tied.tensors["read.weight"]

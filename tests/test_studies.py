@@ -193,8 +193,8 @@ def test_a_plane_is_the_closed_form() -> None:
         margin=0.1,
         alphas=7,
     )
-    across = (other - start) / np.linalg.norm(other - start)
-    up = (end - start) - (end - start) @ across * across
+    across = (end - start) / np.linalg.norm(end - start)
+    up = (other - start) - (other - start) @ across * across
     up /= np.linalg.norm(up)
     for row, y in enumerate(found.y):
         for column, x in enumerate(found.x):
@@ -212,9 +212,10 @@ def test_a_plane_is_the_closed_form() -> None:
     for index, corner in enumerate((start, other)):
         expected = ls.profile(Place(3), ls.Line(at(*corner), at(*end)), DATA, loss=wave, alphas=7)
         np.testing.assert_allclose(found.lines[index], expected.loss, rtol=1e-13)
-    # The grid reaches a tenth of the extent beyond corners and trajectory.
-    extent = found.corners[:, 0].max() - found.corners[:, 0].min()
-    assert found.x[0] == pytest.approx(found.corners[:, 0].min() - 0.1 * extent)
+    # The grid reaches a tenth of the larger extent beyond corners and trajectory.
+    covered = np.concatenate([found.corners, found.trajectory])
+    more = 0.1 * np.ptp(covered, axis=0).max()
+    assert (found.x[0], found.y[-1]) == pytest.approx((covered[:, 0].min() - more, covered[:, 1].max() + more))
 
 
 def test_a_trajectory_is_the_closed_form() -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class LossPlane(StudyResult):
     """Loss on a plane through a start, another start and an end, in distances of parameter space.
 
-    `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the other start to the
-    right. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the
+    `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the end to the right of
+    it. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the
     end at `alphas`. `trajectory` (snapshots, 2) is the projection of the snapshots, `heights` how far each is above
     the plane, `travelled` the share of the way gone and `along` the loss there; empty without snapshots.
     """
@@ -95,7 +95,8 @@ def plane(
     """Measure the loss on the plane through a start, another start and an end, and on the lines to the end.
 
     * `trajectory`: snapshots of training from start to end, projected on the plane.
-    * `points`: along each side of the grid; the grid covers corners and trajectory, and `margin` of their extent more.
+    * `points`: along each side of the grid; the grid covers corners and trajectory, and on every side `margin` times
+      their larger extent more.
     * `choices`: `loss`, `alphas` (of the lines), `batch_norm`, `device`, `dtype` as in `profile`.
 
     Raises `ValueError` for three checkpoints on one line, fewer than two points, or a negative margin;
@@ -103,7 +104,7 @@ def plane(
 
     Source: Lucas et al. (2021), figure 1.
 
-    >>> points = [{"weight": torch.tensor([corner])} for corner in ([0.0, 0.0], [2.0, 0.0], [0.0, 1.0])]
+    >>> points = [{"weight": torch.tensor([corner])} for corner in ([0.0, 0.0], [0.0, 1.0], [2.0, 0.0])]
     >>> x = torch.eye(2)
     >>> found = plane(nn.Linear(2, 1, bias=False), *points, [(x, x[:, 1:])], loss="squared_error", points=3, margin=0)
     >>> found.x, found.y, found.losses[0]  # (x² + (y − 1)²) / 2
@@ -113,13 +114,14 @@ def plane(
         raise ValueError(
             three_parts("points ≥ 2 and margin ≥ 0.", f"points={points}, margin={margin}.", "points=25, margin=0.2")
         )
-    on = Plane(start, other, end)
-    corners = np.array([on.position(each)[:2] for each in (on.origin, on.x, on.y)])
+    on = Plane(start, end, other)
+    corners = np.array([on.position(each)[:2] for each in (on.origin, on.y, on.x)])
     road = {} if trajectory is None else snapshots(trajectory)
     places = [on.position(each) for each in road.values()]
     projected = np.array([place[:2] for place in places]).reshape(-1, 2)
     low, high = np.min([*corners, *projected], axis=0), np.max([*corners, *projected], axis=0)
-    x, y = np.linspace(low - margin * (high - low), high + margin * (high - low), points).T
+    more = margin * (high - low).max()
+    x, y = np.linspace(low - more, high + more, points).T
     count = points**2
 
     def stop(k: int) -> Params:
@@ -127,15 +129,15 @@ def plane(
             return list(road.values())[k - count].tensors
         return on.at(*on.from_flat(float(x[k % points]), float(y[k // points])))
 
-    stops = Stops((on.origin, on.y), count + len(road), stop, on.describe())
+    stops = Stops((on.origin, on.x), count + len(road), stop, on.describe())
     rest: Choices = {**choices, "alphas": len(stops)}
     found = profile(model, stops, data, derivative=False, label="plane", progress=progress, **rest)
     lines = [
-        profile(model, Line(each, on.y), data, derivative=False, progress=progress, **choices)
-        for each in (on.origin, on.x)
+        profile(model, Line(each, on.x), data, derivative=False, progress=progress, **choices)
+        for each in (on.origin, on.y)
     ]
     return LossPlane(
-        names=(on.origin.source, on.x.source, on.y.source),
+        names=(on.origin.source, on.y.source, on.x.source),
         corners=corners,
         x=x,
         y=y,
