@@ -99,10 +99,15 @@ def test_starts_are_the_lines_measured_one_by_one() -> None:
     assert excess == pytest.approx((found.max_rise[0] - rises.mean(), np.std(rises, ddof=1) / 3**0.5, 3), rel=1e-14)
     assert np.isnan(found.excess("zero").error)
     assert "zero (n = 1)" in found.summary()
-    factory = ls.compare_starts(model, start, end, MLP.data(), fresh=1, noise=0, zero=False, factory=mlp, alphas=3)
-    drawn = {name: tensor.double() for name, tensor in seeded(mlp, 0).state_dict().items()}
+    factory = ls.compare_starts(
+        model, start, end, MLP.data(), fresh=1, noise=0, zero=False, factory=mlp, seed=9, alphas=3
+    )
+    drawn = {name: tensor.double() for name, tensor in seeded(mlp, 9).state_dict().items()}
     same = ls.profile(model, ls.Line(drawn, end), MLP.data(), alphas=3, derivative=False)
     np.testing.assert_allclose(factory.losses[1], same.loss, rtol=1e-12)
+    drawn = ls.fresh_init(mlp, 3)
+    with pytest.raises(ValueError, match=r"(?s)seed 3, which draws that very start.*seed=1002"):
+        ls.compare_starts(mlp(), drawn, mlp(), MLP.data(), seed=2, factory=mlp, dtype=torch.float64)
     with pytest.raises(ValueError, match="at least one control"):
         ls.compare_starts(model, start, end, MLP.data(), fresh=0, noise=0, zero=False)
 

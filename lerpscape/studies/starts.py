@@ -13,9 +13,10 @@ from lerpscape.batches import Data
 from lerpscape.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.endpoints import fresh_init, noise_like, zeros_like
 from lerpscape.errors import three_parts
+from lerpscape.matching import matched
 from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
-from lerpscape.paths import Line
+from lerpscape.paths import Line, moving
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.studies.measuring import Choices, StudyResult, how_of, rise_of
 
@@ -109,7 +110,8 @@ def compare_starts(
     * `seed`: that of the first fresh init and the first noise; the next take the next numbers.
     * `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`.
 
-    Raises `ValueError` for no control at all, and whatever `fresh_init` and `profile` raise.
+    Raises `ValueError` for no control at all and for a seed that draws `start` itself, and whatever `fresh_init` and
+    `profile` raise.
 
     Sources: Lucas et al. (2021); Tao (2024).
 
@@ -127,6 +129,15 @@ def compare_starts(
     starts += [("fresh init", fresh_init(factory or model, seed + index)) for index in range(fresh)]
     starts += [("noise", noise_like(own, seed + index)) for index in range(noise)]
     starts += [("zero", zeros_like(own))] if zero else []
+    for index, (_, each) in enumerate(starts[1 : fresh + 1]):
+        if not moving(own, matched(own, each)[1]):
+            raise ValueError(
+                three_parts(
+                    "fresh inits other than the network's own start.",
+                    f"seed {seed + index}, which draws that very start.",
+                    f"seed={seed + 1000}, or any that the run did not use.",
+                )
+            )
     profiles = []
     with progress_bar(progress, total=len(starts), what="starts", unit="line") as report:
         for _, each in starts:
