@@ -4,16 +4,13 @@ A small convolutional network learns Fashion-MNIST from one initialisation, and 
 the training loss on the plane through that initialisation, an unrelated one and the optimum, with the shadow of the
 trajectory and the lines from both initialisations; and beside it the loss along training and along both lines.
 
-usage: python examples/figure1.py figure1.png [LERPSCAPE_DATA/FashionMNIST/raw]
+usage: LERPSCAPE_DATA=folder python examples/figure1.py figure1.png
 
-Takes about five minutes on two cores; prints what it measured.
+The folder holds Fashion-MNIST (see docs/data.md). Takes about two minutes; prints what it measured.
 """
 
-import gzip
-import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lerpscape as ls
+from lerpscape.lab.data import load
 from lerpscape.plots import save_figure
 
 TRAINED, MEASURED, EPOCHS, BATCH, RATE = 60_000, 6_000, 5, 64, 0.05
@@ -40,20 +38,9 @@ def network() -> nn.Module:
     )
 
 
-def idx(file: Path) -> torch.Tensor:
-    """An idx file, compressed or not."""
-    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    dimensions = raw[3]
-    shape = [int.from_bytes(raw[4 + 4 * k : 8 + 4 * k], "big") for k in range(dimensions)]
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
-
-
-def fashion(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first training images, with mean 0 and deviation 1 over all pixels, and their classes."""
-    files = [next(iter(folder.glob(f"{name}*"))) for name in ("train-images", "train-labels")]
-    images, labels = (idx(file)[:TRAINED] for file in files)
-    pixels = images.float()[:, None] / 255
-    return (pixels - pixels.mean()) / pixels.std(), labels.long()
+def fashion() -> tuple[torch.Tensor, torch.Tensor]:
+    """The training images, with mean 0 and deviation 1 over all pixels, and their classes."""
+    return load("fashion_mnist", normalize=True).train.batch(slice(0, TRAINED))
 
 
 def trained(images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
@@ -78,10 +65,10 @@ def trained(images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, t
     return kept
 
 
-def main(out: str, folder: Path) -> None:
+def main(out: str) -> None:
     """Train, measure, draw."""
     began = time.perf_counter()
-    images, labels = fashion(folder)
+    images, labels = fashion()
     snapshots = trained(images, labels)
     start, *_, end = snapshots.values()
     print(f"trained in {time.perf_counter() - began:.0f} s, {len(snapshots)} snapshots")
@@ -97,5 +84,4 @@ def main(out: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = sys.argv[2] if len(sys.argv) > 2 else Path(os.environ.get("LERPSCAPE_DATA", "data"), "FashionMNIST", "raw")
-    main(sys.argv[1], Path(place))
+    main(sys.argv[1])

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import lerpscape as ls
-from lerpscape.lab.digits import digits, train_data
+from lerpscape.lab.data.digits import train_data
 from lerpscape.plots import plot_profiles, save_figure, style
 from lerpscape.plots_studies import study_figure
 
@@ -34,7 +34,8 @@ def network() -> nn.Module:
 def trained(seed: int, keep: tuple[int, ...] = (0, STEPS), rate: float = RATE) -> dict[str, dict[str, torch.Tensor]]:
     """Snapshots of a run of Adam, whose lines rise more often than those of SGD."""
     torch.manual_seed(seed)
-    model, (images, labels) = network(), digits()[0]
+    model = network()
+    images, labels = (torch.cat(parts) for parts in zip(*train_data(), strict=True))
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     kept = {}
     for step in range(STEPS + 1):

@@ -17,12 +17,14 @@ _ROOMS = {
     "connection": ("connect",),
     "errors": (
         "Diverged",
+        "ConfigError",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
         "NonFiniteOutput",
         "NotRepeatable",
         "PartialMismatch",
+        "StoreConflict",
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from lerpscape.curves import Bezier, Polyline
     from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
+        ConfigError,
         Diverged,
         EndpointMismatch,
         LerpscapeError,
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
         NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
+        StoreConflict,
     )
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level

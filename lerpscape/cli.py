@@ -14,6 +14,7 @@ from tyro.extras import SubcommandApp
 from lerpscape import __version__
 from lerpscape.commands.certify import certify_command
 from lerpscape.commands.connect import connect_command
+from lerpscape.commands.data import data_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
@@ -25,6 +26,7 @@ from lerpscape.commands.studies import (
     starts_command,
     trajectory_command,
 )
+from lerpscape.commands.sweep import export_command, sweep_command, table_command
 from lerpscape.errors import LerpscapeError
 
 DESCRIPTION = "What does the loss do on the straight line between two checkpoints?"
@@ -80,6 +82,24 @@ EXAMPLES = {
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
+    "sweep": """
+  lerpscape sweep list experiments/fc-small.toml
+  lerpscape sweep run experiments/fc-small.toml --store results --workers 2
+  lerpscape sweep run experiments/fc.toml --store /shared/results --workers ray://head:10001
+  lerpscape sweep status experiments/fc-small.toml --store results
+""",
+    "table": """
+  lerpscape table experiments/fc-small.toml --store results
+  lerpscape table experiments/fc-small.toml --store results --format latex --out table.tex --plot table.svg
+""",
+    "export": """
+  lerpscape export --store results --out records.parquet
+""",
+    "data": """
+  lerpscape data list --data-dir ~/data
+  lerpscape data check mnist fashion_mnist
+  lerpscape data get cifar10 --data-dir ~/data
+""",
     "demo": """
   lerpscape demo --folder first-run
 """,
@@ -97,6 +117,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "trajectory": trajectory_command,
     "connect": connect_command,
     "report": report_command,
+    "sweep": sweep_command,
+    "table": table_command,
+    "export": export_command,
+    "data": data_command,
     "demo": demo_command,
 }
 
@@ -114,7 +138,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; with --out, the same profile command goes on where it was", file=sys.stderr)
+        print("stopped; the same command goes on where it was (profile: with --out)", file=sys.stderr)
         sys.exit(130)
 
 

@@ -25,6 +25,14 @@ class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
 
 
+class ConfigError(LerpscapeError):
+    """A configuration asks for something that does not exist, or in a form that cannot be read."""
+
+
+class StoreConflict(LerpscapeError):
+    """A store holds something else than what is to be written into it."""
+
+
 class PartialMismatch(LerpscapeError):
     """A partial result on disk belongs to another measurement."""
 

@@ -13,7 +13,6 @@ from lerpscape.commands.arguments import (
     Start,
     Switch,
     called,
-    policy_of,
     print_written,
     require_writable,
 )
@@ -58,6 +57,7 @@ def certify_command(
         report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.certification import certify
 
     require_writable(out, plot, report)
@@ -69,7 +69,7 @@ def certify_command(
         loss=loss,
         tolerance=tolerance,
         budget=budget,
-        batch_norm=policy_of(batch_norm, None),
+        batch_norm=named_policy(batch_norm, []),
         progress=progress,
     )
     if out:

@@ -17,12 +17,11 @@ from lerpscape.commands.arguments import (
     Start,
     Switch,
     called,
-    named,
-    policy_of,
     print_written,
     require_writable,
 )
 from lerpscape.commands.profile import print_table
+from lerpscape.names import named
 
 
 def connect_command(
@@ -64,6 +63,7 @@ def connect_command(
     """
     from safetensors.torch import save_file
 
+    from lerpscape.batch_norm import named_policy
     from lerpscape.connection import connect
     from lerpscape.matching import twins
     from lerpscape.measure import profile
@@ -72,7 +72,7 @@ def connect_command(
     require_writable(out, plot)
     built, read = called(model), called(data)
     chosen = named(loss) if ":" in loss else loss
-    policy = policy_of(batch_norm, read)
+    policy = named_policy(batch_norm, read)
     curve = connect(
         built,
         start,

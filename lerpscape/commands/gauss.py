@@ -18,7 +18,6 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    policy_of,
     print_written,
     require_writable,
 )
@@ -68,6 +67,7 @@ def gauss_command(
         report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.gauss import gauss_length
 
     require_writable(out, plot, report)
@@ -82,7 +82,7 @@ def gauss_command(
         tolerance=tolerance,
         budget=budget,
         per=per,
-        batch_norm=policy_of(batch_norm, measured),
+        batch_norm=named_policy(batch_norm, measured),
         device=device,
         dtype=dtype_of(dtype),
         progress=progress,
@@ -138,6 +138,7 @@ def condition_command(
         json_: Print the numbers as JSON.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.conditions import sufficient_condition
 
     built, measured = called(model), called(data)
@@ -150,7 +151,7 @@ def condition_command(
         alphas=None if alphas is None else alphas_of(alphas),
         tolerance=tolerance,
         budget=budget,
-        batch_norm=policy_of(batch_norm, measured),
+        batch_norm=named_policy(batch_norm, measured),
         device=device,
         progress=progress,
     )

@@ -17,11 +17,10 @@ from lerpscape.commands.arguments import (
     Switch,
     alphas_of,
     dtype_of,
-    named,
-    policy_of,
     print_written,
     require_writable,
 )
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.studies.measuring import StudyResult
@@ -50,9 +49,11 @@ class Measured:
 
     def choices_without_alphas(self, data: Any) -> dict[str, Any]:
         """As studies take them that measure single points."""
+        from lerpscape.batch_norm import named_policy
+
         return {
             "loss": named(self.loss) if ":" in self.loss else self.loss,
-            "batch_norm": policy_of(self.batch_norm, data),
+            "batch_norm": named_policy(self.batch_norm, data),
             "device": self.device,
             "dtype": dtype_of(self.dtype),
             "progress": self.progress,

@@ -22,12 +22,11 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    named,
-    policy_of,
     print_written,
     require_writable,
 )
 from lerpscape.commands.roads import STRAIGHT, OnRoad
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.profiles import Profile
@@ -77,6 +76,7 @@ def profile_command(
         report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.measure import profile
 
     require_writable(out, plot, report)
@@ -91,7 +91,7 @@ def profile_command(
         "progress": progress,
     }
     measured = called(data)
-    policy = policy_of(batch_norm, measured)
+    policy = named_policy(batch_norm, measured)
     parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
     unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
     profiles = [

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lerpscape.commands.arguments import named
 from lerpscape.errors import three_parts
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.paths import Path

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lerpscape.commands.arguments import End, Name, Start, called, named
+from lerpscape.commands.arguments import End, Name, Start, called
 from lerpscape.commands.measured import PRINTED, USUAL, HowMeasured, WhereTo
 from lerpscape.errors import three_parts
+from lerpscape.names import named
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lerpscape.errors import three_parts
 from lerpscape.gauss import gauss_length
+from lerpscape.lab.models.initialisation import NTKLinear
 from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
@@ -31,18 +32,6 @@ SEEDS = (0, 1, 2, 3, 4)
 EXAMPLES, INPUTS = 40, 4
 MEASURED = ("gauss_length", "integral", "relative_distance", "max_rise")
 INTEGRAL_POINTS = 17
-
-
-class NTKLinear(nn.Module):
-    """x ↦ W x / √inputs with the entries of W from N(0, 1)."""
-
-    def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs of shape (examples, outputs)."""
-        return x @ self.weight.T / math.sqrt(self.weight.shape[1])
 
 
 def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 1) -> nn.Module:
@@ -60,7 +49,10 @@ def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 
     sizes = [INPUTS, *[width] * hidden_layers, 2]
     layers: list[nn.Module] = []
     for inside, outside in pairwise(sizes):
-        layers += [NTKLinear(inside, outside, generator), ACTIVATIONS[activation]()]
+        layers += [
+            NTKLinear(inside, outside, bias=False, generator=generator, dtype=torch.float64),
+            ACTIVATIONS[activation](),
+        ]
     return nn.Sequential(*layers[:-1])
 
 
