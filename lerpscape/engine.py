@@ -12,6 +12,7 @@ from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 from lerpscape.partial import Partial
 from lerpscape.planning import Walk
+from lerpscape.shards import measured_by
 from lerpscape.sums import Row, Sums
 
 
@@ -35,12 +36,25 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
         for chunk in reader.chunks():
             for batch in chunk:
                 hasher.update(batch.digest())
+            if measured.workers > 1:
+                done = min(sum(1 for _ in measured.groups(chunk)), sums.chunks - number)
+                number += done
+                sums.rows = []  # of a group not finished
+                for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=done):
+                    number += 1
+                    sums.rows = rows
+                    _check_same_examples(rows)
+                    sums.close_chunk()
+                    measured.done(progress * len(alphas))
+                    if partial.due():
+                        save()
+                continue
             for group in measured.groups(chunk):
                 number += 1
                 if number <= sums.chunks:
-                    measured.done(group, len(alphas))
+                    measured.done(group.progress * len(alphas))
                     continue
-                measured.done(group, len(sums.rows))
+                measured.done(group.progress * len(sums.rows))
                 for alpha in alphas[len(sums.rows) :]:
                     sums.rows.append(measured.at(float(alpha), group))
                     if partial.due():
@@ -86,9 +100,15 @@ def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], st
     for chunk in reader.chunks():
         for batch in chunk:
             hasher.update(batch.digest())
+        if measured.workers > 1:
+            for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=0):
+                measured.done(progress * len(alphas))
+                for part, row in zip(parts, rows, strict=True):
+                    part.append(row)
+            continue
         for group in measured.groups(chunk):
-            for position, alpha in enumerate(alphas):
-                parts[position].append(measured.at(float(alpha), group))
+            for part, alpha in zip(parts, alphas, strict=True):
+                part.append(measured.at(float(alpha), group))
     return [Row.joined(rows) for rows in parts], hasher.hexdigest()[:12]
 
 

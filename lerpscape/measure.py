@@ -28,6 +28,7 @@ from lerpscape.planning import Walk
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
+from lerpscape.shards import check_workers
 
 Alphas: TypeAlias = int | Sequence[float] | Floats | str
 
@@ -46,6 +47,7 @@ def profile(
     dtype: torch.dtype | None = None,
     progress: Progress = None,
     label: str = "",
+    workers: int = 1,
     partial: str | Path | None = None,
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -63,6 +65,7 @@ def profile(
     * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)` in batches.
+    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
       Delete it when done.
 
@@ -97,10 +100,13 @@ def profile(
     with undisturbed(model):
         reader = Reader(data)
         on_path = ModelOnPath(model, path, device, dtype)
+        check_workers(workers, on_path.device)
         policy = Statistics(on_path, batch_norm)
         total = len(reader) * (0 if grid is None else len(grid))
         with progress_bar(progress, total=total, what=f"profile {label}".strip()) as report:
-            walker = Walk(on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0])
+            walker = Walk(
+                on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0], workers=workers
+            )
             if grid is None:
                 grid, sums, data_digest = search(walker, reader, tolerance)
             else:
@@ -141,7 +147,8 @@ def profile(
             else None,
             "device": str(on_path.device),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if workers == 1 else 1,
+            "workers": workers,
             "seconds": round(time.perf_counter() - began, 3),
             "versions": versions(),
         },

@@ -71,6 +71,10 @@ class Statistics:
         policy = self._policy
         return Statistics(self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy)
 
+    def estimates(self) -> bool:
+        """Whether statistics are estimated anew at every α."""
+        return isinstance(self._policy, Recalibrate)
+
     def by_batch(self) -> bool:
         """Whether the answer depends on how the examples are grouped into batches."""
         return isinstance(self._policy, BatchStatistics)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -45,13 +45,18 @@ Exact: TypeAlias = Literal["", "pool", "whole"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to measure, and why; `rows` are at work at once, `group` share the results that α does not change."""
+    """A way to measure, and why.
+
+    `rows` examples are at work at once, `group` share the results that α does not change; `parts` is how many groups a
+    chunk is divided into where the module is called batch by batch.
+    """
 
     graph: bool
     why: str
     rows: int = 0
     group: int = 0
     exact: Exact = ""
+    parts: int = 1
 
     def describe(self) -> str:
         """The way in words."""
@@ -92,6 +97,7 @@ class Walk:
         *,
         derivative: bool,
         probe: Batch,
+        workers: int = 1,
     ) -> None:
         self.on_path = on_path
         self.statistics = statistics
@@ -99,6 +105,7 @@ class Walk:
         self.derivative = derivative
         self.reason: str | None = None if derivative else "not asked for"
         self.choice = Choice(False, "nothing chosen yet")
+        self.workers = workers
         self._report = report
         self._owed = 0.0
         if derivative:
@@ -121,6 +128,8 @@ class Walk:
             self.choice = Choice(False, graph)
         else:
             self.choice = self._planned(graph, [self.place(batch) for batch in chunk], complete)
+        if known is None:
+            self.choice = replace(self.choice, parts=self.workers)
         if self.choice.graph and isinstance(graph, Graph):
             self._graph = self._graph_plan(graph, self.choice)
         return json.dumps(asdict(self.choice))
@@ -129,7 +138,10 @@ class Walk:
         """The batches of a chunk as they are measured together."""
         placed = [self.place(batch) for batch in chunk]
         if self._graph is None:
-            yield Group(placed, len(placed))
+            size = -(-len(placed) // self.choice.parts)
+            for first in range(0, len(placed), size):
+                part = placed[first : first + size]
+                yield Group(part, len(part))
             return
         rows = sum(len(batch.inputs) for batch in placed) if self.choice.exact == "whole" else self.choice.group
         for pieces, progress in _gathered(placed, rows):
@@ -138,19 +150,24 @@ class Walk:
     def at(self, alpha: float, group: Group) -> Row:
         """Measure a group at α."""
         if self._graph is None:
-            return self._plain.row(alpha, group.batches)
+            return self._plain.row(alpha, group.batches)  # which tells of every batch
         exact = alpha in (0.0, 1.0) and self.choice.exact != "whole"
         row = self._quiet.row(alpha, group.batches) if exact else self._graph.row(alpha, group.ready)
-        self.done(group)
+        self.done(group.progress)
         return row
 
-    def done(self, group: Group, points: int = 1) -> None:
-        """Tell of a group measured at some points, in the caller's batches, rounded down over all that is done."""
-        self._owed += group.progress * points
+    def done(self, progress: float) -> None:
+        """Tell of so many of the caller's batches measured at one α each, rounded down over all that is done."""
+        self._owed += progress
         whole = int(self._owed + 1e-6)
         if whole:
             self._report(whole)
             self._owed -= whole
+
+    def be_silent(self) -> None:
+        """Report no progress from now on: another process does."""
+        self._report = lambda _: None
+        self._plain = self._quiet
 
     def _why_no_derivative(self, probe: Batch) -> str | None:
         try:
