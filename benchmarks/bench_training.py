@@ -2,9 +2,9 @@
 
 usage: python benchmarks/bench_training.py [rounds]
 
-One thread, interleaved rounds; each measures one epoch over 60,000 Fashion-MNIST images (LERPSCAPE_DATA), or random pixels of
-that shape where they are not there. A run is 10 such epochs. Ratios are medians over rounds of the ratio within the round.
-Results go to benchmarks/results/training.json.
+One thread, interleaved rounds; each measures one epoch over 60,000 Fashion-MNIST images (LERPSCAPE_DATA), or random
+pixels of that shape where they are not there. A run is 10 such epochs. Ratios are medians over rounds of the ratio
+within the round. Results go to benchmarks/results/training.json.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -83,7 +84,7 @@ def our_epoch(split: Split, widths: list[int], batch: int, name: str) -> None:
 def matrix_products(widths: list[int], batch: int, examples: int) -> None:
     """The products of one epoch and nothing else: forward, gradient of the weights, gradient of the inputs."""
     sizes = [784, *widths, 10]
-    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    layers = list(pairwise(sizes))
     weights = [torch.rand(out, into) for into, out in layers]
     inputs = [torch.rand(batch, into) for into, _ in layers]
     gradients = [torch.rand(batch, out) for _, out in layers]
