@@ -12,8 +12,11 @@ import pytest
 import lerpscape as ls
 
 ROOT = Path(ls.__file__).parent
-INSTRUMENT = sorted(ROOT.glob("*.py"))
+INSTRUMENT = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("studies/*.py"))]
 EVERYTHING = sorted(ROOT.rglob("*.py"))
+
+
+STUDIES = ("layers", "measuring", "onsets", "pairs", "starts", "surfaces", "trajectories")
 
 
 def imported(file: Path) -> set[str]:
@@ -46,11 +49,18 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "gauss_lengths.py",
         "certificates.py",
         "projections.py",
+        *(f"studies/{name}.py" for name in STUDIES),
         "lab/demo.py",
         "lab/theory_plots.py",
         "lab/table_plots.py",
     )
-    allowed = {"plots.py", "plots_gauss.py", "reports.py", *(Path(file).name for file in types_only)}
+    allowed = {
+        "plots.py",
+        "plots_gauss.py",
+        "plots_studies.py",
+        "reports.py",
+        *(Path(file).name for file in types_only),
+    }
     assert importers("matplotlib", EVERYTHING) <= allowed
     for file in types_only:
         assert not {name for name in imported(ROOT / file) if "pyplot" in name}
@@ -91,6 +101,7 @@ HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "
         "from lerpscape.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['gauss', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['plane', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['data', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\nmain(['--version'])",
         "from lerpscape.cli import main\ntry: main(['sweep', '--help'])\nexcept SystemExit: pass",
