@@ -204,6 +204,11 @@ def test_get_downloads_checks_and_is_then_read(
     assert json.loads(printed(capsys, "get", "mnist", "--data-dir", str(target), "--json")) == [
         {"name": "mnist", "where": f"{target}/MNIST/raw", "downloaded": False}
     ]
+    damaged = target / "MNIST/raw" / names[0]
+    damaged.write_bytes(contents[0][:-1])
+    text = printed(capsys, "get", "mnist", "--data-dir", str(target), code=2)
+    assert f"{damaged} to be the official file" in text and "Move it away." in text
+    assert damaged.read_bytes() == contents[0][:-1]  # what is the user's is not overwritten
 
 
 def test_get_unpacks_archives(

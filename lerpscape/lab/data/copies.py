@@ -67,7 +67,7 @@ class Copy:
                 three_parts(
                     f"{self.path / file} to be the official file, {official}.",
                     f"{checksum(content, official)}, {len(content)} bytes.",
-                    f"{how_to_get(self.name)} For a copy of your own that differs on purpose: verify=False.",
+                    f"Move it away. {how_to_get(self.name)} For a copy that differs on purpose: verify=False.",
                 )
             )
         return content
