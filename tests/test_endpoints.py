@@ -13,6 +13,7 @@ from cases import Attention, Tied, classes, cnn, generator, mlp, random, seeded
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.lab.models import build
 from lerpscape.symmetries import symmetry
 
 
@@ -193,6 +194,18 @@ def test_tied_layers_are_permuted_together_or_stay() -> None:
     tied = seeded(Tied, 0)
     found = ls.permuted(tied, tied, seed=0, inputs=classes(2, 4, seed=0, count=7))
     assert torch.equal(found.tensors["embed.weight"], found.tensors["read.weight"])
+
+
+def test_residual_networks_with_padded_shortcuts_keep_their_stream_and_permute_inside_blocks() -> None:
+    """Option A of the CIFAR ResNets adds zero channels behind the old, which must stay where they are."""
+    model = build("resnet", inputs=(3, 16, 16), outputs=10, seed=0, depth=8).eval()
+    inputs = random(3, 3, 16, 16, seed=0).float()
+    moved = ls.permuted(model, model, seed=0, inputs=inputs)
+    changed = {name for name, tensor in moved.tensors.items() if not torch.equal(tensor, model.state_dict()[name])}
+    assert len(symmetry(model, inputs).sizes) == 3  # one space inside each of three blocks
+    assert changed == {f"stage{stage}.0.branch.{layer}.weight" for stage in (1, 2, 3) for layer in (0, 3)}
+    back = ls.aligned(model, model, moved, inputs=inputs)
+    assert all(torch.equal(tensor, back.tensors[name]) for name, tensor in model.state_dict().items())
 
 
 class Cut(nn.Module):
