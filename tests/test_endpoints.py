@@ -275,9 +275,9 @@ def test_other_refusals() -> None:
 
 def test_a_fresh_init_is_what_the_factory_draws() -> None:
     states = torch.get_rng_state(), standard_random.getstate()
-    for build in (mlp, cnn):
-        drawn = seeded(build, 5)
-        for source in (build, build().double().float()):
+    for factory in (mlp, cnn):
+        drawn = seeded(factory, 5)
+        for source in (factory, factory().double().float()):
             found = ls.fresh_init(source, 5)
             assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in drawn.state_dict().items())
     model = network("cnn", 0)
