@@ -31,6 +31,7 @@ EXAMPLES = {
   lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \\
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+  lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --workers 2
 """,
     "gauss": """
   lerpscape gauss init.pt final.pt --model nets:build --data loaders:train --plot turning.svg
