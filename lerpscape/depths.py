@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from lerpscape.errors import three_parts
-from lerpscape.graphs import traced
+from lerpscape.traces import traced
 
 _ADVICE = 'Give the depths: homogeneous_biases(model, depths={"layer1.bias": 1, "layer2.bias": 2, ...}).'
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

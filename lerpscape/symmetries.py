@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lerpscape.errors import three_parts
-from lerpscape.graphs import traced
+from lerpscape.traces import traced
 from lerpscape.unit_rules import (
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_LAYERS,

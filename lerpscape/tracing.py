@@ -13,9 +13,9 @@ from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStat
 from lerpscape.enclosures import Memory
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath
-from lerpscape.graphs import traced
 from lerpscape.layer_rules import BY_PARAMETER, FUNCTIONS, METHODS, MODULES, Layer, Rule
 from lerpscape.taylor_models import Parameter, TaylorModel, constant, moving
+from lerpscape.traces import traced
 
 Parameters = Mapping[str, Parameter]
 

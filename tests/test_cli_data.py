@@ -204,6 +204,11 @@ def test_get_downloads_checks_and_is_then_read(
     assert json.loads(printed(capsys, "get", "mnist", "--data-dir", str(target), "--json")) == [
         {"name": "mnist", "where": f"{target}/MNIST/raw", "downloaded": False}
     ]
+    damaged = target / "MNIST/raw" / names[0]
+    damaged.write_bytes(contents[0][:-1])
+    text = printed(capsys, "get", "mnist", "--data-dir", str(target), code=2)
+    assert f"{damaged} to be the official file" in text and "Move it away." in text
+    assert damaged.read_bytes() == contents[0][:-1]  # what is the user's is not overwritten
 
 
 def test_get_unpacks_archives(
@@ -261,7 +266,7 @@ def test_a_download_that_is_not_the_published_file_is_refused(
 def test_get_says_what_cannot_be_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ("--data-dir", str(tmp_path))
     assert "Put the files into sotu" in printed(capsys, "get", "sotu", *folder, code=2)
-    assert "a data set to download: mnist, " in printed(capsys, "get", "minst", *folder, code=2)
+    assert "a data set to download: one of mnist, " in printed(capsys, "get", "minst", *folder, code=2)
     assert "got: none." in printed(capsys, "get", *folder, code=2)
 
 

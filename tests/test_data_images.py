@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from official_files import (
 )
 
 from lerpscape.errors import ConfigError
-from lerpscape.lab.data import load
+from lerpscape.lab.data import copies, load
 from lerpscape.lab.data.cifar import parse_batch, parse_sheet
 from lerpscape.lab.data.idx import parse_idx
 from lerpscape.lab.data.pickles import parse_pickle
@@ -166,6 +167,19 @@ def test_a_damaged_gzip_file(tmp_path: Path) -> None:
         message(found)
 
 
+def test_a_gzip_file_that_unpacks_to_anything_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_of((28, 28))
+    labels = {part: np.array(each) for part, each in labels_of(images).items()}
+    write_idx_set(tmp_path / "MNIST/raw", images, labels, zipped=True)
+    size = len(idx(images["train"]))
+    monkeypatch.setattr(copies, "LARGEST", size)
+    assert len(load("mnist", tmp_path, verify=False).train) == 15
+    monkeypatch.setattr(copies, "LARGEST", size - 1)
+    with pytest.raises(ValueError, match=f"to unpack to at most {size - 1} bytes") as found:
+        load("mnist", tmp_path, verify=False)
+    message(found)
+
+
 # CIFAR: official pickles and PNG sheets
 
 
@@ -298,7 +312,7 @@ def test_a_batch_with_changed_bytes_is_read_or_refused_clearly(data: st.DataObje
     try:
         images, labels = parse_batch(bytes(content[:length]), "f", "labels", 10)
     except ValueError as error:
-        assert str(error).startswith("expected: f to"), error
+        assert str(error).startswith(("expected: f to", "expected: f: labels to")), error
     else:
         assert len(images) == len(labels)
 
@@ -319,13 +333,23 @@ def test_plain_data_come_back_as_pickle_gives_them(value: object, protocol: int)
     ("content", "expected"),
     [
         (b"", "pickle exhausted"),
+        (b"S'\\u'\n.", "invalid escape sequence"),
         (pickle.dumps([1, 2], 2)[:-2], "pickle exhausted"),
         (pickle.dumps([1, 2], 2), "NoneType"),
         (pickle.dumps({"labels": [1]}, 2), "NoneType"),
-        (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"fine_labels": [1, 2]}), "'labels' of whole numbers"),
+        (
+            cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"fine_labels": [1, 2]}),
+            "labels to be a list of whole numbers",
+        ),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1]}), "1 labels for 2 images"),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 10]}), "10 at index 1"),
         (cifar_batch(np.zeros((2, 3, 16, 32), np.uint8), {"labels": [1, 2]}), "(2, 1536)"),
+        (
+            cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 2]}).replace(
+                b"K\x02M\x00\x0c\x86", b"K\x03M\x00\x0c\x86"
+            ),
+            "shape (3, 3072) with other values",
+        ),
     ],
 )
 def test_damaged_batches(content: bytes, expected: str) -> None:
@@ -345,7 +369,10 @@ def test_damaged_sheets(tmp_path: Path) -> None:
     Image.fromarray(images[0, 0]).save(tmp_path / "grey.png")
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "narrow.png")
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "sheet.jpg")
+    header = b"IHDR" + struct.pack(">2I", 1024, 2**20) + whole[24:29]  # a million rows, and no more bytes for them
+    bomb = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
     for content, expected in (
+        (bomb, "decompression bomb"),
         (whole[: len(whole) // 2], "sheet.png to be a whole PNG"),
         (b"", "cannot identify"),
         ((tmp_path / "grey.png").read_bytes(), "32 × 32 pixels, L"),
@@ -368,6 +395,7 @@ def test_damaged_label_lists_of_sheets(tmp_path: Path) -> None:
         (json.dumps([1] * 14), "14 labels for 15 images"),
         (json.dumps([1] * 14 + [-1]), "-1 at index 14"),
         ("[" * 100_000, "in JSON"),
+        (f"[{'9' * 5000}]", "in JSON"),
         (f"[{'9' * 30}]", "whole numbers"),
     ):
         (folder / "train_lables.json").write_text(content)
@@ -384,19 +412,19 @@ def test_unknown_names_and_options_suggest_the_nearest() -> None:
         load("minst")
     with pytest.raises(ConfigError, match=r"'normalise'\.\ntry: Did you mean 'normalize'"):
         load("digits", normalise=True)
-    with pytest.raises(ConfigError, match="Choose one of them"):
+    with pytest.raises(ConfigError, match="Use one of these"):
         load("zzz")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("mnist", {"verify": 1}, r"true or false for mnist's verify.*got: 1 \(int\)"),
-        ("markov_chain", {"normalize": True}, r"an option of markov_chain: .*got: 'normalize'"),
-        ("markov_chain", {"length": True}, "a whole number for markov_chain's length"),
-        ("text", {"path": "x", "split": "file"}, "one of 'files', 'position' for text's split"),
-        ("text", {"path": "x"}, "for text's split.*got: nothing"),
-        ("gaussian_blobs", {"examples": 0}, "examples of at least 1"),
+        ("mnist", {"verify": 1}, r"true or false for verify of 'mnist'.*got: 1 \(int\)"),
+        ("markov_chain", {"normalize": True}, r"option of 'markov_chain': one of .*got: 'normalize'"),
+        ("markov_chain", {"length": True}, "a whole number ≥ 1 for length of 'markov_chain'"),
+        ("text", {"path": "x", "split": "file"}, "one of 'files', 'position' for split of 'text'"),
+        ("text", {"path": "x"}, "for split of 'text'.*got: nothing"),
+        ("gaussian_blobs", {"examples": 0}, "a whole number ≥ 1 for examples"),
         ("digits", {"train_size": 2000}, "from 1 to 1437"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lerpscape.errors import ConfigError
 from lerpscape.lab.data import DataSet, load
-from lerpscape.lab.data.text import language_set
+from lerpscape.lab.data.text import WORD, language_set
 from lerpscape.losses import cross_entropy, squared_error
 
 
@@ -37,6 +38,7 @@ def write_texts(folder: Path, texts: list[str]) -> None:
 def test_files_go_to_their_part_by_their_number(tmp_path: Path) -> None:
     write_texts(tmp_path / "mine", [f"file{i} and a common end ." for i in range(23)])
     (tmp_path / "mine" / "notes.md").write_text("not a text")
+    (tmp_path / "mine" / "folder.txt").mkdir()
     found = load("text", tmp_path, path="mine", split="files", length=1, min_count=1)
     numbers = {part: {w for w in words(found, part) if w.startswith("file")} for part in ("train",)}
     assert numbers["train"] == {f"file{i}" for i in range(23) if i % 10 not in (4, 9)}
@@ -68,6 +70,11 @@ def test_words_and_signs(tmp_path: Path) -> None:
         "<eos>",
     ]
     assert words(found, "test") == expected
+
+
+@given(st.text(max_size=200))
+def test_no_sign_of_a_text_is_lost(content: str) -> None:
+    assert "".join(WORD.findall(content)) == re.sub(r"\s", "", content)
 
 
 def test_characters(tmp_path: Path) -> None:
@@ -128,8 +135,8 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "few" / "0.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"0\.txt to be text in UTF-8"):
         load("text", tmp_path, path="few", split="position")
-    with pytest.raises(ConfigError, match="length of at least 1"):
-        language_set("x", ([["a"]], [["a"]], [["a"]]), 0, 1)
+    with pytest.raises(ConfigError, match="a whole number ≥ 1 for length"):
+        load("text", tmp_path, path="few", split="position", length=0)
 
 
 def test_wikitext_keeps_its_own_unknown_words_and_ends_every_line(tmp_path: Path) -> None:

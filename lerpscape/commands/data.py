@@ -95,10 +95,9 @@ def _get(names: tuple[str, ...], folder: Path | None, as_json: bool, progress: b
 
 
 def _require_known(names: tuple[str, ...], known: list[str]) -> None:
-    from lerpscape.errors import ConfigError, three_parts
+    from lerpscape.errors import ConfigError
+    from lerpscape.names import unknown_name
 
     for name in names:
         if name not in known:
-            raise ConfigError(
-                three_parts(f"names of data sets: {', '.join(known)}.", f"{name!r}.", "Choose from them.")
-            )
+            raise ConfigError(unknown_name("a data set", name, known))

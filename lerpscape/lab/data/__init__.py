@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.errors import ConfigError
 from lerpscape.lab.data.augmentation import augment
 from lerpscape.lab.data.cifar import cifar10, cifar100
 from lerpscape.lab.data.digits import digits
@@ -17,6 +15,8 @@ from lerpscape.lab.data.mnist import fashion_mnist, mnist
 from lerpscape.lab.data.splits import Batches, DataSet, Split
 from lerpscape.lab.data.synthetic import gaussian_blobs, markov_chain, teacher_classification, teacher_regression
 from lerpscape.lab.data.text import sotu, text, wikitext2
+from lerpscape.lab.options import check_options
+from lerpscape.names import unknown_name
 
 __all__ = ["DATA_SETS", "Batches", "DataSet", "Split", "augment", "load"]
 
@@ -64,49 +64,9 @@ def load(
     [(32, 1, 8, 8), (32,)]
     """
     if name not in DATA_SETS:
-        raise _unknown("a data set", name, sorted(DATA_SETS))
+        raise ConfigError(unknown_name("a data set", name, DATA_SETS))
     reader = DATA_SETS[name]
-    known = {key: each for key, each in inspect.signature(reader).parameters.items() if key != "folder"}
-    hints = get_type_hints(reader)
     options |= {key: True for key, value in (("normalize", normalize), ("reconstruct", reconstruct)) if value}
-    for option, value in options.items():
-        if option not in known:
-            raise _unknown(f"an option of {name}", option, ["train_size", "subset_seed", *known])
-        if not _fits(value, hints[option]):
-            raise ConfigError(
-                three_parts(
-                    f"{_words(hints[option])} for {name}'s {option}.",
-                    f"{value!r} ({type(value).__name__}).",
-                    "Correct the value.",
-                )
-            )
-    for option, parameter in known.items():
-        if parameter.default is parameter.empty and option not in options:
-            raise ConfigError(
-                three_parts(
-                    f"{_words(hints[option])} for {name}'s {option}.",
-                    "nothing.",
-                    "It has no default: say what you want.",
-                )
-            )
+    check_options(name, reader, options, given=["folder"])
     found = reader(folder, **options)
     return found if train_size is None else replace(found, train=found.train.subset(train_size, subset_seed))
-
-
-def _unknown(what: str, name: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=1)
-    advice = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
-    return ConfigError(three_parts(f"{what}: {', '.join(known)}.", f"{name!r}.", advice))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a TOML file is of this type: True is no number, and 1 is as good as 1.0."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    return type(value) is hint or (hint is float and type(value) is int)
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(each) for each in get_args(hint))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

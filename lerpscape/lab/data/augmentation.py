@@ -37,7 +37,6 @@ def augment(inputs: Tensor, generator: torch.Generator, crop: int = 4, flip: boo
     rows = top[:, None] + torch.arange(height, device=device)
     columns = left[:, None] + torch.arange(width, device=device)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    padded = F.pad(inputs, (crop,) * 4)
-    examples = torch.arange(n, device=device)[:, None, None, None]
-    planes = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[examples, planes, rows[:, None, :, None], columns[:, None, None, :]]
+    places = (rows[:, :, None] * (width + 2 * crop) + columns[:, None, :]).flatten(1)
+    padded = F.pad(inputs, (crop,) * 4).flatten(2)
+    return padded.gather(2, places[:, None].expand(-1, channels, -1)).view(inputs.shape)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.errors import ConfigError
 from lerpscape.lab.data import DATA_SETS
 from lerpscape.lab.data.catalogue import ENTRIES, Entry
 from lerpscape.lab.data.copies import (
@@ -22,6 +22,7 @@ from lerpscape.lab.data.copies import (
 )
 from lerpscape.lab.data.images import channel_statistics
 from lerpscape.lab.data.splits import DataSet
+from lerpscape.names import unknown_name
 from lerpscape.progress import Progress, progress_bar
 
 BUILT_IN = {
@@ -89,9 +90,7 @@ def check(name: str, folder: str | Path | None = None, progress: Progress = None
     Raises `ConfigError` for a data set without official files, `FileNotFoundError` where there is no copy.
     """
     if name not in ENTRIES:
-        raise ConfigError(
-            three_parts(f"a data set with official files: {', '.join(ENTRIES)}.", f"{name!r}.", "Choose one of them.")
-        )
+        raise ConfigError(unknown_name("a data set with official files", name, ENTRIES))
     copy = find_copy(name, folder, verify=False)
     findings = []
     with progress_bar(progress, len(copy.layout.files) + 1, f"checking {name}", unit="file") as count:

@@ -64,13 +64,8 @@ def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
     if not isinstance(pixels, Bytes) or len(pixels.shape) != 2 or pixels.shape[1] != PIXELS or not pixels.shape[0]:
         found = pixels.shape if isinstance(pixels, Bytes) else type(pixels).__name__
         raise ValueError(three_parts(f"{name} to hold an array 'data' of n × {PIXELS} bytes.", f"{found}.", ADVICE))
-    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise ValueError(
-            three_parts(f"{name} to hold a list {key!r} of whole numbers.", f"{type(labels).__name__}.", ADVICE)
-        )
-    found_labels = torch.tensor(labels, dtype=torch.int64)
-    check_labels(found_labels, pixels.shape[0], classes, name)
-    return torch.frombuffer(bytearray(pixels.values), dtype=torch.uint8).reshape(-1, *SHAPE), found_labels
+    images = torch.frombuffer(bytearray(pixels.values), dtype=torch.uint8).reshape(-1, *SHAPE)
+    return images, _label_tensor(labels, len(images), classes, f"{name}: {key}")
 
 
 def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: int) -> Images:
@@ -78,17 +73,14 @@ def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: 
 
     Raises `ValueError` for files that are something else.
     """
-    name = str(copy.path / labels_file)
-    try:
-        labels = json.loads(copy.read(labels_file))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(three_parts(f"{name} to be a list of labels in JSON.", f"{error}.", ADVICE)) from error
-    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise ValueError(three_parts(f"{name} to be a list of whole numbers.", f"{type(labels).__name__}.", ADVICE))
     images = torch.cat([parse_sheet(copy.read(sheet), str(copy.path / sheet)) for sheet in sheets])
-    found_labels = torch.tensor(labels, dtype=torch.int64)
-    check_labels(found_labels, len(images), classes, name)
-    return images, found_labels
+    name = str(copy.path / labels_file)
+    content = copy.read(labels_file)
+    try:
+        labels = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(three_parts(f"{name} to be a list of labels in JSON.", f"{error}.", ADVICE)) from error
+    return images, _label_tensor(labels, len(images), classes, name)
 
 
 def parse_sheet(content: bytes, name: str) -> Tensor:
@@ -105,6 +97,14 @@ def parse_sheet(content: bytes, name: str) -> Tensor:
             three_parts(f"{name} to be a whole PNG of RGB rows of {PIXELS // 3} pixels.", f"{error}.", ADVICE)
         ) from error
     return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)))
+
+
+def _label_tensor(labels: Any, examples: int, classes: int, name: str) -> Tensor:
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
+        raise ValueError(three_parts(f"{name} to be a list of whole numbers.", f"{type(labels).__name__}.", ADVICE))
+    found = torch.tensor(labels, dtype=torch.int64)
+    check_labels(found, examples, classes, name)
+    return found
 
 
 def _with_text_keys(batch: Any) -> dict[str, Any]:

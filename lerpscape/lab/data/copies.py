@@ -13,6 +13,7 @@ from lerpscape.errors import three_parts
 from lerpscape.lab.data.catalogue import ENTRIES, TEXT_FILES, Layout
 
 VARIABLE = "LERPSCAPE_DATA"
+LARGEST = 1 << 30  # bytes; no official file is as large, and a small .gz may unpack to anything
 
 
 def data_folder(folder: str | Path | None = None) -> Path:
@@ -66,24 +67,29 @@ class Copy:
                 three_parts(
                     f"{self.path / file} to be the official file, {official}.",
                     f"{checksum(content, official)}, {len(content)} bytes.",
-                    f"{how_to_get(self.name)} For a copy of your own that differs on purpose: verify=False.",
+                    f"Move it away. {how_to_get(self.name)} For a copy that differs on purpose: verify=False.",
                 )
             )
         return content
 
     def _content(self, file: str) -> bytes:
         if file == TEXT_FILES:
-            texts = sorted(self.path.glob(file))
-            return b"".join(f"{each.name}\n".encode() + each.read_bytes() for each in texts)
+            return b"".join(f"{each.name}\n".encode() + each.read_bytes() for each in text_files(self.path))
         plain, packed = self.path / file, self.path / f"{file}.gz"
         if plain.is_file():
             return plain.read_bytes()
         try:
-            return gzip.decompress(packed.read_bytes())
+            with gzip.open(packed) as unpacked:
+                content = unpacked.read(LARGEST + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
                 three_parts(f"{packed} to be a whole gzip file.", f"{error}.", how_to_get(self.name))
             ) from error
+        if len(content) > LARGEST:
+            raise ValueError(
+                three_parts(f"{packed} to unpack to at most {LARGEST} bytes.", "more.", how_to_get(self.name))
+            )
+        return content
 
 
 def find_copy(name: str, folder: str | Path | None = None, verify: bool = True) -> Copy:
@@ -116,10 +122,15 @@ def missing_files(layout: Layout, root: Path) -> list[str]:
 
     def there(file: str) -> bool:
         if file == TEXT_FILES:
-            return any(path.glob(file))
+            return bool(text_files(path))
         return (path / file).is_file() or (path / f"{file}.gz").is_file()
 
     return [file for file in layout.files if not there(file)]
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The .txt files of a folder, in sorted order."""
+    return sorted(each for each in folder.glob(TEXT_FILES) if each.is_file())
 
 
 def how_to_get(name: str) -> str:

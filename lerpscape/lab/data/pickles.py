@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,11 @@ def parse_pickle(content: bytes, name: str) -> Any:
     position = 0
     machine = _Machine()
     try:
-        for instruction, argument, place in pickletools.genops(content):
-            position = place or 0
-            machine.run(instruction.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an escape that Python never writes is damage
+            for instruction, argument, place in pickletools.genops(content):
+                position = place or 0
+                machine.run(instruction.name, argument)
         return machine.result()
     except _Refused as refused:
         raise ValueError(
@@ -75,7 +78,7 @@ def parse_pickle(content: bytes, name: str) -> Any:
                 "Do not trust this file: nothing in it was run. Get the official one.",
             )
         ) from None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, Warning) as error:
         raise ValueError(
             three_parts(
                 f"{name} to be a whole pickle.",

@@ -57,14 +57,14 @@ class Split:
 
         `transform` changes the stored inputs before that, as augmentation does while training.
         """
-        inputs = self.inputs[indices]
+        inputs = _rows(self.inputs, indices)
         if transform is not None:
             inputs = transform(inputs)
         if inputs.dtype == torch.uint8:
             inputs = inputs.to(torch.float32).div_(self.white)
             if self.mean is not None and self.std is not None:
                 inputs.sub_(self.mean).div_(self.std)
-        return inputs, inputs.flatten(1) if self.targets is None else self.targets[indices]
+        return inputs, inputs.flatten(1) if self.targets is None else _rows(self.targets, indices)
 
     def batches(self, size: int) -> Batches:
         """All examples in order and unaugmented, `size` at a time: what measurement reads, as often as it wants.
@@ -155,6 +155,13 @@ class DataSet:
     validation: Split | None = None
     vocabulary: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _rows(tensor: Tensor, indices: Tensor | slice) -> Tensor:
+    """Some rows: `index_select` takes a third of the time of brackets for shuffled images."""
+    if isinstance(indices, slice):
+        return tensor[indices]
+    return tensor.index_select(0, indices.to(tensor.device))
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lerpscape.errors import ConfigError, three_parts
 from lerpscape.lab.data.splits import DataSet, Split
+from lerpscape.lab.options import Size
 
 
 def gaussian_blobs(
     folder: str | Path | None = None,
     *,
-    examples: int = 1000,
-    dimensions: int = 10,
+    examples: Size = 1000,
+    dimensions: Size = 10,
     distance: float = 4.0,
     seed: int = 0,
 ) -> DataSet:
@@ -28,7 +28,6 @@ def gaussian_blobs(
     >>> f"{gaussian_blobs(distance=2.0).facts['bayes_error']:.4f}"
     '0.1587'
     """
-    _check(examples=examples, dimensions=dimensions)
     generator = torch.Generator().manual_seed(seed)
     direction = torch.nn.functional.normalize(torch.randn(dimensions, generator=generator), dim=0)
 
@@ -44,9 +43,9 @@ def gaussian_blobs(
 def teacher_classification(
     folder: str | Path | None = None,
     *,
-    examples: int = 1000,
-    dimensions: int = 10,
-    classes: int = 3,
+    examples: Size = 1000,
+    dimensions: Size = 10,
+    classes: Size = 3,
     seed: int = 0,
 ) -> DataSet:
     """Normal inputs labelled by a linear teacher, y = argmax W x: a linear model can be right on all of them.
@@ -58,7 +57,6 @@ def teacher_classification(
     >>> bool(((inputs @ found.facts["teacher"].T).argmax(1) == labels).all())
     True
     """
-    _check(examples=examples, dimensions=dimensions, classes=classes)
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(classes, dimensions, generator=generator)
 
@@ -73,9 +71,9 @@ def teacher_classification(
 def teacher_regression(
     folder: str | Path | None = None,
     *,
-    examples: int = 1000,
-    dimensions: int = 10,
-    outputs: int = 1,
+    examples: Size = 1000,
+    dimensions: Size = 10,
+    outputs: Size = 1,
     noise: float = 0.0,
     seed: int = 0,
 ) -> DataSet:
@@ -87,7 +85,6 @@ def teacher_regression(
     >>> teacher_regression(outputs=2, noise=0.5).facts["bayes_error"]
     0.5
     """
-    _check(examples=examples, dimensions=dimensions, outputs=outputs)
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(outputs, dimensions, generator=generator) / math.sqrt(dimensions)
 
@@ -100,7 +97,7 @@ def teacher_regression(
 
 
 def markov_chain(
-    folder: str | Path | None = None, *, examples: int = 1000, length: int = 35, vocabulary: int = 8, seed: int = 0
+    folder: str | Path | None = None, *, examples: Size = 1000, length: Size = 35, vocabulary: Size = 8, seed: int = 0
 ) -> DataSet:
     """Sequences of a stationary Markov chain over tokens: a language whose best loss is known.
 
@@ -112,7 +109,6 @@ def markov_chain(
     >>> found.train.inputs.shape, bool(0 < found.facts["entropy_rate"] < 0.6932)
     (torch.Size([1000, 35]), True)
     """
-    _check(examples=examples, length=length, vocabulary=vocabulary)
     generator = torch.Generator().manual_seed(seed)
     exponential = -torch.rand(vocabulary, vocabulary, generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
     transitions = exponential / exponential.sum(1, keepdim=True)
@@ -143,9 +139,3 @@ def stationary_distribution(transitions: Tensor) -> Tensor:
     right[-1] = 1
     solution: Tensor = torch.linalg.lstsq(system, right, driver="gelsd").solution
     return solution[:, 0].clamp_min(0)
-
-
-def _check(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(three_parts(f"{name} of at least 1.", f"{value}.", "Correct the value."))

@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.errors import three_parts
 from lerpscape.lab.data.catalogue import TEXT_FILES
-from lerpscape.lab.data.copies import data_folder, find_copy
+from lerpscape.lab.data.copies import data_folder, find_copy, text_files
 from lerpscape.lab.data.splits import DataSet, Split
+from lerpscape.lab.options import Size
 
 Level: TypeAlias = Literal["word", "character"]
 Parts: TypeAlias = tuple[list[list[str]], list[list[str]], list[list[str]]]
@@ -28,8 +29,8 @@ def text(
     path: str,
     split: Literal["files", "position"],
     level: Level = "word",
-    length: int = 35,
-    min_count: int = 3,
+    length: Size = 35,
+    min_count: Size = 3,
 ) -> DataSet:
     """A folder of .txt files (UTF-8) for language modelling; `path` is that folder, below the data folder.
 
@@ -57,8 +58,8 @@ def sotu(
     folder: str | Path | None = None,
     *,
     level: Level = "word",
-    length: int = 35,
-    min_count: int = 3,
+    length: Size = 35,
+    min_count: Size = 3,
     verify: bool = True,
 ) -> DataSet:
     """249 State of the Union addresses, split by files as `text` does: 200 to train on, 25 validate, 24 test."""
@@ -68,7 +69,7 @@ def sotu(
     return language_set("sotu", _by_files(documents), length, min_count)
 
 
-def wikitext2(folder: str | Path | None = None, *, length: int = 35, verify: bool = True) -> DataSet:
+def wikitext2(folder: str | Path | None = None, *, length: Size = 35, verify: bool = True) -> DataSet:
     """WikiText-2 (Merity et al. 2016) from wikitext-2/wiki.{train,valid,test}.tokens: words between spaces.
 
     Rare words are <unk> in the files already; each line ends with <eos>, empty lines too.
@@ -83,7 +84,7 @@ def read_texts(path: Path) -> list[str]:
 
     Raises `FileNotFoundError` where there are none, `ValueError` for a file that is not UTF-8.
     """
-    files = sorted(path.glob(TEXT_FILES))
+    files = text_files(path)
     if not files:
         raise FileNotFoundError(
             three_parts(f"a folder of .txt files, {path}.", "none there.", "Put the texts there, one file each.")
@@ -91,13 +92,13 @@ def read_texts(path: Path) -> list[str]:
     return [_decoded(file.read_bytes(), str(file)) for file in files]
 
 
-def language_set(name: str, parts: Parts, length: int, min_count: int) -> DataSet:
+def language_set(name: str, parts: Parts, length: Size, min_count: Size) -> DataSet:
     """Documents of tokens, in training, validation and test part, as sequences of numbers.
 
     The vocabulary is <unk>, <eos>, and the training part's tokens from the most frequent on, ties in order of code
     points.
 
-    Raises `ConfigError` for a length or count below 1, `ValueError` for a part shorter than one sequence.
+    Raises `ValueError` for a part shorter than one sequence.
 
     >>> words = "to be or not to be".split()
     >>> found = language_set("hamlet", ([words], [["to", "do"]], [["be", "or"]]), length=1, min_count=2)
@@ -106,9 +107,6 @@ def language_set(name: str, parts: Parts, length: int, min_count: int) -> DataSe
     >>> found.facts["unknown"]["validation"]  # do, of to and do
     0.5
     """
-    for option, value in (("length", length), ("min_count", min_count)):
-        if value < 1:
-            raise ConfigError(three_parts(f"{option} of at least 1.", f"{value}.", "35 and 3 are usual."))
     numbers: dict[str, int] = {UNKNOWN: 0, END: 1}
     raw = [_numbered(documents, numbers) for documents in parts]
     counts = torch.bincount(raw[0], minlength=len(numbers)).tolist()
@@ -135,7 +133,7 @@ def language_set(name: str, parts: Parts, length: int, min_count: int) -> DataSe
     )
 
 
-def sequences(stream: Tensor, length: int, name: str) -> Split:
+def sequences(stream: Tensor, length: Size, name: str) -> Split:
     """Examples of `length` tokens and the tokens that follow each; what is left at the end is not used.
 
     >>> split = sequences(torch.arange(6), 2, "train")
