@@ -317,3 +317,12 @@ def test_noise_and_zero_keep_norms_buffers_and_ties() -> None:
     assert torch.equal(ls.noise_like(backwards, 0).tensors["0.weight"], noise.tensors["0.weight"])
     tied = ls.noise_like(seeded(Tied, 0), 0)
     assert tied.tensors["embed.weight"] is tied.tensors["read.weight"]
+
+
+def test_a_permuted_copy_is_recovered_front_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any sweep of coordinate descent, which most often finds the way too but need not."""
+    monkeypatch.setattr("lerpscape.unit_matching._SWEEPS", 0)
+    for name in ("mlp", "resnet"):
+        model, inputs = network(name, 0), NETWORKS[name][1]
+        back = ls.aligned(model, model, ls.permuted(model, model, seed=0, inputs=inputs), inputs=inputs)
+        assert all(torch.equal(tensor, back.tensors[own]) for own, tensor in model.state_dict().items())
