@@ -23,10 +23,10 @@ lint: .venv/installed-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/installed-bench
 	for part in profile engine gauss certify; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done
