@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -21,7 +20,7 @@ from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES, LossRule
 from lerpscape.losses import find_loss
-from lerpscape.mean_bounds import MeanBounds, one_tensor
+from lerpscape.mean_bounds import MeanBounds, one_tensor, plain_products
 from lerpscape.paths import Line, path_digest
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
@@ -88,7 +87,7 @@ def certify(
     """
     rule, unit = _checked(line, loss, tolerance, gap, budget, workers, device, dtype)
     began = time.perf_counter()
-    with undisturbed(model), _plain_products():
+    with undisturbed(model), plain_products():
         reader = Reader(data)
         on_path = ModelOnPath(model, line, torch.device("cpu"), torch.float64)
         network = Network(on_path, batch_norm)
@@ -97,6 +96,8 @@ def certify(
         bounds = MeanBounds(network, rule, reader, workers)
         with progress_bar(progress, total=budget, what="certify", unit="interval") as report:
             found, points, pieces, stopped = _search(bounds, grid, wish, report)
+    right = [bounds.accuracy.get((piece.left, piece.right)) for piece in pieces]
+    accuracy = None if None in right else np.array(right, dtype=np.float64)
     verdict = "violated" if found.lower > tolerance else "monotonic" if found.upper <= tolerance else "undecided"
     return Certificate(
         lower=found.lower,
@@ -112,6 +113,8 @@ def certify(
         slope_low=np.array([piece.low for piece in pieces]),
         slope_high=np.array([piece.high for piece in pieces]),
         rise=np.array(found.inside),
+        accuracy_low=None if accuracy is None else accuracy[:, 0],
+        accuracy_high=None if accuracy is None else accuracy[:, 1],
         direction=tuple(piece.direction for piece in pieces),
         evaluations=bounds.evaluations,
         examples=bounds.examples,
@@ -188,17 +191,6 @@ def _cautious(piece: Piece, share: float) -> Piece:
     """A piece of a sample as if it were known less well, so that the whole data decide where the sample does."""
     raise_by = share * max(map(abs, piece.low))
     return replace(piece, high=(piece.high[0] + raise_by, piece.high[1] + raise_by))
-
-
-@contextmanager
-def _plain_products() -> Iterator[None]:
-    """float32 products in float32, whatever the caller allows."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _to_divide(

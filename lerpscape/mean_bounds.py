@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -123,6 +124,17 @@ class MeanBounds:
                 yield Rows(placed.inputs[rows].double(), targets.double() if targets.is_floating_point() else targets)
         if hasher:
             self.digest = hasher.hexdigest()[:12]
+
+
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """float32 products in float32, whatever the caller allows."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _exact_sum(values: Tensor) -> float:
