@@ -42,6 +42,7 @@ EXAMPLES = {
   lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \\
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+  lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --workers 2
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
 """,
     "starts": """

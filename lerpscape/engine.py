@@ -37,7 +37,9 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
             for batch in chunk:
                 hasher.update(batch.digest())
             if measured.workers > 1:
-                done = min(sum(1 for _ in measured.groups(chunk)), sums.chunks - number)
+                weights = [group.progress for group in measured.groups(chunk)]
+                done = max(min(len(weights), sums.chunks - number), 0)
+                measured.done(sum(weights[:done]) * len(alphas))
                 number += done
                 sums.rows = []  # of a group not finished
                 for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=done):

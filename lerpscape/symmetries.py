@@ -18,11 +18,17 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lerpscape.errors import three_parts
 from lerpscape.traces import traced
-from lerpscape.unit_rules import ELEMENTWISE_FUNCTIONS, ELEMENTWISE_LAYERS, POOLING_FUNCTIONS, POOLING_LAYERS
+from lerpscape.unit_rules import (
+    ELEMENTWISE_FUNCTIONS,
+    ELEMENTWISE_LAYERS,
+    PINNING_FUNCTIONS,
+    POOLING_FUNCTIONS,
+    POOLING_LAYERS,
+)
 
 _ADVICE = (
     "Units are followed through linear, convolution, embedding and norm layers, activations, pooling, flatten, "
-    "and additions."
+    "and additions; they stay in their place where channels are padded or concatenated."
 )
 
 
@@ -186,6 +192,8 @@ class _Follower:
         key = node.target if callable(node.target) else name
         if key in (torch.flatten, "flatten", "view", "reshape", torch.reshape):
             return self._flattened(self._only(node), node, what)
+        if key in PINNING_FUNCTIONS:
+            return self._pinned(node)
         if key in (torch.mean, "mean"):
             return self._averaged(node, what)
         if key in POOLING_FUNCTIONS:
@@ -193,6 +201,14 @@ class _Follower:
         if key in ELEMENTWISE_FUNCTIONS:
             return self._same_place(node, what)
         raise _refusal(what)
+
+    def _pinned(self, node: fx.Node) -> Units:
+        """Units that stay in their place, before and after."""
+        for each in node.all_input_nodes:
+            units = self.units[each]
+            if units is not None:
+                self._join(units.space, 0)
+        return Units(0, 1)
 
     def _same_place(self, node: fx.Node, what: str) -> Units:
         """Tensors of one shape that are combined unit by unit: their spaces are one."""

@@ -58,6 +58,8 @@ POOLING_FUNCTIONS = (
     F.max_pool2d,
     F.max_pool3d,
 )
+# What these read and write stays in its place: each position has a meaning of its own.
+PINNING_FUNCTIONS = (F.pad, torch.cat, torch.concat)
 # Of one tensor, of a tensor and numbers, or of tensors of one shape.
 ELEMENTWISE_FUNCTIONS = (
     F.celu,

@@ -13,6 +13,7 @@ from cases import Attention, Tied, classes, cnn, generator, mlp, random, seeded
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.lab.models import build
 from lerpscape.symmetries import symmetry
 
 
@@ -195,6 +196,18 @@ def test_tied_layers_are_permuted_together_or_stay() -> None:
     assert torch.equal(found.tensors["embed.weight"], found.tensors["read.weight"])
 
 
+def test_residual_networks_with_padded_shortcuts_keep_their_stream_and_permute_inside_blocks() -> None:
+    """Option A of the CIFAR ResNets adds zero channels behind the old, which must stay where they are."""
+    model = build("resnet", inputs=(3, 16, 16), outputs=10, seed=0, depth=8).eval()
+    inputs = random(3, 3, 16, 16, seed=0).float()
+    moved = ls.permuted(model, model, seed=0, inputs=inputs)
+    changed = {name for name, tensor in moved.tensors.items() if not torch.equal(tensor, model.state_dict()[name])}
+    assert len(symmetry(model, inputs).sizes) == 3  # one space inside each of three blocks
+    assert changed == {f"stage{stage}.0.branch.{layer}.weight" for stage in (1, 2, 3) for layer in (0, 3)}
+    back = ls.aligned(model, model, moved, inputs=inputs)
+    assert all(torch.equal(tensor, back.tensors[name]) for name, tensor in model.state_dict().items())
+
+
 class Cut(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -262,9 +275,9 @@ def test_other_refusals() -> None:
 
 def test_a_fresh_init_is_what_the_factory_draws() -> None:
     states = torch.get_rng_state(), standard_random.getstate()
-    for build in (mlp, cnn):
-        drawn = seeded(build, 5)
-        for source in (build, build().double().float()):
+    for factory in (mlp, cnn):
+        drawn = seeded(factory, 5)
+        for source in (factory, factory().double().float()):
             found = ls.fresh_init(source, 5)
             assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in drawn.state_dict().items())
     model = network("cnn", 0)
