@@ -195,7 +195,7 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     # Calls: one look at the derivative, six to check the plan (4 batches, then 2), four at an end, one at a point.
     first = run(20)  # 1 + 6 + 4 + 8: only the last end is missing
     assert first.returncode == 130
-    assert "the same profile command goes on" in first.stderr
+    assert "the same command goes on where it was" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
     second = run(15)
     assert second.returncode == 130
