@@ -6,7 +6,7 @@ trajectory and the lines from both initialisations; and beside it the loss along
 
 usage: LERPSCAPE_DATA=folder python examples/figure1.py figure1.png
 
-The folder holds Fashion-MNIST (see docs/data.md). Takes about two minutes; prints what it measured.
+The folder holds Fashion-MNIST (see docs/data.md). Takes two to seven minutes; prints what it measured.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 usage: python examples/gallery.py docs/images
 
-Takes about a minute; prints what each study found.
+Takes about half a minute; prints what each study found.
 """
 
 import math
