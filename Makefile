@@ -23,13 +23,13 @@ lint: .venv/installed-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/installed-bench
-	$(BIN)/python benchmarks/bench_profile.py
+	for part in profile engine gauss certify; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

@@ -15,13 +15,17 @@ _ROOMS = {
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
+    "connection": ("connect",),
     "errors": (
+        "Diverged",
+        "ConfigError",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
         "NonFiniteOutput",
         "NotRepeatable",
         "PartialMismatch",
+        "StoreConflict",
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
@@ -41,7 +45,17 @@ _ROOMS = {
         "relative_rise",
         "rises",
     ),
+    "curves": ("Bezier", "Polyline"),
     "paths": ("Line", "ParamPath"),
+    "planes": ("Plane", "Stops"),
+    "studies.layers": ("Layerwise", "layerwise"),
+    "studies.onsets": ("Onset", "onset"),
+    "studies.pairs": ("Block", "Pairwise", "pairwise"),
+    "studies.starts": ("Excess", "StartComparison", "compare_starts"),
+    "studies.surfaces": ("LossPlane", "plane"),
+    "studies.trajectories": ("Trajectory", "trajectory"),
+    "spheres": ("SphericalLine",),
+    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
@@ -57,13 +71,19 @@ if TYPE_CHECKING:
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.connection import connect
+    from lerpscape.curves import Bezier, Polyline
+    from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
+        ConfigError,
+        Diverged,
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
         NonFiniteOutput,
         NotRepeatable,
         PartialMismatch,
+        StoreConflict,
     )
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level
@@ -84,10 +104,18 @@ if TYPE_CHECKING:
         rises,
     )
     from lerpscape.paths import Line, ParamPath
+    from lerpscape.planes import Plane, Stops
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
+    from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval
+    from lerpscape.studies.layers import Layerwise, layerwise
+    from lerpscape.studies.onsets import Onset, onset
+    from lerpscape.studies.pairs import Block, Pairwise, pairwise
+    from lerpscape.studies.starts import Excess, StartComparison, compare_starts
+    from lerpscape.studies.surfaces import LossPlane, plane
+    from lerpscape.studies.trajectories import Trajectory, trajectory
 
 
 def __getattr__(name: str) -> Any:

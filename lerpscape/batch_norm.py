@@ -5,6 +5,7 @@ A line fixes parameters. Running mean and variance are not parameters, and four 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -93,3 +94,25 @@ class Recalibrate:
 
 
 BatchNormPolicy: TypeAlias = InterpolateStatistics | EndStatistics | BatchStatistics | Recalibrate
+
+
+def named_policy(name: str | None, data: Data) -> BatchNormPolicy | None:
+    """The policy of a name that files and commands use; what is estimated is estimated from `data`.
+
+    Raises `ValueError` for another name, listing those that exist.
+
+    >>> named_policy("interpolate", []), named_policy(None, [])
+    (InterpolateStatistics(), None)
+    """
+    if name is None:
+        return None
+    policies: dict[str, Callable[[], BatchNormPolicy]] = {
+        "recalibrate": lambda: Recalibrate(data),
+        "pooled": lambda: Recalibrate(data, pooled=True),
+        "interpolate": InterpolateStatistics,
+        "batch": BatchStatistics,
+        "end": EndStatistics,
+    }
+    if name not in policies:
+        raise ValueError(three_parts(f"one of {', '.join(policies)}.", f"{name!r}.", "Choose a batch-norm policy."))
+    return policies[name]()

@@ -7,7 +7,7 @@ or a dict; inputs are a tensor, a tuple of positional arguments or a dict of key
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.checkpoints import tensor_bytes
+from lerpscape.checksums import checksum
 from lerpscape.errors import NotRepeatable, three_parts
 from lerpscape.losses import batch_size
 
@@ -51,11 +52,11 @@ class Batch:
         return model(self.inputs)
 
     def digest(self) -> bytes:
-        """sha256 over every tensor of the batch, in order."""
+        """sha256 over the shapes and checksums of every tensor of the batch, in order."""
         hasher = hashlib.sha256()
         for tensor in _tensors((self.inputs, self.targets)):
             hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            hasher.update(tensor_bytes(tensor))
+            hasher.update(checksum(tensor_bytes(tensor)))
         return hasher.digest()
 
     def bytes(self) -> int:
@@ -89,6 +90,47 @@ def batch_of(item: Any) -> Batch:
             "Pair them: [(x, y) for x, y in ...]; where the model takes several inputs, ((a, b), y).",
         )
     )
+
+
+def alike(batches: Sequence[Batch]) -> bool:
+    """Whether batches can be divided anew: floating-point inputs and targets with a row for each example.
+
+    >>> alike([batch_of((torch.zeros(3, 2), torch.zeros(3))), batch_of((torch.zeros(1, 2), torch.zeros(1)))])
+    True
+    >>> alike([batch_of({"x": torch.zeros(3, 2), "labels": torch.zeros(3)})])
+    False
+    """
+    for batch in batches:
+        if not isinstance(batch.inputs, Tensor) or not isinstance(batch.targets, Tensor):
+            return False
+        if not batch.inputs.dim() or not batch.targets.dim() or len(batch.inputs) != len(batch.targets):
+            return False
+    kinds = {(each.dtype, each.shape[1:]) for batch in batches for each in (batch.inputs,)}
+    wanted = {(each.dtype, each.shape[1:]) for batch in batches for each in (batch.targets,)}
+    return len(kinds) == len(wanted) == 1 and bool(batches) and batches[0].inputs.is_floating_point()
+
+
+def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
+    """The examples of batches that are `alike`, in the same order, in batches of at most `rows`.
+
+    >>> found = divided([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))], 4)
+    >>> [batch.examples for batch in found]
+    [4, 1]
+    """
+    pieces: list[Batch] = []
+    size = 0
+    for batch in batches:
+        done = 0
+        while done < len(batch.inputs):
+            taken = min(rows - size, len(batch.inputs) - done)
+            part = slice(done, done + taken)
+            pieces.append(Batch(batch.inputs[part], batch.targets[part], taken))
+            done, size = done + taken, size + taken
+            if size == rows:
+                yield _together(pieces)
+                pieces, size = [], 0
+    if pieces:
+        yield _together(pieces)
 
 
 class Reader:
@@ -185,6 +227,13 @@ class Reader:
                 "DataLoader(..., shuffle=False) over a dataset without random transforms measures the same average.",
             )
         )
+
+
+def _together(pieces: list[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    inputs, targets = (torch.cat([getattr(piece, part) for piece in pieces]) for part in ("inputs", "targets"))
+    return Batch(inputs, targets, len(inputs))
 
 
 def _mapped(value: Any, place: Callable[[Tensor], Tensor]) -> Any:

@@ -13,9 +13,20 @@ from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
 from lerpscape.commands.certify import certify_command
+from lerpscape.commands.connect import connect_command
+from lerpscape.commands.data import data_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
+from lerpscape.commands.studies import (
+    layerwise_command,
+    onset_command,
+    pairwise_command,
+    plane_command,
+    starts_command,
+    trajectory_command,
+)
+from lerpscape.commands.sweep import export_command, sweep_command, table_command
 from lerpscape.errors import LerpscapeError
 
 DESCRIPTION = "What does the loss do on the straight line between two checkpoints?"
@@ -31,6 +42,32 @@ EXAMPLES = {
   lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \\
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+  lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --workers 2
+  lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+""",
+    "starts": """
+  lerpscape starts init.pt final.pt --model nets:build --data loaders:train --fresh 5 --noise 5 --plot starts.svg
+""",
+    "onset": """
+  lerpscape onset snapshots/ --model nets:build --data loaders:train --tolerance 1e-3 --plot onset.svg
+""",
+    "pairwise": """
+  lerpscape pairwise init0.pt init1.pt opt0.pt opt1.pt --model nets:build --data loaders:train \\
+      --group "init*=init" "opt*=opt" --plot pairs.svg
+""",
+    "layerwise": """
+  lerpscape layerwise init.pt final.pt --model nets:build --data loaders:train --rest end --plot layers.svg
+""",
+    "plane": """
+  lerpscape plane init.pt other.pt final.pt --model nets:build --data loaders:train --trajectory snapshots/ \\
+      --plot plane.svg
+""",
+    "trajectory": """
+  lerpscape trajectory snapshots/ --model nets:build --data loaders:train --plot road.svg
+""",
+    "connect": """
+  lerpscape connect a.pt b.pt --model nets:build --data loaders:train --out control.safetensors --plot curve.svg
+  lerpscape profile a.pt b.pt --control control.safetensors --model nets:build --data loaders:train
 """,
     "gauss": """
   lerpscape gauss init.pt final.pt --model nets:build --data loaders:train --plot turning.svg
@@ -46,6 +83,24 @@ EXAMPLES = {
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
+    "sweep": """
+  lerpscape sweep list experiments/fc-small.toml
+  lerpscape sweep run experiments/fc-small.toml --store results --workers 2
+  lerpscape sweep run experiments/fc.toml --store /shared/results --workers ray://head:10001
+  lerpscape sweep status experiments/fc-small.toml --store results
+""",
+    "table": """
+  lerpscape table experiments/fc-small.toml --store results
+  lerpscape table experiments/fc-small.toml --store results --format latex --out table.tex --plot table.svg
+""",
+    "export": """
+  lerpscape export --store results --out records.parquet
+""",
+    "data": """
+  lerpscape data list --data-dir ~/data
+  lerpscape data check mnist fashion_mnist
+  lerpscape data get cifar10 --data-dir ~/data
+""",
     "demo": """
   lerpscape demo --folder first-run
 """,
@@ -55,7 +110,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gauss": gauss_command,
     "condition": condition_command,
     "certify": certify_command,
+    "starts": starts_command,
+    "onset": onset_command,
+    "pairwise": pairwise_command,
+    "layerwise": layerwise_command,
+    "plane": plane_command,
+    "trajectory": trajectory_command,
+    "connect": connect_command,
     "report": report_command,
+    "sweep": sweep_command,
+    "table": table_command,
+    "export": export_command,
+    "data": data_command,
     "demo": demo_command,
 }
 
@@ -73,7 +139,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; with --out, the same profile command goes on where it was", file=sys.stderr)
+        print("stopped; the same command goes on where it was (profile: with --out)", file=sys.stderr)
         sys.exit(130)
 
 

@@ -17,8 +17,20 @@ class NonFiniteOutput(LerpscapeError):
     """An output or its derivative is NaN or infinite, so its path has no direction."""
 
 
+class Diverged(LerpscapeError):
+    """A training run of ours, for a control point, ended worse than it began."""
+
+
 class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
+
+
+class ConfigError(LerpscapeError):
+    """A configuration asks for something that does not exist, or in a form that cannot be read."""
+
+
+class StoreConflict(LerpscapeError):
+    """A store holds something else than what is to be written into it."""
 
 
 class PartialMismatch(LerpscapeError):

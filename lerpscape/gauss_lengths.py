@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,12 @@ class GaussLength:
 
         Raises `ValueError` for a file of another kind.
         """
-        saved = read_json(path, FORMAT)
+        return cls.from_dict(read_json(path, FORMAT))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> GaussLength:
+        """The result that `to_dict` made these numbers, lists and strings of."""
+        saved = {name: value for name, value in saved.items() if name != "format"}
         for name in ("per_example", "error", "max_angle", "rounding", "alphas"):
             saved[name] = array(saved[name])
         for name in ("degenerate", "points", "example", "position"):

@@ -206,6 +206,14 @@ def _shaped(name: str) -> Rule:
     return rule
 
 
+def _padded(model: TaylorModel, pad: list[int], mode: str = "constant", value: float | None = None) -> TaylorModel:
+    if mode != "constant" or value:
+        raise ValueError(three_parts("padding with zeros.", f"mode={mode!r}, value={value}.", "Pad with zeros."))
+    if len(pad) > 2 * (model.value.centre.dim() - 1):
+        raise ValueError(three_parts("padding within an example.", f"{pad}.", "Leave the first dimension as it is."))
+    return model.map(lambda part: F.pad(part, pad))
+
+
 def _plus(one: Any, other: Any, *, alpha: float = 1.0) -> TaylorModel:
     return add(_as_model(one, other), scale(_as_model(other, one), alpha) if alpha != 1 else _as_model(other, one))
 
@@ -290,6 +298,7 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
     torch.reshape: _shaped("reshape"),
     torch.mean: _mean,
     F.dropout: _dropout,
+    F.pad: _padded,
     F.avg_pool1d: _pooled(F.avg_pool1d),
     F.avg_pool2d: _pooled(F.avg_pool2d),
     F.adaptive_avg_pool1d: _pooled(F.adaptive_avg_pool1d),

@@ -7,24 +7,30 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
+from lerpscape.adaptive import interval_errors
 from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Data, Reader
-from lerpscape.engine import Walk, walk
+from lerpscape.engine import search, walk
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.partial import Partial
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
+from lerpscape.planning import Walk
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
+from lerpscape.shards import check_workers
+
+Alphas: TypeAlias = int | Sequence[float] | Floats | str
 
 
 def profile(
@@ -33,13 +39,15 @@ def profile(
     data: Data,
     *,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: int | Sequence[float] | Floats = 50,
+    alphas: Alphas = 50,
+    tolerance: float = 1e-3,
     batch_norm: BatchNormPolicy | None = None,
     derivative: bool = True,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress = None,
     label: str = "",
+    workers: int = 1,
     partial: str | Path | None = None,
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -49,12 +57,15 @@ def profile(
     * `data`: any re-iterable of `(inputs, targets)` or dict batches, unshuffled and unaugmented.
     * `loss`: `"cross_entropy"`, `"squared_error"`, `"mean_squared_error"`, `"binary_cross_entropy"`, a callable
       `(outputs, targets) -> (examples,)`, or a `Loss`.
-    * `alphas`: how many evenly spaced points on [0, 1], or the increasing values themselves, also beyond [0, 1].
+    * `alphas`: how many evenly spaced points on [0, 1], or the increasing values themselves, also beyond [0, 1]; or
+      `"adaptive"`: points are added where the curve is not yet known to `tolerance` times its range, an estimate that
+      a narrow bump may escape ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
     * `batch_norm`: what batch-norm layers normalise with; must be chosen where there are any.
     * `derivative`: also dL/dα by forward-mode differentiation, exact at every α.
     * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)` in batches.
+    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
       Delete it when done.
 
@@ -75,17 +86,32 @@ def profile(
         raise TypeError(
             three_parts("a torch module as the model.", f"{type(model).__name__}.", "Pass the network itself, built.")
         )
-    grid = alpha_grid(alphas)
+    grid = None if isinstance(alphas, str) and alphas == "adaptive" else alpha_grid(alphas)
+    if grid is None and partial is not None:
+        raise ValueError(
+            three_parts(
+                "fixed alphas together with partial=, which keeps the work on them.",
+                'alphas="adaptive".',
+                "Choose a count of points, or leave partial= out.",
+            )
+        )
     chosen = find_loss(loss)
     began = time.perf_counter()
     with undisturbed(model):
         reader = Reader(data)
         on_path = ModelOnPath(model, path, device, dtype)
+        check_workers(workers, on_path.device)
         policy = Statistics(on_path, batch_norm)
-        kept = Partial(partial, _fingerprint(path, grid, chosen, policy, on_path, reader) if partial else "")
-        with progress_bar(progress, total=len(reader) * len(grid), what=f"profile {label}".strip()) as report:
-            walker = Walk(on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0])
-            sums, data_digest = walk(walker, grid, reader, kept, report)
+        total = len(reader) * (0 if grid is None else len(grid))
+        with progress_bar(progress, total=total, what=f"profile {label}".strip()) as report:
+            walker = Walk(
+                on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0], workers=workers
+            )
+            if grid is None:
+                grid, sums, data_digest = search(walker, reader, tolerance)
+            else:
+                named = _fingerprint(path, grid, chosen, policy, on_path, reader) if partial else ""
+                sums, data_digest = walk(walker, grid, reader, Partial(partial, named))
     count = sums.moments.count
     slope = sums.slopes / count
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
@@ -110,14 +136,19 @@ def profile(
         relative_distance=on_path.relative_distance(),
         how={
             "path": path.describe(),
-            "path_digest": path_digest(path),
+            "path_digest": path.digest(),
             "model": type(model).__name__,
             "data_digest": data_digest,
             "largest_batch": max((batch.examples or 0) for batch in reader.first),
             "batch_norm": policy.describe(),
+            "plan": walker.choice.describe(),
+            "adaptive": _reached(grid, sums.moments.mean, slope if walker.derivative else None, tolerance)
+            if isinstance(alphas, str)
+            else None,
             "device": str(on_path.device),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if workers == 1 else 1,
+            "workers": workers,
             "seconds": round(time.perf_counter() - began, 3),
             "versions": versions(),
         },
@@ -125,7 +156,7 @@ def profile(
     return found
 
 
-def alpha_grid(alphas: int | Sequence[float] | Floats) -> Floats:
+def alpha_grid(alphas: Alphas) -> Floats:
     """The values of α: so many evenly spaced points on [0, 1], or the given increasing values.
 
     Values within 1e-12 of 0 or 1 are meant to be the ends, and become them.
@@ -138,7 +169,7 @@ def alpha_grid(alphas: int | Sequence[float] | Floats) -> Floats:
     if isinstance(alphas, int):
         grid = np.linspace(0.0, 1.0, max(alphas, 0))
     else:
-        grid = np.array(alphas, dtype=np.float64)
+        grid = np.array([] if isinstance(alphas, str) else alphas, dtype=np.float64)
         for end in (0.0, 1.0):
             grid[np.abs(grid - end) < 1e-12] = end
     if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not np.all(np.diff(grid) > 0):
@@ -146,10 +177,23 @@ def alpha_grid(alphas: int | Sequence[float] | Floats) -> Floats:
             three_parts(
                 "alphas as a count of at least 2, or at least two finite, increasing values.",
                 f"{alphas!r}."[:200],
-                "alphas=50 is usual; np.linspace(-0.25, 1.25, 61) looks beyond both ends.",
+                'alphas=50 is usual, "adaptive" places them; np.linspace(-0.25, 1.25, 61) looks beyond both ends.',
             )
         )
     return grid
+
+
+def _reached(grid: Floats, losses: Floats, slopes: Floats | None, tolerance: float) -> dict[str, Any]:
+    """What an adaptive grid has come to. The error is an estimate; only `certify()` excludes what no point shows."""
+    errors, scale = interval_errors(grid, losses, slopes), float(np.ptp(losses))
+    settled = bool(np.isfinite(losses).all()) and float(errors.max()) <= tolerance * scale
+    return {
+        "tolerance": tolerance,
+        "estimated_error": float(errors.max()),
+        "range": scale,
+        "settled": settled,
+        "widest_interval": float(np.diff(grid).max()),
+    }
 
 
 def _fingerprint(
@@ -158,7 +202,7 @@ def _fingerprint(
     """Names a request, so that a partial result is only taken up by the same one."""
     first = hashlib.sha256(b"".join(batch.digest() for batch in reader.first)).hexdigest()
     request = [
-        path_digest(path),
+        path.digest(),
         grid.tolist(),
         loss.name,
         statistics.describe(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape import duals
 from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
-from lerpscape.batches import Batch, Reader
+from lerpscape.batches import Batch, Data, Reader
 from lerpscape.checkpoints import Params
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, statistic
@@ -53,9 +55,29 @@ class Statistics:
         self._batches: list[Batch] | Reader = []
         self._order: tuple[str, ...] = ()
         self._estimated: dict[tuple[float, bool], dict[str, tuple[Tensor, Tensor | None]]] = {}
+        # Exact statistics by a faster way than a pass for each layer, where the engine has one.
+        self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
         if isinstance(self._policy, Recalibrate):
             reader = Reader(self._policy.data, "the data of Recalibrate")
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
+
+    def exact_data(self) -> list[Batch] | None:
+        """The batches of exact recalibration, where that is the policy and they fit in memory."""
+        exact = isinstance(self._policy, Recalibrate) and not self._policy.pooled and self._policy.momentum is None
+        return self._batches if exact and not isinstance(self._batches, Reader) else None
+
+    def on(self, data: Data) -> Statistics:
+        """The same policy with other data to estimate statistics from, where it estimates any."""
+        policy = self._policy
+        return Statistics(self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy)
+
+    def estimates(self) -> bool:
+        """Whether statistics are estimated anew at every α."""
+        return isinstance(self._policy, Recalibrate)
+
+    def by_batch(self) -> bool:
+        """Whether the answer depends on how the examples are grouped into batches."""
+        return isinstance(self._policy, BatchStatistics)
 
     def describe(self) -> str | None:
         """The policy in words; None for a model without batch norm."""
@@ -72,7 +94,7 @@ class Statistics:
             return state
         key = alpha, any(duals.split(tensor)[1] is not None for tensor in state.values())
         if key not in self._estimated:
-            found = self._recalibrated(state, self._policy)
+            found = self._recalibrated(state, self._policy, alpha)
             self._estimated[key] = {name: duals.split(found[name]) for name in self._on_path.end_statistics()}
         kept = self._estimated[key].items()
         return state | {name: each if moves is None else duals.dual(each, moves) for name, (each, moves) in kept}
@@ -100,7 +122,7 @@ class Statistics:
                     stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, moving)).remove)
             return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
 
-    def _recalibrated(self, state: Params, policy: Recalibrate) -> Params:
+    def _recalibrated(self, state: Params, policy: Recalibrate, alpha: float) -> Params:
         if policy.momentum is not None:
             averages = {name: _Exponential(policy.momentum) for name in self._layers}
             for _ in range(policy.passes):
@@ -108,11 +130,15 @@ class Statistics:
             return state | _as_statistics(averages, state)
         single = not isinstance(self._batches, Reader) and len(self._batches) == 1
         if policy.pooled or single:
-            pooled = {name: _Pooled() for name in self._layers}
+            pooled = {name: PooledMoments() for name in self._layers}
             self._gather(state, pooled, by_batch=True)
             return state | _as_statistics(pooled, state)
+        if self.faster is not None:
+            for layer, moments in self.faster(state, alpha).items():
+                state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
+            return state
         for layer in self._execution_order(state):
-            exact = {layer: _Pooled()}
+            exact = {layer: PooledMoments()}
             self._gather(state, exact, by_batch=False)
             state = state | _as_statistics(exact, state)
         return state
@@ -191,7 +217,7 @@ class _Caller(nn.Module):
         return batch.call(self.model)
 
 
-class _Pooled:
+class PooledMoments:
     """Mean and biased variance per channel over everything added, in float64 (merged as in Chan et al. 1983)."""
 
     def __init__(self) -> None:
@@ -200,6 +226,7 @@ class _Pooled:
         self.squares: Tensor | float = 0.0
 
     def add(self, values: Tensor) -> None:
+        """Take in the inputs of a layer, channels in dimension 1."""
         count = values.numel() // values.shape[1]
         variance, mean = _moments(values)
         shift, total = mean - self.mean, self.count + count
@@ -208,6 +235,7 @@ class _Pooled:
         self.count = total
 
     def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each channel."""
         return torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count)
 
 
@@ -232,8 +260,18 @@ class _Exponential:
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Biased variance and mean of each channel (dimension 1), in float64."""
-    return torch.var_mean(values.double(), dim=[0, *range(2, values.dim())], correction=0)
+    """Biased variance and mean of each channel (dimension 1), in float64.
+
+    Summed in the type of the values over short stretches, many channels abreast, and over these in float64: as exact
+    as converting every value first, and several times faster.
+    """
+    channels = values.shape[1]
+    rows = values.movedim(1, -1).reshape(-1, channels)
+    abreast = math.gcd(len(rows), max(1024 // channels, 1)) if len(rows) else 1
+    wide = rows.reshape(-1, abreast * channels)
+    mean = wide.mean(0).view(abreast, channels).double().mean(0)
+    squares = (wide - mean.to(values.dtype).repeat(abreast)).square().sum(0)
+    return squares.view(abreast, channels).double().sum(0) / len(rows), mean
 
 
 def _as_statistics(averages: dict[str, Any], state: Params) -> Params:

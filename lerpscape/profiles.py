@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,12 @@ class Profile:
 
         Raises `ValueError` for a file of another kind.
         """
-        saved = read_json(path, FORMAT)
+        return cls.from_dict(read_json(path, FORMAT))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Profile:
+        """The profile that `to_dict` made these numbers, lists and strings of."""
+        saved = {name: value for name, value in saved.items() if name != "format"}
         for name in ("alphas", "loss", "accuracy", "derivative", "derivative_error", "covariance"):
             saved[name] = array(saved[name])
         saved["invalid"] = tuple(Invalid(**point) for point in saved["invalid"])

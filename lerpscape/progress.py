@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from tqdm.auto import tqdm
 
@@ -12,8 +12,15 @@ from tqdm.auto import tqdm
 Progress: TypeAlias = bool | Callable[[int, int], None] | None
 
 
+class Report(Protocol):
+    """What is called with the amount of work done, and a word to show beside the bar."""
+
+    def __call__(self, amount: int, note: str = "") -> None:
+        """Add to the work done."""
+
+
 @contextmanager
-def progress_bar(progress: Progress, total: int, what: str, unit: str = "batch") -> Iterator[Callable[[int], None]]:
+def progress_bar(progress: Progress, total: int, what: str, unit: str = "batch") -> Iterator[Report]:
     """Give a function to call with the amount of work done; 0 for `total` means unknown.
 
     >>> seen = []
@@ -25,7 +32,7 @@ def progress_bar(progress: Progress, total: int, what: str, unit: str = "batch")
     if callable(progress):
         done = 0
 
-        def tell(amount: int) -> None:
+        def tell(amount: int, note: str = "") -> None:
             nonlocal done
             done += amount
             progress(done, total)
@@ -34,4 +41,10 @@ def progress_bar(progress: Progress, total: int, what: str, unit: str = "batch")
         return
     hidden = None if progress is None else not progress  # None: tqdm looks whether stderr is a terminal
     with tqdm(total=total or None, desc=what, unit=unit, disable=hidden, delay=2, leave=False) as bar:
-        yield lambda amount: bar.update(amount) and None
+
+        def advance(amount: int, note: str = "") -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(amount)
+
+        yield advance

@@ -6,7 +6,9 @@ covariance between all points of the grid gives the error of every *difference* 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 
@@ -83,6 +85,34 @@ def difference_errors(covariance: Floats, examples: int) -> Floats:
     """
     variance = np.diag(covariance)
     return np.sqrt(np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0) / examples)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval for a proportion from so many successes in so many trials; (0, 1) without any trial.
+
+    (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n), p = successes / trials, z the normal quantile of the level.
+
+    Raises `ValueError` for counts that do not fit.
+
+    Source: Wilson (1927).
+
+    >>> [round(end, 3) for end in wilson_interval(0, 10)]
+    [0.0, 0.278]
+    """
+    if not 0 <= successes <= trials or not 0 < level < 1:
+        raise ValueError(
+            three_parts(
+                "0 ≤ successes ≤ trials and 0 < level < 1.", f"{successes} of {trials}, {level}.", "Check the counts."
+            )
+        )
+    if not trials:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    lower, upper = (centre - reach) / (1 + z**2 / trials), (centre + reach) / (1 + z**2 / trials)
+    return lower if successes else 0.0, upper if successes < trials else 1.0
 
 
 def rise_interval(

@@ -16,6 +16,7 @@ from lerpscape.functional import ModelOnPath
 from lerpscape.layer_rules import BY_PARAMETER, FUNCTIONS, METHODS, MODULES, Layer, Rule
 from lerpscape.moving_parameters import Movement, Parameter
 from lerpscape.taylor_models import TaylorModel, constant
+from lerpscape.traces import traced
 
 Parameters = Mapping[str, Parameter]
 
@@ -41,16 +42,7 @@ class Network:
         named = [*on_path.model.named_parameters(), *on_path.model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
-        try:
-            self._graph = fx.Tracer().trace(on_path.model)
-        except Exception as error:  # whatever a forward() may raise when it is called with a proxy
-            raise TypeError(
-                three_parts(
-                    "a model that torch.fx can trace: no branch or loop that depends on the values of tensors.",
-                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                    f"Write its forward with these operations: {supported()}.",
-                )
-            ) from error
+        self._graph = traced(on_path.model, f"Write its forward with these operations: {supported()}.")
         velocity = on_path.velocity(0.0)  # of a line: the same everywhere
         self._movements = {name: Movement(start, velocity.get(name)) for name, start in on_path.at(0.0).items()}
         self._movements |= {name: Movement(tensor, None) for name, tensor in self._fixed.items()}

@@ -14,6 +14,7 @@ from torch.func import functional_call
 import lerpscape as ls
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.normalisation import Statistics
+from lerpscape.planning import PROBE_ALPHA
 
 CNN = next(case for case in CASES if case.batch_norm)
 
@@ -189,11 +190,11 @@ def test_statistics_of_an_alpha_are_estimated_once_for_all_chunks(monkeypatch: p
     passes: list[float] = []
     original = Statistics._recalibrated
 
-    def counted(self: Statistics, state: Any, policy: Any) -> Any:
-        passes.append(1)
-        return original(self, state, policy)
+    def counted(self: Statistics, state: Any, policy: Any, alpha: float) -> Any:
+        passes.append(alpha)
+        return original(self, state, policy, alpha)
 
     monkeypatch.setattr(Statistics, "_recalibrated", counted)
     monkeypatch.setattr("lerpscape.batches.CHUNK_BYTES", 1)
     ls.profile(start, line, CNN.data(), batch_norm=ls.Recalibrate(CNN.data()), alphas=3)
-    assert len(passes) == 3
+    assert passes == [0.0, PROBE_ALPHA, 0.5, 1.0]  # 0 first for the derivative, then the plan on a few examples

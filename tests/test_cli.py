@@ -192,16 +192,17 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
         words = [sys.executable, "-m", "lerpscape", *command(*choices)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    first = run(20)  # one look at the derivative, then four whole α of four batches
+    # Calls: one look at the derivative, six to check the plan (4 batches, then 2), four at an end, one at a point.
+    first = run(20)  # 1 + 6 + 4 + 8: only the last end is missing
     assert first.returncode == 130
     assert "the same profile command goes on" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
-    second = run(40)
+    second = run(15)
     assert second.returncode == 130
-    assert second.stdout.count("batch\n") == 40  # 1 + 24 of the training data, 1 + 14 of the held-out data: six whole α
+    assert second.stdout.count("batch\n") == 15  # 1 + 4 of training, 1 + 4 + 2 + 2 of held-out data, one in vain
     third = run(0)
     assert third.returncode == 0, third.stderr
-    assert third.stdout.count("batch\n") == 10  # 1 + 0 and 1 + 8: two looks, and the last four α of two batches
+    assert third.stdout.count("batch\n") == 10  # 1 + 0 and 1 + 6 + 2: two looks, six points and the last end
     assert [file.name for file in work.glob("p.json*")] == ["p.json"]
 
 

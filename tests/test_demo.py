@@ -11,7 +11,7 @@ import torch
 import lerpscape as ls
 from lerpscape.cli import main
 from lerpscape.lab import demo as lab
-from lerpscape.lab.digits import digits, held_out_data, train_data
+from lerpscape.lab.data.digits import digits, held_out_data, train_data
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> lab.Demo:
 
 
 def test_digits_are_split_once_and_in_order() -> None:
-    (images, labels), (held_out, held_out_labels) = digits()
-    assert (len(images), len(held_out)) == (1437, 360)
-    assert torch.equal(torch.cat([x for x, _ in train_data()]), images)
-    assert torch.equal(torch.cat([y for _, y in held_out_data()]), held_out_labels)
+    found = digits()
+    images, labels = found.train.batch(slice(None))
+    assert (len(found.train), len(found.test)) == (1437, 360)
+    assert torch.equal(torch.cat([x for x, _ in train_data()]), images.flatten(1))
+    assert found.test.targets is not None
+    assert torch.equal(torch.cat([y for _, y in held_out_data()]), found.test.targets)
     assert images.min() == 0
     assert images.max() == 1
     assert sorted(set(labels.tolist())) == list(range(10))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from random_networks import network, outputs
 from torch import nn
 
@@ -16,10 +17,11 @@ import lerpscape.noises as noises
 import lerpscape.taylor_models as taylor_models
 from lerpscape.batch_norm import EndStatistics
 from lerpscape.functional import ModelOnPath, undisturbed
+from lerpscape.layer_rules import FUNCTIONS
 from lerpscape.loss_enclosures import LOSS_RULES
 from lerpscape.losses import NAMED
 from lerpscape.paths import Line
-from lerpscape.taylor_models import Form
+from lerpscape.taylor_models import Form, TaylorModel
 from lerpscape.tracing import Network
 
 # On first use of forward mode torch 2.13 warns about its own torch.jit.script.
@@ -232,3 +234,23 @@ def test_bounds_of_derivatives_hold_on_random_intervals(name):
     assert bool((first <= high1 + 1e-12 * first.abs()).all())
     for exact, most in ((second, most2), (third, most3)):
         assert bool((exact.abs() <= most * (1 + 1e-9) + 1e-9).all())
+
+
+def test_padding_adds_exact_zeros_within_each_example():
+    def drawn(seed):
+        return torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    form = Form(drawn(0), drawn(1), drawn(2), reach=0.25)
+    pad = FUNCTIONS[F.pad]
+    found = pad(TaylorModel(form, form), (1, 0, 0, 2))
+    for part in (found.value, found.slope):
+        for name in ("centre", "tilt", "remainder"):
+            padded = getattr(part, name)
+            assert torch.equal(padded[:, :3, 1:], getattr(form, name))
+            assert padded.shape == (2, 5, 5) and not padded[:, 3:].any() and not padded[:, :, 0].any()
+    with pytest.raises(ValueError, match="padding with zeros"):
+        pad(TaylorModel(form, None), (1, 1), "constant", 0.5)
+    with pytest.raises(ValueError, match="mode='circular'"):
+        pad(TaylorModel(form, None), (1, 1), mode="circular")
+    with pytest.raises(ValueError, match="padding within an example"):
+        pad(TaylorModel(form, None), (0, 0, 0, 0, 0, 1))

@@ -12,8 +12,11 @@ import pytest
 import lerpscape as ls
 
 ROOT = Path(ls.__file__).parent
-INSTRUMENT = sorted(ROOT.glob("*.py"))
+INSTRUMENT = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("studies/*.py"))]
 EVERYTHING = sorted(ROOT.rglob("*.py"))
+
+
+STUDIES = ("layers", "measuring", "onsets", "pairs", "starts", "surfaces", "trajectories")
 
 
 def imported(file: Path) -> set[str]:
@@ -35,8 +38,9 @@ def importers(module: str, files: list[Path]) -> set[str]:
 
 def test_the_instrument_never_imports_the_laboratory() -> None:
     assert importers("lerpscape.lab", INSTRUMENT) == set()
-    outside = [file for file in EVERYTHING if file.parent.name != "lab"]
-    assert importers("lerpscape.lab", outside) == {"demo.py"}  # a command: the one door from half to half
+    outside = [file for file in EVERYTHING if "lab" not in file.relative_to(ROOT).parts]
+    assert {file.parent.name for file in outside if importers("lerpscape.lab", [file])} == {"commands"}
+    assert importers("lerpscape.lab", outside) == {"demo.py", "data.py", "sweep.py"}  # the doors from half to half
 
 
 def test_only_pictures_and_reports_name_matplotlib() -> None:
@@ -45,10 +49,18 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "gauss_lengths.py",
         "certificates.py",
         "projections.py",
+        *(f"studies/{name}.py" for name in STUDIES),
         "lab/demo.py",
         "lab/theory_plots.py",
+        "lab/table_plots.py",
     )
-    allowed = {"plots.py", "plots_gauss.py", "reports.py", *(Path(file).name for file in types_only)}
+    allowed = {
+        "plots.py",
+        "plots_gauss.py",
+        "plots_studies.py",
+        "reports.py",
+        *(Path(file).name for file in types_only),
+    }
     assert importers("matplotlib", EVERYTHING) <= allowed
     for file in types_only:
         assert not {name for name in imported(ROOT / file) if "pyplot" in name}
@@ -59,7 +71,8 @@ def test_only_workers_names_ray_and_submitit() -> None:
 
 
 def test_readings_need_numpy_alone() -> None:
-    allowed = {"__future__", "math", "collections.abc", "dataclasses", "typing", "numpy", "numpy.typing"}
+    allowed = {"__future__", "collections.abc", "dataclasses", "typing", "numpy", "numpy.typing"}
+    allowed |= {"math", "statistics"}
     ours = {"lerpscape.errors", "lerpscape.monotonicity"}
     for file in ("monotonicity.py", "hidden.py", "statistics.py"):
         found = {name for name in imported(ROOT / file) if not any(name.startswith(f"{a}.") for a in allowed | ours)}
@@ -88,13 +101,27 @@ HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "
         "from lerpscape.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['gauss', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['plane', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['data', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\nmain(['--version'])",
+        "from lerpscape.cli import main\ntry: main(['sweep', '--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_start_up_imports_nothing_heavy(statement: str) -> None:
     code = f"import sys\n{statement}\nprint('LOADED', sorted(set({HEAVY}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_looking_at_a_sweep_does_not_import_torch(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("seeds = [0, 1]\n")
+    for action in ("list", "status"):
+        code = (
+            "import sys; from lerpscape.cli import main\n"
+            f"main(['sweep', {action!r}, {str(tmp_path / 's.toml')!r}, '--store', {str(tmp_path / 'store')!r}])\n"
+            "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_readings_do_not_import_torch() -> None:

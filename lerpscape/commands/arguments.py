@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
 from lerpscape.errors import three_parts
-
-if TYPE_CHECKING:
-    from lerpscape.batch_norm import BatchNormPolicy
+from lerpscape.names import named
 
 # How arguments are called in --help.
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
@@ -25,29 +23,6 @@ Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"] | None
 BatchNorm: TypeAlias = Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None
 Json = Annotated[bool, tyro.conf.arg(name="json")]
-
-
-def named(name: str) -> Any:
-    """The object called package.module:name, looked for in the current folder first."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(three_parts("package.module:name.", f"{name!r}.", "mypkg.nets:build, for example."))
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
-        raise ValueError(
-            three_parts(
-                f"a module {module}, seen from {Path.cwd()}.", f"{error}.", "Run from the folder that holds it."
-            )
-        ) from error
-    if not hasattr(found, attribute):
-        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
-        raise ValueError(three_parts(f"{attribute!r} in {module}.", "no such name.", f"It has: {public}."))
-    return getattr(found, attribute)
 
 
 def called(name: str) -> Any:
@@ -69,20 +44,6 @@ def alphas_of(text: str) -> Any:
         raise ValueError(
             three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
         ) from error
-
-
-def policy_of(name: str | None, data: Any) -> BatchNormPolicy | None:
-    """The batch-norm policy of a name; what is estimated is estimated from `data`."""
-    from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
-
-    return {
-        None: lambda: None,
-        "recalibrate": lambda: Recalibrate(data),
-        "pooled": lambda: Recalibrate(data, pooled=True),
-        "interpolate": InterpolateStatistics,
-        "batch": BatchStatistics,
-        "end": EndStatistics,
-    }[name]()
 
 
 def dtype_of(name: str | None) -> Any:

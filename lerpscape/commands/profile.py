@@ -22,11 +22,11 @@ from lerpscape.commands.arguments import (
     alphas_of,
     called,
     dtype_of,
-    named,
-    policy_of,
     print_written,
     require_writable,
 )
+from lerpscape.commands.roads import STRAIGHT, OnRoad
+from lerpscape.names import named
 
 if TYPE_CHECKING:
     from lerpscape.profiles import Profile
@@ -38,11 +38,14 @@ def profile_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     held_out: OptionalName = None,
     loss: str = "cross_entropy",
     alphas: str = "50",
     batch_norm: BatchNorm = None,
     derivative: bool = True,
+    precision: float = 1e-3,
+    workers: int = 1,
     tolerance: float = 0.0,
     device: Device = None,
     dtype: Dtype = None,
@@ -59,41 +62,48 @@ def profile_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        road: Which path.
         held_out: Further data, measured and drawn beside the first.
         loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
-        alphas: Number of points on [0, 1], or first:last:count such as -0.25:1.25:61.
+        alphas: Number of points on [0, 1], first:last:count such as -0.25:1.25:61, or adaptive.
         batch_norm: What batch norm normalises with; asked for where the model has batch norm. Recalibrate and
             pooled estimate statistics anew at every α from DATA.
         derivative: Also dL/dα, exact, for about twice the time more.
+        precision: With adaptive alphas, how well the curve is to be known, as a share of its range (an estimate).
+        workers: Processes that divide the work, each on one core.
         tolerance: Rise that the verdict forgives, in the unit of the loss.
         device: cpu, cuda, …
         dtype: Floating-point type to compute in; by default that of the checkpoints.
         json_: Print the numbers as JSON.
-        out: File for the profile of DATA (JSON). A stopped measurement goes on when the command is repeated.
+        out: File for the profile of DATA (JSON). A stopped measurement of fixed alphas goes on when
+            the command is repeated.
         plot: File for the picture (svg, pdf, png).
         report: File for the HTML report.
         progress: Progress bar: by default on a terminal, after two seconds.
     """
+    from lerpscape.batch_norm import named_policy
     from lerpscape.measure import profile
-    from lerpscape.paths import Line
 
     require_writable(out, plot, report)
-    line = Line(start, end)
     built = called(model)
+    path = road.path(start, end, built)
     choices: dict[str, Any] = {
         "loss": named(loss) if ":" in loss else loss,
-        "alphas": alphas_of(alphas),
+        "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": derivative,
+        "tolerance": precision,
+        "workers": workers,
         "device": device,
         "dtype": dtype_of(dtype),
         "progress": progress,
     }
     measured = called(data)
-    policy = policy_of(batch_norm, measured)
+    policy = named_policy(batch_norm, measured)
     parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
-    unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
+    keeping = out is not None and alphas != "adaptive"
+    unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out and keeping else None for label in parts}
     profiles = [
-        profile(built, line, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
+        profile(built, path, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
         for label, part in parts.items()
     ]
     if out:

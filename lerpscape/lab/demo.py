@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lerpscape.certificates import Certificate
 from lerpscape.certification import certify
-from lerpscape.lab.digits import digits, held_out_data, train_data
+from lerpscape.lab.data.digits import digits, held_out_data, train_data
 from lerpscape.measure import profile
 from lerpscape.partial import check_writable
 from lerpscape.paths import Line
@@ -55,7 +55,8 @@ class Demo:
         module = "lerpscape.lab"
         return (
             f"lerpscape profile {self.folder}/start.safetensors {self.folder}/{name}.safetensors "
-            f"--model {module}.demo:network --data {module}.digits:train_data --held-out {module}.digits:held_out_data"
+            f"--model {module}.demo:network --data {module}.data.digits:train_data "
+            f"--held-out {module}.data.digits:held_out_data"
         )
 
 
@@ -114,7 +115,7 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
     """Train, measure, prove, and write checkpoints, profiles, certificates and the report into `folder`."""
     folder = Path(folder)
     check_writable(folder / "report.html")
-    (images, labels), _ = digits()
+    images, labels = digits().train.batch(slice(None))
     rises: dict[float, tuple[float, ...]] = {}
     profiles: dict[str, tuple[Profile, Profile]] = {}
     certificates: dict[str, Certificate] = {}
@@ -125,7 +126,7 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
             for seed in SEEDS:
                 start = initial(seed)
                 end = deepcopy(start)
-                train(end, images, labels, radius=radius, seed=seed, report=count)
+                train(end, images.flatten(1), labels, radius=radius, seed=seed, report=count)
                 found.append(
                     profile(network(), Line(start, end), train_data(), derivative=False, progress=False).max_rise
                 )

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from lerpscape.errors import three_parts
 from lerpscape.gauss import gauss_length
+from lerpscape.lab.models.initialisation import NTKLinear
 from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import optional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
@@ -32,18 +32,6 @@ SEEDS = (0, 1, 2, 3, 4)
 EXAMPLES, INPUTS = 40, 4
 MEASURED = ("gauss_length", "integral", "relative_distance", "max_rise")
 INTEGRAL_POINTS = 17
-
-
-class NTKLinear(nn.Module):
-    """x ↦ W x / √inputs with the entries of W from N(0, 1)."""
-
-    def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs of shape (examples, outputs)."""
-        return x @ self.weight.T / math.sqrt(self.weight.shape[1])
 
 
 def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 1) -> nn.Module:
@@ -61,7 +49,10 @@ def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 
     sizes = [INPUTS, *[width] * hidden_layers, 2]
     layers: list[nn.Module] = []
     for inside, outside in pairwise(sizes):
-        layers += [NTKLinear(inside, outside, generator), ACTIVATIONS[activation]()]
+        layers += [
+            NTKLinear(inside, outside, bias=False, generator=generator, dtype=torch.float64),
+            ACTIVATIONS[activation](),
+        ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -173,12 +164,14 @@ def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) 
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, which needs scipy (it comes with scikit-learn: `pip install "lerpscape[demo]"`).
+    """Quantile of Student's t.
 
     >>> round(t_quantile(0.975, 4), 3)
     2.776
     """
-    return float(optional("scipy.stats", "demo").t.ppf(probability, freedom))
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))
 
 
 @dataclass(frozen=True)

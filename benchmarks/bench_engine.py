@@ -1,0 +1,363 @@
+"""Many α: the engine against the loops people write and the libraries they use, part by part.
+
+usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 6000]
+
+Parts: mlp, widths, resnet, derivative, adaptive, workers, memory; all of them without an argument. In each part
+every contender measures the same networks, examples and α in interleaved rounds in one process on one thread (but for
+workers); ratios are of the same round, and the median and the range over rounds are written. Images are MNIST's where
+LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are random. Each part is merged
+into benchmarks/results/engine.json with the machine's measured peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from networks import fully_connected, moved, residual
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lerpscape as ls
+
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def images(count: int) -> tuple[Tensor, Tensor, str]:
+    folder = os.environ.get("LERPSCAPE_DATA")
+    found = next(Path(folder).glob("MNIST/**/train-images-idx3-ubyte"), None) if folder else None
+    if found is None:
+        return torch.rand(count, 784), torch.randint(0, 10, (count,)), "random pixels"
+    pixels = np.frombuffer(found.read_bytes(), np.uint8, offset=16, count=count * 784).reshape(count, 784)
+    labels = np.frombuffer(found.with_name("train-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8, count=count)
+    return torch.tensor(pixels / 255.0, dtype=torch.float32), torch.tensor(labels.astype(np.int64)), "MNIST"
+
+
+def batches(inputs: Tensor, targets: Tensor, size: int = 512) -> Batches:
+    return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+
+def plain_loop(start: nn.Module, end: nn.Module, data: Any, alphas: Any, examples: int) -> np.ndarray:
+    """What everybody writes: weights at α into the module, mean loss over the batches."""
+    model, losses = deepcopy(start).eval(), []
+    first, last = start.state_dict(), end.state_dict()
+    with torch.no_grad():
+        for alpha in alphas:
+            model.load_state_dict({k: torch.lerp(first[k], last[k], float(alpha)) for k in first})
+            losses.append(sum(float(F.cross_entropy(model(x), y, reduction="sum")) for x, y in data) / examples)
+    return np.array(losses)
+
+
+def interleaved(
+    ways: dict[str, Callable[[], Any]], rounds: int, reference: str, curve: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """Seconds and ratios of each way, after one round to warm up, in which all must give the same curve."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    curves = {name: way() for name, way in ways.items()}
+    found: dict[str, Any] = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    for name, values in seconds.items():
+        ratios = [base / value for value, base in zip(values, seconds[reference], strict=True)]
+        found[name] = {
+            "median_seconds": round(statistics.median(values), 4),
+            "times_faster": round(statistics.median(ratios), 3),
+            "times_faster_range": [round(min(ratios), 3), round(max(ratios), 3)],
+        }
+        if curve is not None:
+            difference = float(np.abs(curve(curves[name]) - curve(curves[reference])).max())
+            found[name]["largest_difference"] = difference
+        print(f"  {name:46s} {found[name]}", flush=True)
+    return found
+
+
+def losses(result: Any) -> np.ndarray:
+    return np.asarray(result.loss if isinstance(result, ls.Profile) else getattr(result, "losses", result))
+
+
+def peak() -> float:
+    """Largest float32 multiply-and-add rate seen in a few large matrix products, GFLOP/s."""
+    a, b, out = torch.rand(2048, 1024), torch.rand(1024, 1024), torch.empty(2048, 1024)
+    best = 0.0
+    for _ in range(30):
+        began = time.perf_counter()
+        torch.mm(a, b, out=out)
+        best = max(best, 2 * 2048 * 1024 * 1024 / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def libraries(start: nn.Module, end: nn.Module, x: Tensor, y: Tensor, points: int) -> dict[str, Callable[[], Any]]:
+    """Libraries for the same curve; both take a single batch. Those that are not installed are named and left out."""
+    found: dict[str, Callable[[], Any]] = {}
+    try:
+        import loss_landscapes
+        import loss_landscapes.metrics
+
+        metric = loss_landscapes.metrics.Loss(F.cross_entropy, x, y)
+        found["loss-landscapes 3.0.6, one batch"] = lambda: loss_landscapes.linear_interpolation(
+            deepcopy(start), deepcopy(end), metric, points, deepcopy_model=True
+        )
+    except ImportError:
+        print("loss-landscapes is not installed: left out", file=sys.stderr)
+    try:
+        import nngeom
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+        found["nngeom 0.2.0, one batch"] = lambda: (
+            nngeom.linear_interpolation(
+                nngeom.Model(deepcopy(start), loss_fn=loss),
+                nngeom.Model(deepcopy(end), loss_fn=loss),
+                (x, y),
+                steps=points,
+            ).losses
+        )
+    except ImportError:
+        print("nngeom is not installed: left out", file=sys.stderr)
+    return found
+
+
+def left_over(widths: tuple[int, ...], examples: int, points: int) -> float:
+    """GFLOP that remain when the first layer's products are shared: both ends plain, the rest without it."""
+    sizes = (784, *widths, 10)
+    layers = [2e-9 * examples * inner * outer for inner, outer in pairwise(sizes)]
+    return points * sum(layers[1:]) + 4 * layers[0]
+
+
+def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), peers: bool = True) -> dict[str, Any]:
+    count, points = options.examples, 50
+    x, y, what = images(count)
+    data, loader = batches(x, y), DataLoader(TensorDataset(x, y), batch_size=512)
+    start = fully_connected(784, *widths, 10)
+    end = moved(start)
+    line, alphas = ls.Line(start, end), np.linspace(0, 1, points)
+    ways: dict[str, Callable[[], Any]] = {
+        "plain loop over tensors": lambda: plain_loop(start, end, data, alphas, count),
+        "lerpscape": lambda: ls.profile(start, line, data, alphas=points, derivative=False),
+    }
+    if peers:
+        ways |= libraries(start, end, x, y, points)
+        ways["plain loop over a DataLoader"] = lambda: plain_loop(start, end, loader, alphas, count)
+    curves = interleaved(
+        {name: way for name, way in ways.items() if "loss-landscapes" not in name}, options.rounds, *REFERENCE
+    )
+    if any("loss-landscapes" in name for name in ways):  # it never evaluates α = 0: another grid, the same work
+        name = next(name for name in ways if "loss-landscapes" in name)
+        pair = {"plain loop over tensors": ways["plain loop over tensors"], name: ways[name]}
+        curves |= {name: interleaved(pair, max(options.rounds - 2, 1), REFERENCE[0])[name]}
+    fastest = peak()
+    share = left_over(widths, count, points) / curves["lerpscape"]["median_seconds"] / fastest
+    return {
+        "network": "-".join(map(str, (784, *widths, 10))),
+        "examples": count,
+        "points": points,
+        "data": what,
+        "peak_gflops": round(fastest, 1),
+        "share_of_peak_on_arithmetic_left": round(share, 3),
+        "ways": curves,
+    }
+
+
+REFERENCE = ("plain loop over tensors", losses)
+
+
+def widths(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return [mlp(options, each, peers=False) for each in ((256, 256), (128,), (16,), (256,) * 4)]
+
+
+def resnet(options: argparse.Namespace) -> list[dict[str, Any]]:
+    count, points, results = 384, 12, []
+    x, y = torch.randn(count, 3, 32, 32), torch.randint(0, 10, (count,))
+    data = batches(x, y, 128)
+    for batch_norm in (False, True):
+        start = residual(batch_norm)
+        end = moved(start)
+        line, alphas = ls.Line(start, end), np.linspace(0, 1, points)
+
+        def warm_up_and_evaluate() -> np.ndarray:
+            model, found = deepcopy(start), []  # noqa: B023
+            first, last = start.state_dict(), end.state_dict()  # noqa: B023
+            for alpha in alphas:  # noqa: B023
+                floating = {k: torch.lerp(v, last[k], float(alpha)) for k, v in first.items() if v.is_floating_point()}
+                with torch.no_grad():
+                    model.load_state_dict(first | floating)
+                    if batch_norm:  # noqa: B023
+                        for module in model.modules():
+                            if isinstance(module, nn.BatchNorm2d):
+                                module.reset_running_stats()
+                                module.momentum = None
+                        model.train()
+                        for inputs, _ in data:
+                            model(inputs)
+                    model.eval()
+                    found.append(sum(float(F.cross_entropy(model(a), b, reduction="sum")) for a, b in data) / count)
+            return np.array(found)
+
+        ways: dict[str, Callable[[], Any]] = {"module loop, NCHW": warm_up_and_evaluate}
+        policies: dict[str, Any] = {"lerpscape": None}
+        if batch_norm:
+            policies = {
+                "lerpscape, exact statistics": ls.Recalibrate(data),
+                "lerpscape, pooled statistics": ls.Recalibrate(data, pooled=True),
+            }
+        for name, policy in policies.items():
+            ways[name] = lambda policy=policy, line=line, start=start: ls.profile(
+                start, line, data, alphas=points, derivative=False, batch_norm=policy
+            )
+        rounds = max(options.rounds - 2, 1)
+        found = interleaved(ways, rounds, "module loop, NCHW", losses)
+        results.append({"batch_norm": batch_norm, "examples": count, "points": points, "ways": found})
+    return results
+
+
+def derivative(options: argparse.Namespace) -> dict[str, Any]:
+    count, points = 2048, 12
+    x, y, what = images(count)
+    data = batches(x, y)
+    start = fully_connected(784, 1024, 1024, 10)
+    line = ls.Line(start, moved(start))
+    ways = {
+        "loss and accuracy": lambda: ls.profile(start, line, data, alphas=points, derivative=False),
+        "with derivative": lambda: ls.profile(start, line, data, alphas=points),
+    }
+    found = interleaved(ways, options.rounds, "loss and accuracy", losses)
+    return {"network": "784-1024-1024-10", "examples": count, "points": points, "data": what, "ways": found}
+
+
+def adaptive(options: argparse.Namespace) -> dict[str, Any]:
+    from lerpscape.adaptive import interpolated
+
+    count = 2048
+    x, y, what = images(count)
+    data = batches(x, y)
+    start = fully_connected(784, 1024, 1024, 10)
+    end = deepcopy(start)
+    optimizer = torch.optim.SGD(end.parameters(), lr=0.1)
+    for _ in range(4):
+        for inputs, labels in batches(x, y, 64):
+            optimizer.zero_grad()
+            F.cross_entropy(end(inputs), labels).backward()
+            optimizer.step()
+    line, alphas = ls.Line(start, end), np.linspace(0, 1, 50)
+    fine = ls.profile(start, line, data, alphas=201, derivative=False)
+    ways: dict[str, Callable[[], Any]] = {
+        "plain loop over tensors": lambda: plain_loop(start, end, data, alphas, count),
+        "adaptive, loss": lambda: ls.profile(start, line, data, alphas="adaptive", derivative=False),
+        "adaptive, loss and derivative": lambda: ls.profile(start, line, data, alphas="adaptive"),
+    }
+    found = interleaved(ways, options.rounds, "plain loop over tensors")
+    for name in list(ways)[1:]:
+        one = ways[name]()
+        curve = interpolated(one.alphas, one.loss, one.derivative, fine.alphas)
+        found[name]["evaluations"] = len(one.alphas)
+        found[name]["error_over_range"] = float(np.abs(curve - fine.loss).max() / np.ptp(fine.loss))
+        print(f"  {name}: {found[name]['evaluations']} evaluations, error {found[name]['error_over_range']:.1e}")
+    return {"network": "784-1024-1024-10, trained", "examples": count, "data": what, "ways": found}
+
+
+def workers(options: argparse.Namespace) -> dict[str, Any]:
+    count, points = 16384, 12
+    x, y, what = images(count)
+    data = batches(x, y)
+    start = fully_connected(784, 1024, 1024, 10)
+    line = ls.Line(start, moved(start))
+    ways = {
+        f"workers={n}": lambda n=n: ls.profile(start, line, data, alphas=points, derivative=False, workers=n)
+        for n in (1, 2)
+    }
+    found = interleaved(ways, options.rounds, "workers=1", losses)
+    return {"network": "784-1024-1024-10", "examples": count, "points": points, "data": what, "ways": found}
+
+
+MEMORY = """
+import resource, sys
+import torch
+from torch import nn
+import lerpscape as ls
+from networks import fully_connected, moved
+torch.set_num_threads(1)
+start = fully_connected(784, 1024, 1024, 10)
+line = ls.Line(start, moved(start))
+x, y = torch.rand(20_000, 784), torch.randint(0, 10, (20_000,))
+data = list(zip(x.split(512), y.split(512)))
+ls.profile(start, line, data[:1], alphas=5, derivative=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=sys.argv[2] == "derivative")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Growth of a process's largest resident size in the call, data and model there before (20,000 images: 63 MB)."""
+    found = {}
+    for what in ("loss", "derivative"):
+        for points in (5, 20):
+            done = subprocess.run(
+                [sys.executable, "-c", MEMORY, str(points), what],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+            )
+            found[f"{what}, {points} points"] = round(float(done.stdout), 1)
+    print(f"  MB above data and model: {found}")
+    return {"network": "784-1024-1024-10", "examples": 20_000, "megabytes_above_data_and_model": found}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "mlp": mlp,
+    "widths": widths,
+    "resnet": resnet,
+    "derivative": derivative,
+    "adaptive": adaptive,
+    "workers": workers,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--examples", type=int, default=6000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in options.parts or list(PARTS):
+        print(name, flush=True)
+        found = PARTS[name](options)
+        result[name] = {
+            "rounds": options.rounds,
+            "threads": 1,
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "found": found,
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"wrote {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

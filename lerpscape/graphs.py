@@ -1,0 +1,292 @@
+"""A module as the operations that torch.fx finds in it, to be run at any tensors.
+
+What depends on the data alone is computed once for all α, and so are the products of the data with the first layer's
+weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_Tx + b_T, α).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lerpscape import duals
+from lerpscape.checkpoints import Params
+
+Values: TypeAlias = dict[fx.Node, Any]
+Moments: TypeAlias = tuple[Tensor, Tensor]
+# Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
+Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
+Linear: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+# Products per output below which computing a layer costs less than reading two stored results and mixing them.
+WORTH_SHARING = 64
+# Operations that only rearrange their input, or do arithmetic on shapes.
+PURE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+PURE_FUNCTIONS = (torch.flatten, operator.getitem, getattr, operator.add, operator.sub, operator.mul, operator.truediv)
+PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "permute", "contiguous", "float")
+
+RELU_FUNCTIONS = (F.relu, torch.relu)
+ADD_FUNCTIONS = (operator.add, torch.add)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A first layer's results at both ends, and their derivative by α where it is wanted."""
+
+    start: Tensor
+    end: Tensor
+    change: Tensor | None
+
+    def at(self, alpha: float) -> Tensor:
+        """The layer's result at α, a dual tensor where there is a derivative."""
+        mixed = torch.lerp(self.start, self.end, alpha)
+        return mixed if self.change is None else duals.dual(mixed, self.change)
+
+
+class Graph:
+    """A module whose operations are known, as `traced` finds it."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> None:
+        self._nodes = list(graph.nodes)
+        self._constants = constants
+        self._modules = dict(model.named_modules())
+        named = [*model.named_parameters(), *model.named_buffers()]
+        self._names = {id(tensor): name for name, tensor in reversed(named)}
+        self._model = model
+        self.inputs = [node for node in self._nodes if node.op == "placeholder"]
+        self.given = self._depend_on_data_alone()
+        self.shared = [node for node in self._nodes if self._is_first_layer(node)]
+        self.convolutions = any(isinstance(module, nn.Conv2d) for module in self._modules.values())
+        self.linear: Linear = F.linear
+        self._sizes: list[list[int]] | None = None
+        last = {used: node for node in self._nodes for used in node.all_input_nodes}
+        self._done_after: dict[fx.Node, list[fx.Node]] = {}
+        for used, node in last.items():
+            self._done_after.setdefault(node, []).append(used)
+
+    def needed(self) -> set[str]:
+        """Names of the tensors that change what the operations behind the shared layers give."""
+        found: set[str] = set()
+        for node in self._nodes:
+            if node.op == "get_attr":
+                found |= {self._attribute(node)} - set(self._constants)
+            elif node.op == "call_module" and node not in self.shared:
+                found |= set(self._own(node).values())
+        return found
+
+    def ready(self, inputs: Tensor, start: Params, end: Params, change: Params | None) -> Values:
+        """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given."""
+        values: Values = {}
+        for node in self._nodes:
+            if node.op == "placeholder":
+                values[node] = inputs
+            elif node in self.given:
+                values[node] = self._operation(node, values, start)
+            elif node in self.shared:
+                ends = [self._operation(node, values, tensors) for tensors in (start, end)]
+                moving = self._operation(node, values, change) if change is not None else None
+                values[node] = Shared(ends[0], ends[1], moving)
+        return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
+
+    def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
+        """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics."""
+        known: Values = {}
+        for node in self._nodes:
+            if node in ready:
+                value = ready[node]
+                known[node] = value.at(alpha) if isinstance(value, Shared) else value
+            elif node in self.given or node.op == "placeholder":
+                continue
+            elif node.op == "output":
+                return fx.map_arg(node.args[0], known.__getitem__)
+            elif estimate and node.op == "call_module" and self._is_batch_norm(node):
+                layer = str(node.target)
+                inputs = known[node.all_input_nodes[0]]
+                moments = yield layer, inputs
+                known[node] = self._normalised(node, inputs, moments, state)
+                del inputs
+            else:
+                known[node] = self._operation(node, known, state)
+            if self._sizes is not None:
+                tensors = {id(each): each for each in known.values() if isinstance(each, Tensor)}
+                self._sizes.append([each.numel() * each.element_size() for each in tensors.values()])
+            for used in self._done_after.get(node, ()):
+                known.pop(used, None)
+        raise AssertionError("a traced graph ends in its output")
+
+    def outputs(self, ready: Values, state: Params, alpha: float) -> Any:
+        """The network's output, batch norm at the statistics in `state`."""
+        try:
+            next(self.run(ready, state, alpha))
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("nothing was to be estimated")
+
+    def describe(self) -> str:
+        """What is gained by knowing the operations, in words."""
+        gains = ["first layer shared by all α"] if self.shared else []
+        gains += ["channels last"] if self.convolutions else []
+        return ", ".join(gains) or "traced operations"
+
+    def sizes(self, ready: Values, state: Params, alpha: float) -> tuple[int, int]:
+        """Bytes of the largest result on the way, and of all that are held at once at the worst moment."""
+        largest = held = 0
+        known = self._sizes = []
+        try:
+            self.outputs(ready, state, alpha)
+        finally:
+            self._sizes = None
+        for each in known:
+            largest, held = max(largest, *each, 0), max(held, sum(each))
+        return largest, held
+
+    def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
+        arguments: Any = fx.map_arg(node.args, known.__getitem__)
+        options: Any = fx.map_arg(node.kwargs, known.__getitem__)
+        if node.op == "get_attr":
+            name = self._attribute(node)
+            return self._constants[name] if name in self._constants else state[name]
+        if node.target in RELU_FUNCTIONS and len(arguments) == 1:
+            return self._relu(node, arguments[0], options.get("inplace", False))
+        if node.target in ADD_FUNCTIONS and not options and all(isinstance(each, Tensor) for each in arguments):
+            return self._sum(node, *arguments)
+        if node.op == "call_function":
+            return node.target(*arguments, **options)  # type: ignore[operator]
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+        module = self._modules[str(node.target)]
+        own = {short: state[name] for short, name in self._own(node).items() if name in state}
+        if type(module) is nn.Linear:
+            return self.linear(arguments[0], own["weight"], own.get("bias"))
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            shape: Any = module.stride, module.padding, module.dilation, module.groups
+            return F.conv2d(arguments[0], own["weight"], own.get("bias"), *shape)
+        if type(module) is nn.ReLU:
+            return self._relu(node, arguments[0], module.inplace)
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            return self._normalised(node, arguments[0], (own["running_mean"], own["running_var"]), state)
+        return functional_call(module, own, arguments, options) if own else module(*arguments, **options)
+
+    def _normalised(self, node: fx.Node, inputs: Tensor, moments: Moments, state: Params) -> Tensor:
+        layer: Any = self._modules[str(node.target)]
+        own = self._own(node)
+        weight, bias = (state[own[each]] if each in own else None for each in ("weight", "bias"))
+        parts = [inputs, *moments, *(each for each in (weight, bias) if each is not None)]
+        if all(duals.split(each)[1] is None for each in parts):
+            return F.batch_norm(inputs, moments[0], moments[1], weight, bias, eps=layer.eps)
+        # torch does not differentiate by running statistics
+        scale = (moments[1] + layer.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -moments[0] * scale if bias is None else bias - moments[0] * scale
+        shape = [1, -1] + [1] * (inputs.dim() - 2)
+        return torch.addcmul(shift.view(shape), inputs, scale.view(shape))
+
+    def _own(self, node: fx.Node) -> dict[str, str]:
+        """The tensors of a layer: its own short name for each, and the module's."""
+        module = self._modules[str(node.target)]
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        return {short: self._names[id(tensor)] for short, tensor in tensors}
+
+    def _attribute(self, node: fx.Node) -> str:
+        target = str(node.target)
+        return target if target in self._constants else self._names[id(operator.attrgetter(target)(self._model))]
+
+    def _is_batch_norm(self, node: fx.Node) -> bool:
+        return isinstance(self._modules[str(node.target)], _BatchNorm)
+
+    def _fresh(self, node: fx.Node) -> bool:
+        """Whether a step's result is a new tensor that one other step uses, which may overwrite it.
+
+        Not so for dual numbers: their derivative may be shared, as a first layer's is by all α.
+        """
+        if len(node.users) > 1 or node in self.given:
+            return False
+        if node.op == "call_module":
+            return isinstance(self._modules[str(node.target)], (nn.Linear, nn.Conv2d, _BatchNorm, nn.ReLU))
+        return node.op == "call_function" and node.target in (*RELU_FUNCTIONS, *ADD_FUNCTIONS)
+
+    def _relu(self, node: fx.Node, values: Tensor, inplace: bool) -> Tensor:
+        fresh = self._fresh(node.all_input_nodes[0]) and duals.split(values)[1] is None
+        return F.relu_(values) if inplace or fresh else F.relu(values)
+
+    def _sum(self, node: fx.Node, one: Tensor, other: Tensor) -> Tensor:
+        for node_of, into, added in ((node.args[0], one, other), (node.args[1], other, one)):
+            alone = isinstance(node_of, fx.Node) and self._fresh(node_of) and duals.split(into)[1] is None
+            if alone and duals.split(added)[1] is None and one.shape == other.shape and one.dtype == other.dtype:
+                return into.add_(added)
+        return one + other
+
+    def _depend_on_data_alone(self) -> set[fx.Node]:
+        found = set(self.inputs)
+        for node in self._nodes:
+            known = {"call_module": PURE_MODULES, "call_function": PURE_FUNCTIONS, "call_method": PURE_METHODS}
+            if node.op not in known or not all(before in found for before in node.all_input_nodes):
+                continue
+            target: Any = type(self._modules[str(node.target)]) if node.op == "call_module" else node.target
+            if target in known[node.op] and node.all_input_nodes:
+                found.add(node)
+        return found
+
+    def _is_first_layer(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or not all(before in self.given for before in node.all_input_nodes):
+            return False
+        module = self._modules[str(node.target)]
+        if type(module) is nn.Linear:
+            return True
+        return (
+            type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.weight[0].numel() >= WORTH_SHARING
+        )
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # otherwise arithmetic among buffers would be taken for a constant
+
+
+class _Traced(nn.Module):
+    """Traces a model, as a module, so that `functional_call` can lend it other tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> fx.Graph:
+        return _Tracer().trace(self.model)
+
+
+def traced(model: nn.Module) -> Graph | str:
+    """The operations of a module in evaluation mode, or the reason why they are not known.
+
+    The module is traced with tensors without values in the place of its own, so that nothing it writes stays and no
+    number of one α is taken for a constant.
+    """
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "modules have global hooks"
+    hooked = [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks]
+    if hooked:
+        return f"{hooked[0] or 'the model'} has hooks"
+    blank: dict[str, Tensor] = {
+        f"model.{name}": nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
+        for name, tensor in model.named_parameters()
+    }
+    blank |= {f"model.{name}": tensor.detach().to("meta") for name, tensor in model.named_buffers()}
+    before = set(vars(model))
+    try:
+        graph = functional_call(_Traced(model), blank, ())
+    except Exception as error:  # whatever a forward() may raise when it is called with a proxy
+        return f"torch.fx cannot trace it ({type(error).__name__})"
+    finally:
+        constants = {name: vars(model).pop(name) for name in set(vars(model)) - before}
+    if any(not isinstance(each, Tensor) or each.device.type == "meta" for each in constants.values()):
+        return "it computes with its parameters outside torch.fx's sight"
+    if sum(node.op == "placeholder" for node in graph.nodes) != 1:
+        return "it takes several inputs"
+    return Graph(model, graph, constants)

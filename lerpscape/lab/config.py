@@ -1,0 +1,306 @@
+"""One run in words: what is trained, how, and what is measured; read from TOML, named by its own hash.
+
+Nothing here imports torch: a sweep of thousands of runs is listed in a moment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from lerpscape.errors import ConfigError, three_parts
+from lerpscape.names import unknown_name
+
+SCHEMA = 1  # part of every key: a change of what a field means changes the names of all runs
+Options: TypeAlias = Mapping[str, Any]
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt: a data set by name, how much of it, and what is done to it while training.
+
+    `label_noise` is the share of training labels drawn uniformly at random, `label_noise_from` the first epoch (from
+    0) that sees them. `crop` and `flip` augment images while training. Further keys go to the reader of the data set.
+    """
+
+    name: str = "digits"
+    train_size: int | None = None
+    normalize: bool = False
+    reconstruct: bool = False
+    label_noise: float = 0.0
+    label_noise_from: int = 0
+    crop: int = 0
+    flip: bool = False
+    options: Options = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: a name of `lerpscape.lab.models`, or `package.module:factory`; further keys are its options."""
+
+    name: str = "fully_connected"
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The rule of a step; `lookahead_steps` > 0 wraps Lookahead (Zhang et al. 2019) around it.
+
+    `weight_decay` is added to the gradient, or taken from the parameters directly where `decoupled`.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    lookahead_steps: int = 0
+    lookahead_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and under which pressures.
+
+    The learning rate is multiplied by `factor` at each epoch of `milestones` ("step") or follows half a cosine to 0
+    ("cosine"), after rising linearly for `warm_up` epochs. `clip` bounds the norm of the whole gradient. The loss that
+    is trained adds `l1` · Σ|p| and `norm_strength` · Σ (‖p‖ − `norm_target`)² over all tensors. Training ends early
+    once the mean loss of an epoch is at most `stop_below`. `snapshots` are the epochs whose parameters are kept.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    warm_up: int = 0
+    clip: float | None = None
+    l1: float = 0.0
+    norm_target: float = 0.0
+    norm_strength: float = 0.0
+    stop_below: float | None = None
+    snapshots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured on the line from the initialisation to the trained network.
+
+    `examples` limits the examples measured of each part (the first of them), `gauss` is the number of training
+    examples whose Gauss length is measured (0: none).
+    """
+
+    alphas: int = 50
+    batch_norm: Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None = None
+    derivative: bool = False
+    held_out: bool = True
+    examples: int | None = None
+    batch_size: int = 2000
+    gauss: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One network to train and measure; `seed` is the replicate and no part of the key.
+
+    `key` names what is trained, `measure_key` how it is measured: measuring again never retrains. Both are the first
+    12 hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults.
+
+    >>> config = RunConfig(optimizer=OptimizerConfig(lr=0.3), seed=7)
+    >>> config.key == RunConfig(optimizer=OptimizerConfig(lr=0.3)).key, config.key == RunConfig().key
+    (True, False)
+    >>> RunConfig.from_dict(config.to_dict()) == config
+    True
+    """
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    measure: MeasureConfig = MeasureConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.measure_key))
+
+    @property
+    def key(self) -> str:
+        """The name of what is trained, without its seed."""
+        return _hash({name: part for name, part in self.to_dict().items() if name not in ("measure", "seed")})
+
+    @property
+    def measure_key(self) -> str:
+        """The name of how it is measured."""
+        return _hash({"measure": self.to_dict().get("measure", {})})
+
+    @property
+    def name(self) -> str:
+        """Key and seed: where the run lives in a store."""
+        return f"{self.key}/{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as TOML and JSON know them; options stand beside the fields."""
+        return _differences(self)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field, defaults too, under dotted names such as `optimizer.lr`."""
+        found: dict[str, Any] = {}
+        for part in fields(self):
+            section = getattr(self, part.name)
+            if not is_dataclass(section):
+                found[part.name] = section
+                continue
+            for each in fields(section):
+                value = getattr(section, each.name)
+                if each.name == "options":
+                    found |= {f"{part.name}.{name}": option for name, option in value.items()}
+                else:
+                    found[f"{part.name}.{each.name}"] = value
+        return found
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> RunConfig:
+        """The configuration of nested tables.
+
+        Raises `ConfigError` for unknown keys, with the nearest known one, and for values of another type.
+        """
+        return _read(cls, table, "")
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same configuration, another replicate."""
+        return replace(self, seed=seed)
+
+
+def _differences(section: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    standard = type(section)()
+    for each in fields(section):
+        value = getattr(section, each.name)
+        if is_dataclass(value):
+            value = _differences(value)
+            if value:
+                found[each.name] = value
+        elif each.name == "options":
+            found |= {name: _json(option) for name, option in value.items()}
+        elif value != getattr(standard, each.name):
+            found[each.name] = _json(value)
+    return found
+
+
+def _json(value: Any) -> Any:
+    """Tuples as lists, and 1 and 1.0 the same number: the same request has one name."""
+    if isinstance(value, (tuple, list)):
+        return [_json(part) for part in value]
+    if isinstance(value, Mapping):
+        return {name: _json(part) for name, part in value.items()}
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def _hash(table: Mapping[str, Any]) -> str:
+    canonical = json.dumps({"schema": SCHEMA, **table}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _read(cls: type[Section], table: Any, where: str) -> Section:
+    if not isinstance(table, Mapping):
+        raise ConfigError(three_parts(f"a table for {where}.", f"{table!r}.", f'[{where}] name = "…"'))
+    hints = get_type_hints(cls)
+    known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+    open_ended = "options" in known
+    values: dict[str, Any] = {}
+    options = dict(table.get("options", {})) if open_ended else {}
+    for name, value in table.items():
+        place = f"{where}.{name}" if where else name
+        if name == "options" and open_ended:
+            continue
+        if name not in known:
+            # Sections with options of their own pass on what they do not know, unless it looks misspelt.
+            if open_ended and not difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+                options[name] = value
+                continue
+            prefix = f"{where}." if where else ""
+            raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{each}" for each in known - {"options"})))
+        values[name] = (
+            _read(hints[name], value, place) if is_dataclass(hints[name]) else _typed(value, hints[name], place)
+        )
+    if open_ended:
+        values["options"] = options
+    return cls(**values)
+
+
+def _typed(value: Any, hint: Any, place: str) -> Any:
+    fitting = _fit(value, hint)
+    if fitting is _MISFIT:
+        raise ConfigError(
+            three_parts(f"{_words(hint)} for {place}.", f"{value!r} ({type(value).__name__}).", "Correct the value.")
+        )
+    return fitting
+
+
+_MISFIT = object()
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """The value as the hint wants it, or _MISFIT: True is no number, 1 is a float, a list is a tuple."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return next((found for each in inside if (found := _fit(value, each)) is not _MISFIT), _MISFIT)
+    if origin is Literal:
+        return value if value in inside else _MISFIT
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return _MISFIT
+        hints = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
+        parts = [_fit(part, each) for part, each in zip(value, hints, strict=False)]
+        return tuple(parts) if len(value) == len(hints) and _MISFIT not in parts else _MISFIT
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is hint else _MISFIT
+
+
+def _words(hint: Any) -> str:
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(each) for each in inside if each is not type(None)) + ", or nothing"
+    if origin is Literal:
+        return "one of " + ", ".join(repr(each) for each in inside)
+    if origin is tuple:
+        return f"a list of {_words(inside[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
+
+
+def _check(config: RunConfig) -> None:
+    """Values that no run can use, found before anything is trained."""
+    rules = (
+        ("optimizer.lr", config.optimizer.lr > 0, "a learning rate above 0"),
+        ("training.epochs", config.training.epochs >= 1, "at least one epoch"),
+        ("training.batch_size", config.training.batch_size >= 1, "at least one example per batch"),
+        ("measure.alphas", config.measure.alphas >= 2, "at least two points"),
+        ("measure.batch_size", config.measure.batch_size >= 1, "at least one example per batch"),
+        ("data.label_noise", 0 <= config.data.label_noise <= 1, "a share between 0 and 1"),
+        ("training.snapshots", all(0 < each <= config.training.epochs for each in config.training.snapshots),
+         f"epochs from 1 to {config.training.epochs}"),
+        ("optimizer.nesterov", not config.optimizer.nesterov or config.optimizer.momentum > 0,
+         "a momentum above 0 with nesterov"),
+        ("seed", 0 <= config.seed < 2**31, "a whole number from 0 to 2³¹ − 1"),
+    )  # fmt: skip
+    flat = config.flat()
+    for name, holds, wanted in rules:
+        if not holds:
+            raise ConfigError(three_parts(f"{wanted}.", f"{name} = {flat[name]!r}.", "Correct the value."))

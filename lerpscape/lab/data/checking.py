@@ -1,0 +1,163 @@
+"""What is there and what is missing, and whether what is there is what it should be."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lerpscape.errors import ConfigError
+from lerpscape.lab.data import DATA_SETS
+from lerpscape.lab.data.catalogue import ENTRIES, Entry
+from lerpscape.lab.data.copies import (
+    VARIABLE,
+    Copy,
+    checksum,
+    closest_layout,
+    data_folder,
+    find_copy,
+    how_to_get,
+    missing_files,
+)
+from lerpscape.lab.data.images import channel_statistics
+from lerpscape.lab.data.splits import DataSet
+from lerpscape.names import unknown_name
+from lerpscape.progress import Progress, progress_bar
+
+BUILT_IN = {
+    "digits": ("handwritten digits, 8 × 8", "comes with scikit-learn"),
+    "text": (
+        "any folder of .txt files",
+        'options: path = "folder below the data folder", split = "files" or "position"',
+    ),
+    "gaussian_blobs": ("two Gaussian classes with known Bayes error", "made from a seed"),
+    "teacher_classification": ("a linear teacher's classes", "made from a seed"),
+    "teacher_regression": ("a linear teacher's values, with noise", "made from a seed"),
+    "markov_chain": ("a language with known entropy", "made from a seed"),
+}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether a data set is there: in which folder, or what is missing from where, and how to get it."""
+
+    name: str
+    title: str
+    state: Literal["there", "incomplete", "missing", "built in"]
+    where: str | None
+    missing: tuple[str, ...]
+    advice: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON knows them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what it should be and what it is, in the same words where it is right."""
+
+    data_set: str
+    what: str
+    expected: str
+    found: str
+
+    @property
+    def good(self) -> bool:
+        """Whether it is what it should be."""
+        return self.expected == self.found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields and whether they agree, as JSON knows them."""
+        return {**asdict(self), "good": self.good}
+
+
+def inventory(folder: str | Path | None = None) -> list[Presence]:
+    """Every data set, and where it is below the data folder; without a folder, official files are missing.
+
+    >>> import tempfile
+    >>> [each.state for each in inventory(tempfile.mkdtemp()) if each.name in ("mnist", "digits")]
+    ['built in', 'missing']
+    """
+    root = data_folder(folder) if folder is not None or os.environ.get(VARIABLE) else None
+    return [_presence(name, root) for name in DATA_SETS]
+
+
+def check(name: str, folder: str | Path | None = None, progress: Progress = None) -> list[Finding]:
+    """Read a copy of an official data set and hold it against what is known: checksums, counts, pixel statistics.
+
+    Raises `ConfigError` for a data set without official files, `FileNotFoundError` where there is no copy.
+    """
+    if name not in ENTRIES:
+        raise ConfigError(unknown_name("a data set with official files", name, ENTRIES))
+    copy = find_copy(name, folder, verify=False)
+    findings = []
+    with progress_bar(progress, len(copy.layout.files) + 1, f"checking {name}", unit="file") as count:
+        for file, official in copy.layout.files.items():
+            findings.append(Finding(name, f"checksum of {file}", official, _checksum(copy, file, official)))
+            count(1)
+        try:
+            data = DATA_SETS[name](copy.root, verify=False)
+        except ValueError as error:
+            findings.append(Finding(name, "content", "readable", str(error).replace("\n", " ")))
+        else:
+            findings += [Finding(name, what, *each) for what, each in _content(data, ENTRIES[name]).items()]
+        count(1)
+    return findings
+
+
+def _presence(name: str, root: Path | None) -> Presence:
+    if name not in ENTRIES:
+        title, advice = BUILT_IN[name]
+        return Presence(name, title, "built in", None, (), advice)
+    entry = ENTRIES[name]
+    if root is None:
+        return Presence(name, entry.title, "missing", None, tuple(entry.layouts[0].files), how_to_get(name))
+    layout = closest_layout(name, root)
+    missing = missing_files(layout, root)
+    where = str(root / layout.folder)
+    if not missing:
+        return Presence(name, entry.title, "there", where, (), None)
+    state: Literal["incomplete", "missing"] = "missing" if len(missing) == len(layout.files) else "incomplete"
+    return Presence(name, entry.title, state, where, tuple(missing), how_to_get(name))
+
+
+def _checksum(copy: Copy, file: str, official: str) -> str:
+    try:
+        return checksum(copy.read(file), official)
+    except ValueError as error:  # a damaged .gz
+        return str(error).splitlines()[1]
+
+
+def _content(data: DataSet, entry: Entry) -> dict[str, tuple[str, str]]:
+    """Expected and found, by what was counted."""
+    if data.task == "language":
+        tokens = data.facts["tokens"]
+        found = {
+            "tokens to train on": (entry.train, tokens["train"]),
+            "tokens to test on": (entry.test, tokens["test"]),
+            "tokens in the vocabulary": (entry.outputs, data.outputs),
+        }
+        return {what: (f"{expected:,}", f"{counted:,}") for what, (expected, counted) in found.items()}
+    found_texts = {
+        "training images": (f"{entry.train:,}", f"{len(data.train):,}"),
+        "test images": (f"{entry.test:,}", f"{len(data.test):,}"),
+    }
+    assert data.train.targets is not None
+    per_class = tuple(data.train.targets.bincount(minlength=data.outputs).tolist())
+    found_texts["training images of each class"] = (_counts(entry.per_class), _counts(per_class))
+    if entry.mean and entry.std:
+        mean, std = channel_statistics(data.train.inputs, data.train.white)
+        found_texts["mean of training pixels"] = (_figures(entry.mean), _figures(mean.flatten().tolist()))
+        found_texts["standard deviation"] = (_figures(entry.std), _figures(std.flatten().tolist()))
+    return found_texts
+
+
+def _counts(per_class: tuple[int, ...] | None) -> str:
+    counts = per_class or ()
+    return f"{len(counts)} × {counts[0]}" if len(set(counts)) == 1 else " ".join(map(str, counts))
+
+
+def _figures(values: tuple[float, ...] | list[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,114 @@
+"""CIFAR-10 and CIFAR-100: the official folders of pickles, read as data, and sheets of PNG, one image in each row."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lerpscape.errors import three_parts
+from lerpscape.lab.data.catalogue import CIFAR10_BATCHES
+from lerpscape.lab.data.copies import Copy, find_copy
+from lerpscape.lab.data.images import Images, check_labels, image_set
+from lerpscape.lab.data.pickles import Bytes, parse_pickle
+from lerpscape.lab.data.splits import DataSet
+
+SHAPE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+ADVICE = "Get the official file again, or, for other data, write a file in its format."
+
+
+def cifar10(
+    folder: str | Path | None = None, *, normalize: bool = False, reconstruct: bool = False, verify: bool = True
+) -> DataSet:
+    """CIFAR-10 (Krizhevsky 2009) from cifar-10-batches-py, or from the PNG sheets in cifar10-png."""
+    copy = find_copy("cifar10", folder, verify)
+    if copy.layout.folder == "cifar10-png":
+        sheets = tuple(f"{name}.png" for name in CIFAR10_BATCHES)
+        train = read_sheets(copy, sheets, "train_lables.json", 10)
+        test = read_sheets(copy, ("test_batch.png",), "test_lables.json", 10)
+    else:
+        train = read_batches(copy, CIFAR10_BATCHES, "labels", 10)
+        test = read_batches(copy, ("test_batch",), "labels", 10)
+    return image_set("cifar10", train, test, 10, normalize=normalize, reconstruct=reconstruct)
+
+
+def cifar100(
+    folder: str | Path | None = None, *, normalize: bool = False, reconstruct: bool = False, verify: bool = True
+) -> DataSet:
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels, from cifar-100-python."""
+    copy = find_copy("cifar100", folder, verify)
+    train = read_batches(copy, ("train",), "fine_labels", 100)
+    test = read_batches(copy, ("test",), "fine_labels", 100)
+    return image_set("cifar100", train, test, 100, normalize=normalize, reconstruct=reconstruct)
+
+
+def read_batches(copy: Copy, files: tuple[str, ...], key: str, classes: int) -> Images:
+    """Images and labels of official batches, one after the other; `key` names the labels.
+
+    Raises `ValueError` for files that are something else.
+    """
+    batches = [parse_batch(copy.read(file), str(copy.path / file), key, classes) for file in files]
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
+    """Images (n, 3, 32, 32) and labels (n,) of one official batch: a pickled dict with an array `data`, n × 3072."""
+    batch = _with_text_keys(parse_pickle(content, name))
+    pixels, labels = batch.get("data"), batch.get(key)
+    if not isinstance(pixels, Bytes) or len(pixels.shape) != 2 or pixels.shape[1] != PIXELS or not pixels.shape[0]:
+        found = pixels.shape if isinstance(pixels, Bytes) else type(pixels).__name__
+        raise ValueError(three_parts(f"{name} to hold an array 'data' of n × {PIXELS} bytes.", f"{found}.", ADVICE))
+    images = torch.frombuffer(bytearray(pixels.values), dtype=torch.uint8).reshape(-1, *SHAPE)
+    return images, _label_tensor(labels, len(images), classes, f"{name}: {key}")
+
+
+def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: int) -> Images:
+    """Images and labels from PNG sheets whose rows are images, and a JSON list of labels.
+
+    Raises `ValueError` for files that are something else.
+    """
+    images = torch.cat([parse_sheet(copy.read(sheet), str(copy.path / sheet)) for sheet in sheets])
+    name = str(copy.path / labels_file)
+    content = copy.read(labels_file)
+    try:
+        labels = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(three_parts(f"{name} to be a list of labels in JSON.", f"{error}.", ADVICE)) from error
+    return images, _label_tensor(labels, len(images), classes, name)
+
+
+def parse_sheet(content: bytes, name: str) -> Tensor:
+    """The images (n, 3, 32, 32) of a PNG of n rows and 1024 RGB pixels: red, green and blue of each pixel together."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as sheet:
+            if sheet.mode != "RGB" or sheet.width != PIXELS // 3:
+                raise ValueError(f"{sheet.width} × {sheet.height} pixels, {sheet.mode}")
+            rows = np.asarray(sheet)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            three_parts(f"{name} to be a whole PNG of RGB rows of {PIXELS // 3} pixels.", f"{error}.", ADVICE)
+        ) from error
+    return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)))
+
+
+def _label_tensor(labels: Any, examples: int, classes: int, name: str) -> Tensor:
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
+        raise ValueError(three_parts(f"{name} to be a list of whole numbers.", f"{type(labels).__name__}.", ADVICE))
+    found = torch.tensor(labels, dtype=torch.int64)
+    check_labels(found, examples, classes, name)
+    return found
+
+
+def _with_text_keys(batch: Any) -> dict[str, Any]:
+    """The batch with str as keys: Python 3 may have written them as bytes."""
+    if not isinstance(batch, dict):
+        return {}
+    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}

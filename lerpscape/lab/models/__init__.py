@@ -1,0 +1,86 @@
+"""Networks by name, plain modules all of them; or by a factory of your own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lerpscape.errors import ConfigError, three_parts
+from lerpscape.lab.models.alexnet import alexnet
+from lerpscape.lab.models.autoencoders import autoencoder, linear_autoencoder
+from lerpscape.lab.models.fully_connected import fully_connected
+from lerpscape.lab.models.language import lstm, transformer
+from lerpscape.lab.models.lenet import lenet
+from lerpscape.lab.models.residual import resnet
+from lerpscape.lab.models.vgg import vgg
+from lerpscape.lab.options import check_options
+from lerpscape.names import named, unknown_name
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "fully_connected": fully_connected,
+    "autoencoder": autoencoder,
+    "linear_autoencoder": linear_autoencoder,
+    "lenet": lenet,
+    "alexnet": alexnet,
+    "vgg": vgg,
+    "resnet": resnet,
+    "lstm": lstm,
+    "transformer": transformer,
+}
+
+
+def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **options: Any) -> nn.Module:
+    """A fresh network by name, the same bits for the same seed; the caller's random generators are left alone.
+
+    `inputs` is the shape of one example: (1, 28, 28), (8, 8), () for sequences of tokens. `outputs` is the number of
+    classes, of reconstructed values, or of tokens in the vocabulary. `options` are the factory's keyword arguments. A
+    name with a colon is a factory of your own, `package.module:factory`: it is called with the options, and with
+    inputs and outputs where its signature has them, and draws its weights from torch's generator.
+
+    Raises `ConfigError` for an unknown name or option, with the nearest, for an option of another type or one that is
+    missing, and for a factory that gives no module.
+
+    >>> build("fully_connected", inputs=(8, 8), outputs=10, seed=0, widths=(16,), activation="tanh")
+    Sequential(
+      (0): Flatten(start_dim=1, end_dim=-1)
+      (1): Linear(in_features=64, out_features=16, bias=True)
+      (2): Tanh()
+      (3): Linear(in_features=16, out_features=10, bias=True)
+    )
+    """
+    factory = _factory(name)
+    sizes = {"inputs": tuple(inputs), "outputs": outputs}
+    check_options(name, factory, options, given=sizes)
+    wanted = inspect.signature(factory).parameters
+    with torch.random.fork_rng(devices=[]):
+        # The generator of the CPU alone: torch.manual_seed would also reset those of other devices.
+        torch.default_generator.manual_seed(seed)
+        model = factory(**{key: value for key, value in sizes.items() if key in wanted}, **options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            three_parts(
+                f"a torch module from {name!r}.", f"{type(model).__name__}.", "Return the network that it builds."
+            )
+        )
+    return model
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if ":" not in name:
+        if name not in MODELS:
+            raise ConfigError(unknown_name("model", name, MODELS) + " A factory of your own is package.module:factory.")
+        return MODELS[name]
+    try:
+        found = named(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not callable(found) or isinstance(found, nn.Module):
+        raise ConfigError(
+            three_parts(f"a function {name}.", f"{type(found).__name__}.", "Name what builds the network.")
+        )
+    factory: Callable[..., Any] = found
+    return factory

@@ -1,0 +1,67 @@
+"""Activations by name; GroupSort, which sorts instead of bending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lerpscape.errors import ConfigError, three_parts
+from lerpscape.names import unknown_name
+
+
+class GroupSort(nn.Module):
+    """Sorts the features within groups of `size` neighbours: 1-Lipschitz, and every norm is preserved.
+
+    The features, or channels, are dimension 1. Size 2 is the MaxMin activation, the whole layer is FullSort (Anil,
+    Lucas & Grosse 2019, "Sorting out Lipschitz function approximation").
+
+    Raises `ConfigError` for a size under 2.
+
+    >>> GroupSort()(torch.tensor([[3.0, 1.0, -1.0, 0.0]]))
+    tensor([[ 1.,  3., -1.,  0.]])
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        if size < 2:
+            raise ConfigError(three_parts("groups of at least 2 features.", f"size={size}.", "2 is MaxMin."))
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs shaped like `x`, whose number of features must be a multiple of the group's size."""
+        groups = torch.unflatten(x, 1, (-1, self.size))
+        return torch.sort(groups, dim=2).values.flatten(1, 2)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "groupsort": GroupSort,
+}
+
+
+def activation_layer(name: str, features: int) -> nn.Module:
+    """A new activation for so many features or channels.
+
+    Raises `ConfigError` for an unknown name, and for an odd number of features under GroupSort.
+
+    >>> activation_layer("tanh", 8)
+    Tanh()
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(unknown_name("activation", name, ACTIVATIONS))
+    layer = ACTIVATIONS[name]()
+    if isinstance(layer, GroupSort) and features % layer.size:
+        raise ConfigError(
+            three_parts(
+                f"a multiple of {layer.size} features in every layer, which GroupSort sorts in groups.",
+                f"{features} features.",
+                "Choose an even width.",
+            )
+        )
+    return layer

@@ -1,0 +1,130 @@
+"""What a network starts from: initialisations by name, their scale, and which layers have a bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lerpscape.errors import ConfigError, three_parts
+from lerpscape.names import unknown_name
+
+INITIALISATIONS = ("default", "xavier", "kaiming", "sparse")
+BIASES = ("all", "last", "none")
+CONNECTIONS = 15  # of a unit under "sparse": Martens 2010
+NTK_BIAS = 0.1
+
+
+class NTKLinear(nn.Module):
+    """x ↦ W x / √inputs + 0.1 b with every entry of W and b from N(0, 1): the NTK parametrisation.
+
+    The factor 0.1 is β of Jacot, Gabriel & Hongler 2018, who train with it.
+
+    >>> NTKLinear(4, 3)(torch.zeros(2, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator, dtype=dtype))
+        drawn = torch.randn(outputs, generator=generator, dtype=dtype) if bias else None
+        self.bias = None if drawn is None else nn.Parameter(drawn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of shape (examples, outputs)."""
+        product = F.linear(x * self.scale, self.weight)
+        return product if self.bias is None else product + NTK_BIAS * self.bias
+
+
+def weighted_layers(model: nn.Module) -> list[nn.Module]:
+    """Every linear and convolutional layer, in the order of the module.
+
+    >>> weighted_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    [Linear(in_features=2, out_features=2, bias=True)]
+    """
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | NTKLinear)]
+
+
+def keep_biases(model: nn.Module, which: str) -> None:
+    """Leave biases in all linear and convolutional layers, in the last or in none (Wang, Wang, Zhou & Ge 2022).
+
+    The shift of a batch-norm layer is none of these, and stays.
+
+    Raises `ConfigError` for another word.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> keep_biases(model, "last")
+    >>> [name for name, _ in model.named_parameters()]
+    ['0.weight', '1.weight', '1.bias']
+    """
+    if which not in BIASES:
+        raise ConfigError(unknown_name("biases", which, BIASES))
+    layers = weighted_layers(model)
+    without = {"all": [], "last": layers[:-1], "none": layers}[which]
+    for layer in without:
+        layer.register_parameter("bias", None)
+
+
+def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
+    """Draw the weights of every linear and convolutional layer anew, then multiply them and the biases by `scale`.
+
+    * `default`: as torch does, weights and biases from U(−1/√n, 1/√n), n incoming connections.
+    * `xavier`: weights from U(−a, a), a = √(6 / (incoming + outgoing)), biases 0 (Glorot & Bengio 2010).
+    * `kaiming`: weights from N(0, 2/n), biases 0 (He et al. 2015).
+    * `sparse`: 15 incoming weights of each unit from N(0, 1), all others and the biases 0 (Martens 2010).
+
+    Raises `ConfigError` for another word, a scale that is not positive, and a word other than `default` for layers in
+    NTK parametrisation, which have an initialisation of their own.
+
+    >>> layer = nn.Linear(40, 2)
+    >>> initialise(layer, "sparse")
+    >>> (layer.weight != 0).sum(1).tolist(), layer.bias.tolist()
+    ([15, 15], [0.0, 0.0])
+    """
+    if init not in INITIALISATIONS:
+        raise ConfigError(unknown_name("init", init, INITIALISATIONS))
+    if not 0 < scale < math.inf:
+        raise ConfigError(three_parts("init_scale > 0.", f"{scale}.", "1 leaves the initialisation as it is."))
+    layers = weighted_layers(model)
+    if init != "default" and any(isinstance(layer, NTKLinear) for layer in layers):
+        raise ConfigError(
+            three_parts(
+                'init="default" for parametrization="ntk", which draws all weights from N(0, 1).',
+                f"init={init!r}.",
+                'Leave init out, or use parametrization="standard".',
+            )
+        )
+    with torch.no_grad():
+        for layer in layers:
+            weight, bias = layer.weight, layer.bias
+            assert isinstance(weight, Tensor)
+            if init == "xavier":
+                nn.init.xavier_uniform_(weight)
+            elif init == "kaiming":
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            elif init == "sparse":
+                _sparse(weight)
+            weight.mul_(scale)
+            if isinstance(bias, Tensor):
+                if init == "default":
+                    bias.mul_(scale)
+                else:
+                    bias.zero_()
+
+
+def _sparse(weight: Tensor) -> None:
+    incoming = weight.flatten(1)
+    kept = torch.rand(incoming.shape).argsort(dim=1)[:, :CONNECTIONS]
+    drawn = torch.zeros_like(incoming).scatter_(1, kept, torch.randn(kept.shape))
+    weight.copy_(drawn.view_as(weight))

@@ -1,0 +1,208 @@
+"""Many runs in one file: a base, grids over it, random draws and runs named one by one.
+
+name = "small"
+seeds = [0, 1]
+counts_below = 0.1                     # a run counts if its final training loss is at most this
+[base]
+data.name = "fashion_mnist"
+optimizer = {name = "sgd", momentum = 0.9}
+[[grid]]                               # every combination; several grids are put together
+optimizer.lr = [0.1, 0.03]
+model.widths = [[128], [128, 128]]
+measure = [{}, {batch_norm = "end"}]   # a table as a value is laid over what stands there
+[random]                               # draws: each key from its own stream
+draws = 300
+optimizer.lr = {log_uniform = [1e-4, 1.0]}
+[[runs]]                               # exactly these
+optimizer.lr = 3.0
+[[tables]]                             # see tables.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lerpscape.errors import ConfigError, three_parts
+from lerpscape.lab.config import RunConfig
+from lerpscape.names import unknown_name
+
+KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "tables"}
+DRAWS = {"log_uniform", "uniform", "integers", "choice"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a sweep file, in its order, replicates of a configuration next to each other.
+
+    `counts_below`: a run counts in tables if its final training loss is at most this; None: every run that was
+    measured. `tables` are the layouts that the file asks for. `repeated` is how many runs were asked for twice.
+    """
+
+    name: str
+    about: str
+    runs: tuple[RunConfig, ...]
+    counts_below: float | None = None
+    tables: tuple[Mapping[str, Any], ...] = ()
+    repeated: int = 0
+    varied: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sweep:
+        """Read a sweep file.
+
+        Raises `ConfigError` for anything in it that no run can use, `FileNotFoundError` for a missing file.
+        """
+        try:
+            content = Path(path).read_text()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                three_parts("the path of a sweep file (TOML).", f"{path}, which does not exist.", "Check the spelling.")
+            ) from error
+        try:
+            table = tomllib.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(three_parts(f"{path} to be TOML.", f"{error}.", "Correct the line it names.")) from error
+        return cls.from_dict(table, name=Path(path).stem)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], name: str = "sweep") -> Sweep:
+        """The sweep of the tables of a file.
+
+        >>> sweep = Sweep.from_dict({"seeds": [0, 1], "grid": [{"optimizer": {"lr": [0.1, 0.3, 0.1]}}]})
+        >>> len(sweep.runs), sweep.repeated, sweep.varied
+        (4, 2, ('optimizer.lr', 'seed'))
+        """
+        for key in table:
+            if key not in KEYS:
+                raise ConfigError(unknown_name("a key of a sweep file", key, sorted(KEYS)))
+        seeds = table.get("seeds", [0])
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise ConfigError(three_parts("seeds as a list of whole numbers.", f"{seeds!r}.", "seeds = [0, 1, 2]"))
+        found: dict[tuple[str, str], RunConfig] = {}
+        asked = 0
+        for overlay in _overlays(table):
+            config = RunConfig.from_dict(laid_over(table.get("base", {}), overlay))
+            for seed in seeds:
+                asked += 1
+                run = config.with_seed(seed)
+                found.setdefault((run.name, run.measure_key), run)
+        runs = tuple(found.values())
+        return cls(
+            name=table.get("name", name),
+            about=table.get("about", ""),
+            runs=runs,
+            counts_below=table.get("counts_below"),
+            tables=tuple(table.get("tables", [])),
+            repeated=asked - len(runs),
+            varied=varied(runs),
+        )
+
+    def first(self, count: int) -> Sweep:
+        """The sweep cut to its first runs."""
+        return Sweep(self.name, self.about, self.runs[:count], self.counts_below, self.tables)
+
+
+def varied(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
+    """The dotted names of the fields in which the runs differ, in the order of the fields."""
+    flat = [run.flat() for run in runs]
+    names = dict.fromkeys(name for each in flat for name in each)
+    return tuple(name for name in names if any(each.get(name) != flat[0].get(name) for each in flat))
+
+
+def laid_over(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, the overlay's values where both have one.
+
+    >>> laid_over({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    found = dict(base)
+    for key, value in overlay.items():
+        below = found.get(key)
+        found[key] = laid_over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return found
+
+
+def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    grids = table.get("grid", [])
+    grids = [grids] if isinstance(grids, Mapping) else grids
+    for grid in grids:
+        axes = list(_leaves(grid))
+        for name, values in axes:
+            if not isinstance(values, list) or not values:
+                raise ConfigError(
+                    three_parts(f"a list of values for {name} in a grid.", f"{values!r}.", f"{name} = [ … ]")
+                )
+        for combination in itertools.product(*(values for _, values in axes)):
+            found: dict[str, Any] = {}
+            for (name, _), value in zip(axes, combination, strict=True):
+                found = laid_over(found, value if name.startswith("cases.") else _nested(name, value))
+            yield found
+    yield from _draws(table.get("random", {}))
+    yield from table.get("runs", [])
+    if not grids and not table.get("random") and not table.get("runs"):
+        yield {}
+
+
+def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Independent draws; every key has its own stream, so adding one leaves the others as they were."""
+    if not random:
+        return
+    draws, seed = random.get("draws"), random.get("seed", 0)
+    if type(draws) is not int or draws < 1:
+        raise ConfigError(three_parts("draws = a count in [random].", f"{draws!r}.", "draws = 300"))
+    columns: dict[str, list[Any]] = {}
+    for name, spec in _leaves({key: value for key, value in random.items() if key not in ("draws", "seed")}):
+        path, _, kind = name.rpartition(".")
+        if kind not in DRAWS or not isinstance(spec, list):
+            raise ConfigError(
+                three_parts(
+                    f"a distribution for {path or name}: {', '.join(sorted(DRAWS))}.",
+                    f"{kind} = {spec!r}.",
+                    "optimizer.lr = {log_uniform = [1e-4, 1.0]}",
+                )
+            )
+        stream = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big")
+        columns[path] = _drawn(path, kind, spec, draws, np.random.default_rng(stream))
+    for number in range(draws):
+        found: dict[str, Any] = {}
+        for path, values in columns.items():
+            found = laid_over(found, _nested(path, values[number]))
+        yield found
+
+
+def _drawn(path: str, kind: str, spec: list[Any], draws: int, generator: np.random.Generator) -> list[Any]:
+    if kind == "choice":
+        return [spec[index] for index in generator.integers(len(spec), size=draws)]
+    if len(spec) != 2:
+        raise ConfigError(three_parts(f"two ends for {path}.", f"{kind} = {spec!r}.", f"{kind} = [low, high]"))
+    low, high = spec
+    if kind == "integers":
+        return [int(value) for value in generator.integers(low, high, size=draws, endpoint=True)]
+    if kind == "uniform":
+        return [float(value) for value in generator.uniform(low, high, size=draws)]
+    return [float(value) for value in np.exp(generator.uniform(np.log(low), np.log(high), size=draws))]
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no table, under its dotted name."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """{'a': {'b': value}} for 'a.b'."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]

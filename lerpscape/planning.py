@@ -1,0 +1,305 @@
+"""Which way a model is measured: found by looking at its operations, and checked against the plain way.
+
+The two ends are always measured by the plain module on the caller's own batches, so that they are the two checkpoints'
+own losses; so is everything whose operations are not known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lerpscape.batches import Batch, alike, divided
+from lerpscape.functional import ModelOnPath
+from lerpscape.graphs import Graph, Shared, traced
+from lerpscape.losses import Loss
+from lerpscape.monotonicity import Floats
+from lerpscape.normalisation import Statistics
+from lerpscape.paths import Line
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, tensors_at
+from lerpscape.sums import Row
+
+# Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
+CACHE_BYTES = 1 << 22
+# Bytes that the results shared by all α may take for the examples at work.
+READY_BYTES = 1 << 26
+MOST_ROWS = 4096
+# Points between the ends from which sharing work between them pays.
+FEWEST_POINTS = 3
+FEWEST_ROWS = 16
+MOST_GROUP = 1 << 14
+# The graph is compared with the module on so many examples at this α.
+PROBE_ROWS = 64
+PROBE_ALPHA = 0.37
+
+Exact: TypeAlias = Literal["", "pool", "whole"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to measure, and why.
+
+    `rows` examples are at work at once, `group` share the results that α does not change; `parts` is how many groups a
+    chunk is divided into where the module is called batch by batch.
+    """
+
+    graph: bool
+    why: str
+    rows: int = 0
+    group: int = 0
+    exact: Exact = ""
+    parts: int = 1
+
+    def describe(self) -> str:
+        """The way in words."""
+        if not self.graph:
+            return f"the module batch by batch: {self.why}"
+        exact = {"": "", "pool": ", exact statistics in one pass", "whole": ", exact statistics and losses in one pass"}
+        return f"{self.why}, {self.rows} examples at a time{exact[self.exact]}"
+
+
+class Group:
+    """Batches that every α passes over before the next: the caller's, the plan's, and their share of progress."""
+
+    def __init__(self, batches: list[Batch], progress: float, plan: GraphPlan | None = None, rows: int = 0) -> None:
+        self.batches = batches
+        self.progress = progress
+        self._plan = plan
+        self._rows = rows
+
+    @cached_property
+    def ready(self) -> list[Ready]:
+        """The batches for the plan, with what all α share; computed when first asked for."""
+        assert self._plan is not None
+        return [self._plan.ready(batch) for batch in divided(self.batches, self._rows)]
+
+
+class Walk:
+    """A model ready to be measured at any α of a path: per-example losses, derivatives and right predictions.
+
+    With `derivative`, the first batch decides whether the model and the loss have one; `reason` says why not.
+    """
+
+    def __init__(
+        self,
+        on_path: ModelOnPath,
+        loss: Loss,
+        statistics: Statistics,
+        report: Report,
+        *,
+        derivative: bool,
+        probe: Batch,
+        workers: int = 1,
+    ) -> None:
+        self.on_path = on_path
+        self.statistics = statistics
+        self.loss = loss
+        self.derivative = derivative
+        self.reason: str | None = None if derivative else "not asked for"
+        self.choice = Choice(False, "nothing chosen yet")
+        self.workers = workers
+        self._report = report
+        self._owed = 0.0
+        if derivative:
+            self.reason = self._why_no_derivative(self.place(probe))
+            self.derivative = self.reason is None
+        self._quiet = self._module_plan(lambda _: None)
+        self._plain = self._module_plan(report)
+        self._graph: GraphPlan | None = None
+
+    def place(self, batch: Batch) -> Batch:
+        """The batch on the device and in the dtype of the measurement."""
+        return batch.to(self.on_path.device, self.on_path.dtype)
+
+    def choose(self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None) -> str:
+        """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep."""
+        graph = self._known_graph(alphas, chunk)
+        if known is not None:
+            self.choice = Choice(**json.loads(known))
+        elif isinstance(graph, str):
+            self.choice = Choice(False, graph)
+        else:
+            self.choice = self._planned(graph, [self.place(batch) for batch in chunk], complete)
+        if known is None:
+            self.choice = replace(self.choice, parts=self.workers)
+        if self.choice.graph and isinstance(graph, Graph):
+            self._graph = self._graph_plan(graph, self.choice)
+        return json.dumps(asdict(self.choice))
+
+    def groups(self, chunk: list[Batch]) -> Iterator[Group]:
+        """The batches of a chunk as they are measured together."""
+        placed = [self.place(batch) for batch in chunk]
+        if self._graph is None:
+            size = -(-len(placed) // self.choice.parts)
+            for first in range(0, len(placed), size):
+                part = placed[first : first + size]
+                yield Group(part, len(part))
+            return
+        rows = sum(len(batch.inputs) for batch in placed) if self.choice.exact == "whole" else self.choice.group
+        for pieces, progress in _gathered(placed, rows):
+            yield Group(pieces, progress, self._graph, self.choice.rows)
+
+    def at(self, alpha: float, group: Group) -> Row:
+        """Measure a group at α."""
+        if self._graph is None:
+            return self._plain.row(alpha, group.batches)  # which tells of every batch
+        exact = alpha in (0.0, 1.0) and self.choice.exact != "whole"
+        row = self._quiet.row(alpha, group.batches) if exact else self._graph.row(alpha, group.ready)
+        self.done(group.progress)
+        return row
+
+    def done(self, progress: float) -> None:
+        """Tell of so many of the caller's batches measured at one α each, rounded down over all that is done."""
+        self._owed += progress
+        whole = int(self._owed + 1e-6)
+        if whole:
+            self._report(whole)
+            self._owed -= whole
+
+    def be_silent(self) -> None:
+        """Report no progress from now on: another process does."""
+        self._report = lambda _: None
+        self._plain = self._quiet
+
+    def _why_no_derivative(self, probe: Batch) -> str | None:
+        try:
+            row = ModulePlan(self.on_path, self.loss, self.statistics, lambda _: None, derivative=True).row(
+                0.0, [probe]
+            )
+        except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
+            return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
+        if not row.moves:
+            return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
+        return None
+
+    def _module_plan(self, report: Report) -> ModulePlan:
+        return ModulePlan(self.on_path, self.loss, self.statistics, report, derivative=self.derivative)
+
+    def _known_graph(self, alphas: Floats, chunk: list[Batch]) -> Graph | str:
+        """The model's operations, or why they are of no use."""
+        if type(self.on_path.path) is not Line:
+            return "the path is no line"
+        if self.on_path.compute_dtype() not in (torch.float32, torch.float64):
+            return f"the weights are {self.on_path.compute_dtype()}"
+        if self.statistics.by_batch():
+            return "each batch is normalised by itself"
+        if not alike(chunk):
+            return "the batches are not pairs of tensors with a row for each example"
+        graph = traced(self.on_path.model)
+        if isinstance(graph, str):
+            return graph
+        inside = int(np.sum((alphas != 0) & (alphas != 1)))
+        if graph.convolutions or self.statistics.exact_data() is not None:  # worth it at any number of points
+            return graph
+        if not graph.shared:
+            return "no first layer is linear in the weights"
+        return graph if inside >= FEWEST_POINTS else "there are too few points to share work"
+
+    def _graph_plan(self, graph: Graph, choice: Choice) -> GraphPlan:
+        plan = GraphPlan(
+            graph, self.on_path, self.loss, self.statistics, derivative=self.derivative, whole=choice.exact == "whole"
+        )
+        if choice.exact == "pool":
+            ready = [plan.ready(batch) for batch in divided(self.statistics.exact_data() or [], choice.rows)]
+            self.statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
+        return plan
+
+    def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
+        """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
+        probe = _first_rows(batches, PROBE_ROWS)
+        count = sum(len(batch.inputs) for batch in probe)
+        trial = self.statistics.on([(batch.inputs, batch.targets) for batch in probe])
+        exact = trial.exact_data() is not None
+        plan = GraphPlan(graph, self.on_path, self.loss, trial, derivative=self.derivative, whole=exact)
+        plain = ModulePlan(self.on_path, self.loss, trial, lambda _: None, derivative=self.derivative)
+        expected = plain.row(PROBE_ALPHA, probe)
+        try:
+            # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
+            ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
+            found = plan.row(PROBE_ALPHA, ready)
+            with tensors_at(self.on_path, PROBE_ALPHA, derivative=self.derivative) as state:
+                widest, most = graph.sizes(ready[0].values, state, PROBE_ALPHA)
+        except Exception as error:  # whatever an operation may raise on batches of another size or layout
+            return Choice(False, f"its traced operations fail ({type(error).__name__})")
+        difference = _difference(found, expected, self.on_path.compute_dtype())
+        if difference is not None:
+            return Choice(False, f"its traced operations differ from it ({difference})")
+        examples = len(ready[0].targets)
+        held = sum(_bytes(value) for value in ready[0].values.values()) / examples
+        rows = int(np.clip(CACHE_BYTES * examples // max(widest, 1), FEWEST_ROWS, MOST_ROWS))
+        group = int(np.clip(READY_BYTES // max(held, 1), rows, MOST_GROUP))
+        return Choice(True, graph.describe(), rows, group, self._exact(most / examples, batches, complete))
+
+    def _exact(self, bytes_each: float, batches: list[Batch], complete: bool) -> Exact:
+        """Whether exact statistics can come from one pass over all data at once, and the losses with them."""
+        data = self.statistics.exact_data()
+        if data is None or not alike(data):
+            return ""
+        if bytes_each * sum(len(batch.inputs) for batch in data) > free_bytes() / 2:
+            return ""
+        same = complete and [batch.digest() for batch in data] == [batch.digest() for batch in batches]
+        return "whole" if same else "pool"
+
+
+def free_bytes() -> int:
+    """Memory that is free now."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _first_rows(batches: list[Batch], rows: int) -> list[Batch]:
+    """The first examples in the caller's batches, the last one cut."""
+    found: list[Batch] = []
+    for batch in batches:
+        taken = min(rows - sum(len(each.inputs) for each in found), len(batch.inputs))
+        if taken:
+            found.append(Batch(batch.inputs[:taken], batch.targets[:taken], taken))
+    return found
+
+
+def _gathered(batches: list[Batch], rows: int) -> Iterator[tuple[list[Batch], float]]:
+    """Groups of about so many rows, of the caller's batches: whole ones, but for those of more than twice the rows.
+
+    With each group, the caller's batches in it, a part of one counting as a fraction.
+    """
+    group: list[Batch] = []
+    size, progress = 0, 0.0
+    for batch in batches:
+        pieces = list(divided([batch], rows)) if len(batch.inputs) > 2 * rows else [batch]
+        for piece in pieces:
+            if group and size + len(piece.inputs) > rows:
+                yield group, progress
+                group, size, progress = [], 0, 0.0
+            group, size = [*group, piece], size + len(piece.inputs)
+            progress += len(piece.inputs) / len(batch.inputs) if len(batch.inputs) else 1.0
+    if group:
+        yield group, progress
+
+
+def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
+    """How two measurements of the same examples differ by more than rounding; None where they do not."""
+    tolerance = 4096 * torch.finfo(dtype).eps
+    for what, mine, plain in (
+        ("losses", found.losses, expected.losses),
+        ("derivatives", found.slopes, expected.slopes),
+    ):
+        if mine.shape != plain.shape or not np.array_equal(np.isfinite(mine), np.isfinite(plain)):
+            return f"other {what}"
+        kept = np.isfinite(plain)
+        # A kink within rounding gives a single example another derivative: they are compared together.
+        off = float(np.linalg.norm(mine[kept] - plain[kept]))
+        if off > tolerance * (1e-3 + float(np.linalg.norm(plain[kept]))) * (1 if what == "losses" else 16):
+            return f"{what} off by {off:.2g}"
+    return None
+
+
+def _bytes(value: Shared | Tensor | object) -> int:
+    parts = (value.start, value.end, value.change) if isinstance(value, Shared) else (value,)
+    return sum(each.numel() * each.element_size() for each in parts if isinstance(each, Tensor))

@@ -1,0 +1,197 @@
+"""Ways to measure batches at an α: the module as it is, or its traced operations with what every α shares done once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lerpscape import duals
+from lerpscape.batches import Batch
+from lerpscape.checkpoints import Params
+from lerpscape.functional import ModelOnPath, forward_mode, statistic
+from lerpscape.graphs import Graph, Moments, Values
+from lerpscape.losses import Loss, per_example_values
+from lerpscape.monotonicity import Floats
+from lerpscape.normalisation import PooledMoments, Statistics
+from lerpscape.sums import Row
+
+Report: TypeAlias = Callable[[int], None]
+# One loss per example, and which examples are right where the loss knows.
+Part: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+class ModulePlan:
+    """The module as it is, batch by batch."""
+
+    def __init__(
+        self, on_path: ModelOnPath, loss: Loss, statistics: Statistics, report: Report, *, derivative: bool
+    ) -> None:
+        self._on_path = on_path
+        self._statistics = statistics
+        self._pass = _Pass(on_path.model, loss, report)
+        self._derivative = derivative
+
+    def row(self, alpha: float, batches: list[Batch]) -> Row:
+        """Measure the batches at α. Random numbers that the model draws are the same at every α."""
+        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
+        with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
+            return _row(self._statistics.call(self._pass, self._statistics.apply(state, alpha), batches))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A batch, with everything that α does not change computed."""
+
+    values: Values
+    targets: Tensor
+    examples: int
+
+
+class GraphPlan:
+    """A module's operations along a line, on batches of the size that suits the machine.
+
+    With `whole`, exact batch-norm statistics and losses come from one pass over the data: all batches go through the
+    network together, from one batch-norm layer to the next.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        on_path: ModelOnPath,
+        loss: Loss,
+        statistics: Statistics,
+        *,
+        derivative: bool,
+        whole: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.whole = whole
+        self._loss = loss
+        self._derivative = derivative
+        self._on_path = on_path
+        self._statistics = statistics
+        self._start, self._end = on_path.at(0.0), on_path.at(1.0)
+        velocity = on_path.velocity(0.0)
+        self._change = {
+            name: velocity[name] if name in velocity else torch.zeros_like(tensor)
+            for name, tensor in self._start.items()
+            if derivative and tensor.is_floating_point()
+        }
+        needed = graph.needed()
+        self._moving = [name for name in velocity if name in needed]
+        self._still = needed - set(self._moving)
+
+    def ready(self, batch: Batch) -> Ready:
+        """Compute what every α shares."""
+        inputs = batch.inputs
+        if self.graph.convolutions and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        values = self.graph.ready(inputs, self._start, self._end, self._change if self._derivative else None)
+        return Ready(values, batch.targets, len(batch.inputs))
+
+    def row(self, alpha: float, ready: list[Ready]) -> Row:
+        """Measure the batches at α."""
+        with self._tensors(alpha) as state:
+            outputs: Iterable[Any]
+            if self.whole:
+                outputs = pooled(self.graph, ready, state, alpha)[1]
+            else:
+                outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
+            found = zip(ready, outputs, strict=True)
+            return _row([_part(self._loss, output, each.targets, each.examples) for each, output in found])
+
+    @contextmanager
+    def _tensors(self, alpha: float) -> Iterator[Params]:
+        """The tensors that the operations need at α, those of `Line.at`; no others where there is no batch norm."""
+        if self._on_path.batch_norms:
+            with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
+                yield state if self.whole else self._statistics.apply(state, alpha)
+            return
+        nearer = self._start if alpha < 0.5 else self._end
+        state = {name: nearer[name] for name in self._still}
+        state |= {name: torch.lerp(self._start[name], self._end[name], alpha) for name in self._moving}
+        if not self._derivative:
+            yield state
+            return
+        with forward_mode(self._on_path.model), duals.level():
+            yield state | {name: duals.dual(state[name], self._change[name]) for name in self._moving}
+
+
+def pooled(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> tuple[dict[str, Moments], list[Any]]:
+    """Exact statistics of all batches together, and the outputs, from one pass: all wait at each batch-norm layer."""
+    runs = [graph.run(each.values, state, alpha, estimate=True) for each in ready]
+    statistics: dict[str, Moments] = {}
+    outputs: list[Any] = []
+    sent: Moments | None = None
+    while not outputs:
+        gathered, layer = PooledMoments(), ""
+        for run in runs:
+            try:
+                layer, inputs = next(run) if sent is None else run.send(sent)
+            except StopIteration as end:
+                outputs.append(end.value)
+            else:
+                gathered.add(inputs)
+                del inputs
+        if not outputs:
+            kind = state[statistic(layer, "mean")].dtype
+            mean, variance = (each.to(kind) for each in gathered.result())
+            sent = statistics[layer] = mean, variance
+    return statistics, outputs
+
+
+@contextmanager
+def tensors_at(on_path: ModelOnPath, alpha: float, *, derivative: bool) -> Iterator[Params]:
+    """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted."""
+    state = on_path.at(alpha)
+    if not derivative:
+        yield state
+        return
+    with forward_mode(on_path.model), duals.level():
+        for name, velocity in on_path.velocity(alpha).items():
+            state[name] = duals.dual(state[name], velocity)
+        yield state
+
+
+class _Pass(nn.Module):
+    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
+
+    def __init__(self, model: nn.Module, loss: Loss, report: Report) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.report = report
+
+    def forward(self, batches: list[Batch]) -> list[Part]:
+        found = []
+        for batch in batches:
+            found.append(_part(self.loss, batch.call(self.model), batch.targets, batch.examples))
+            self.report(1)
+        return found
+
+
+def _part(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Part:
+    values = per_example_values(loss, outputs, targets, examples)
+    return values, loss.correct(outputs, targets) if loss.correct else None
+
+
+def _row(parts: list[Part]) -> Row:
+    losses, slopes = duals.split(torch.cat([values for values, _ in parts]))
+    right = [correct for _, correct in parts if correct is not None]
+    return Row(
+        losses=_float64(losses),
+        slopes=np.full(len(losses), np.nan) if slopes is None else _float64(slopes),
+        right=float(torch.cat(right).double().sum()) if right else float("nan"),
+        moves=slopes is not None,
+    )
+
+
+def _float64(values: Tensor) -> Floats:
+    array: Floats = values.detach().double().cpu().numpy()
+    return array

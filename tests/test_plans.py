@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import batches, classes, generator, random, seeded, variants
+from torch import Tensor, nn
+
+import lerpscape as ls
+from lerpscape import planning
+from lerpscape.checksums import BLOCK, checksum
+from lerpscape.graphs import Shared, traced
+from lerpscape.normalisation import _moments
+
+DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
+
+
+class Flat(nn.Module):
+    """A forward() of its own: a look at the data, a shortcut, a scale among the buffers, tied layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.again = nn.Linear(8, 8)
+        self.last = nn.Linear(8, 3)
+        self.free = nn.Parameter(torch.ones(8))
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = F.relu(self.first((inputs * 2 - 1).view(inputs.size(0), -1)))
+        hidden = torch.relu(self.again(hidden) + hidden * self.free)
+        return self.last(F.relu(self.again(hidden) + hidden) * self.scale)
+
+
+class Overwrites(nn.Module):
+    """The shortcut is what an in-place activation left behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        before = self.second(self.first(inputs.flatten(1)))
+        return self.last(self.act(before) + before)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Mixes(nn.Module):
+    """Subtracts the batch's own mean: the answer depends on who else is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs.flatten(1))
+        return self.last(torch.relu(hidden - hidden.mean(0)))
+
+
+class OneSize(Mixes):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(inputs.flatten(1))).view(5, 8))
+
+
+class Branches(Mixes):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(inputs.flatten(1)) if inputs.sum() > -1e9 else inputs))
+
+
+class Counts(Mixes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return self.last(torch.relu(self.first(inputs.flatten(1))))
+
+
+def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
+
+
+def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **choices: Any) -> ls.Profile:
+    with monkeypatch.context() as patched:
+        patched.setattr(planning, "traced", lambda model: "switched off")
+        found = ls.profile(*arguments, **choices)
+    assert found.how["plan"] == "the module batch by batch: switched off"
+    return found
+
+
+def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
+    # float64: sums in another order, and products with both ends mixed instead of mixed weights multiplied
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-9, atol=1e-13)
+    if expected.derivative is not None:
+        np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-9, atol=1e-12)
+    if expected.accuracy is not None:
+        np.testing.assert_allclose(found.accuracy, expected.accuracy)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 4096])
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize("build", [plain, Flat, Overwrites])
+def test_the_operations_measure_what_the_module_does(
+    build: Any, derivative: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = ends(build)
+    line = ls.Line(start, end)
+    monkeypatch.setattr(planning, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(planning, "MOST_ROWS", rows)
+    monkeypatch.setattr(planning, "MOST_GROUP", 2 * rows)
+    for data in (DATA, [tuple(torch.cat(parts) for parts in zip(*DATA, strict=True))]):
+        seen: list[tuple[int, int]] = []
+        choices = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
+        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **choices)
+        assert "first layer shared by all α" in found.how["plan"]
+        assert_same(found, by_module(monkeypatch, start, line, data, **choices))
+        assert seen == sorted(seen) and seen[-1] == (14 * len(data),) * 2
+
+
+WITH_BATCH_NORM = [each for each in variants() if each[1].batch_norm and each[0] != "cnn-batch"]
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize(("name", "case", "policy"), WITH_BATCH_NORM, ids=[each[0] for each in WITH_BATCH_NORM])
+def test_convolutions_and_batch_norm_too(
+    name: str, case: Any, policy: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = case.ends()
+    choices = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
+    found = ls.profile(start, ls.Line(start, end), case.data(), **choices)
+    assert "channels last" in found.how["plan"]
+    assert ("losses in one pass" in found.how["plan"]) == (name == "cnn-recalibrate")
+    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **choices))
+
+
+def test_exact_statistics_of_other_data_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = WITH_BATCH_NORM[0][1]
+    start, end = case.ends()
+    policy = ls.Recalibrate(case.data()[1:])
+    found = ls.profile(start, ls.Line(start, end), case.data(), batch_norm=policy, alphas=4)
+    assert found.how["plan"].endswith("exact statistics in one pass")
+    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), batch_norm=policy, alphas=4))
+
+
+def test_without_the_memory_for_all_data_at_once_statistics_come_layer_by_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = WITH_BATCH_NORM[0][1]
+    start, end = case.ends()
+    monkeypatch.setattr(planning, "free_bytes", lambda: 1000)
+    found = ls.profile(start, ls.Line(start, end), case.data(), batch_norm=ls.Recalibrate(case.data()), alphas=4)
+    assert "one pass" not in found.how["plan"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize("build", [plain, Flat])
+def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, dtype: torch.dtype) -> None:
+    start, end = ends(build, dtype)
+    data = [(x.to(dtype), y) for x, y in DATA]
+    found = ls.profile(start, ls.Line(start, end), data, derivative=derivative)
+    assert "first layer" in found.how["plan"]
+    for position, model in ((0, start), (-1, end)):
+        with torch.no_grad():
+            values = torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in data])
+        assert found.loss[position] == float(values.double().numpy().mean())
+
+
+def test_float32_differs_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = ends(plain, torch.float32)
+    data = [(x.float(), y) for x, y in DATA]
+    found = ls.profile(start, ls.Line(start, end), data)
+    expected = by_module(monkeypatch, start, ls.Line(start, end), data)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (Mixes, r"traced operations differ from it \(losses off by"),
+        (OneSize, r"traced operations fail \(RuntimeError\)"),
+        (Branches, r"torch.fx cannot trace it \(TraceError\)"),
+    ],
+)
+def test_what_cannot_be_traced_or_disagrees_is_measured_by_the_module(build: Any, why: str) -> None:
+    start, end = ends(build)
+    before = deepcopy(start.state_dict())
+    data = DATA[:4] if build is OneSize else DATA
+    found = ls.profile(start, ls.Line(start, end), data, alphas=6)
+    assert pytest.approx(found.loss, rel=1e-13) == [
+        np.concatenate([each_loss(start, ls.Line(start, end).at(alpha), item) for item in data]).mean()
+        for alpha in found.alphas
+    ]
+    assert re.search(why, found.how["plan"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in start.state_dict().items())
+
+
+def each_loss(model: nn.Module, state: dict[str, Tensor], item: Any) -> Any:
+    with torch.no_grad():
+        outputs = torch.func.functional_call(model, {n: t.clone() for n, t in state.items()}, (item[0],))
+        return F.cross_entropy(outputs, item[1], reduction="none").numpy()
+
+
+def test_tracing_leaves_what_a_model_counts_alone() -> None:
+    start, end = ends(Counts)
+    found = ls.profile(start, ls.Line(start, end), DATA, alphas=6)
+    assert "first layer" in found.how["plan"] and float(start.calls) == 0.0
+
+
+def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
+    start, end = ends(plain)
+    line = ls.Line(start, end)
+    assert "too few points" in ls.profile(start, line, DATA, alphas=4).how["plan"]
+    handle = start[1].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert "1 has hooks" in ls.profile(start, line, DATA).how["plan"]
+    handle.remove()
+
+
+def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = ends(plain)
+    line = ls.Line(start, end)
+    expected = by_module(monkeypatch, start, line, DATA)
+    monkeypatch.setattr(Shared, "at", lambda shared, alpha: torch.lerp(shared.start, shared.end, 1.001 * alpha))
+    found = ls.profile(start, line, DATA, derivative=False)
+    assert "differ from it (losses off by" in found.how["plan"]
+    assert (found.loss == expected.loss).all()
+
+
+def test_arithmetic_among_parameters_follows_alpha() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.last = nn.Parameter(torch.ones(8, 6)), nn.Linear(8, 3)
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.last(torch.tanh(F.linear(inputs.flatten(1), self.weight * (self.scale + 1))))
+
+    graph = traced(seeded(Scaled, 0))
+    assert not isinstance(graph, str)
+    assert graph.needed() == {"weight", "scale", "last.weight", "last.bias"}
+
+
+def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = ends(plain, torch.float32)
+    line, data = ls.Line(start, end), [(x.float(), y) for x, y in DATA]
+    whole = ls.profile(start, line, data, alphas=9)
+    file = tmp_path / "kept"
+
+    def stop(done: int, total: int) -> None:
+        if done > 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ls.profile(start, line, data, alphas=9, partial=file, progress=stop)
+    monkeypatch.setattr(planning, "MOST_ROWS", 16)  # another machine, another cache
+    resumed = ls.profile(start, line, data, alphas=9, partial=file)
+    assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
+    assert resumed.how["plan"] == whole.how["plan"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 5), (64, 3, 8, 8), (10, 2048), (4096, 1)])
+def test_moments_are_those_of_float64(shape: tuple[int, ...]) -> None:
+    values = 5 + torch.randn(shape, generator=generator(0))
+    values = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+    variance, mean = _moments(values)
+    wanted = torch.var_mean(values.double(), dim=[0, *range(2, len(shape))], correction=0)
+    # float32 sums over at most a few thousand values
+    torch.testing.assert_close(variance, wanted[0], rtol=2e-6, atol=1e-12)
+    torch.testing.assert_close(mean, wanted[1], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 13, 8 * BLOCK, 16 * BLOCK + 5])
+def test_checksums_see_every_bit(length: int) -> None:
+    data = bytearray(np.random.default_rng(0).bytes(length))
+    before = checksum(bytes(data))
+    for place in {0, length // 2, length - 1, max(length - 8, 0)}:
+        for bit in range(8):
+            data[place] ^= 1 << bit
+            assert checksum(bytes(data)) != before
+            data[place] ^= 1 << bit
+    assert checksum(bytes(data)) == before
+    assert checksum(bytes(data) + b"\0") != before
+
+
+def test_checksums_see_swaps_and_pairs_of_signs() -> None:
+    values = np.random.default_rng(0).standard_normal(4 * BLOCK)
+    before = checksum(values.tobytes())
+    first, second, *rest = np.split(values, 4)
+    swapped = np.concatenate([second, first, *rest])
+    assert checksum(swapped.tobytes()) != before
+    for dtype in (np.float32, np.float64):
+        kept = values.astype(dtype)
+        turned = kept.copy()
+        turned[[3, 10]] *= -1
+        assert checksum(kept.tobytes()) != checksum(turned.tobytes())
