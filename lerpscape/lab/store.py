@@ -1,13 +1,15 @@
 """Where runs live: one folder per run, weights and profiles first, a commit file last.
 
-STORE/runs/<key>/<seed>/config.json          what is trained
-                        resume.safetensors   while it trains: everything needed to go on
-                        start, end, epoch-NNNN.safetensors, history.json
-                        trained.json         commit: outcome, and the SHA-256 of each of these files
-                        measured/<measure key>/config.json, train.json, held-out.json, gauss.json, done.json
-                        failed.json          what went wrong, until `sweep retry`
-                        seconds.json         times: the only file that differs between two identical runs
-STORE/locks/, STORE/quarantine/
+The layout::
+
+    STORE/runs/<key>/<seed>/config.json          what is trained
+                            resume.safetensors   while it trains: everything needed to go on
+                            start, end, epoch-NNNN.safetensors, history.json
+                            trained.json         commit: outcome, and the SHA-256 of each of these files
+                            measured/<measure key>/config.json, train.json, held-out.json, gauss.json, done.json
+                            failed.json          what went wrong, until `sweep retry`
+                            seconds.json         times: the only file that differs between two identical runs
+    STORE/locks/, STORE/quarantine/
 """
 
 from __future__ import annotations

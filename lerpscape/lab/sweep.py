@@ -1,21 +1,23 @@
 """Many runs in one file: a base, grids over it, random draws and runs named one by one.
 
-name = "small"
-seeds = [0, 1]
-counts_below = 0.1                     # a run counts if its final training loss is at most this
-[base]
-data.name = "fashion_mnist"
-optimizer = {name = "sgd", momentum = 0.9}
-[[grid]]                               # every combination; several grids are put together
-optimizer.lr = [0.1, 0.03]
-model.widths = [[128], [128, 128]]
-measure = [{}, {batch_norm = "end"}]   # a table as a value is laid over what stands there
-[random]                               # draws: each key from its own stream
-draws = 300
-optimizer.lr = {log_uniform = [1e-4, 1.0]}
-[[runs]]                               # exactly these
-optimizer.lr = 3.0
-[[tables]]                             # see tables.py
+A sweep file in TOML::
+
+    name = "small"
+    seeds = [0, 1]
+    counts_below = 0.1                     # a run counts if its final training loss is at most this
+    [base]
+    data.name = "fashion_mnist"
+    optimizer = {name = "sgd", momentum = 0.9}
+    [[grid]]                               # every combination; several grids are put together
+    optimizer.lr = [0.1, 0.03]
+    model.widths = [[128], [128, 128]]
+    measure = [{}, {batch_norm = "end"}]   # a table as a value is laid over what stands there
+    [random]                               # draws: each key from its own stream
+    draws = 300
+    optimizer.lr = {log_uniform = [1e-4, 1.0]}
+    [[runs]]                               # exactly these
+    optimizer.lr = 3.0
+    [[tables]]                             # see tables.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Records → a table: shares, means and heat maps over two groups of fields, with everything that did not count.
 
-A layout is a table of a sweep file:
+A layout is a table of a sweep file::
 
     [[tables]]
     kind = "share"                        # share of non-monotone runs, with its Wilson interval
