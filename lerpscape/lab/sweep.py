@@ -11,7 +11,7 @@ A sweep file in TOML::
     [[grid]]                               # every combination; several grids are put together
     optimizer.lr = [0.1, 0.03]
     model.widths = [[128], [128, 128]]
-    measure = [{}, {batch_norm = "end"}]   # a table as a value is laid over what stands there
+    cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "end"}]   # tables, laid over the whole
     [random]                               # draws: each key from its own stream
     draws = 300
     optimizer.lr = {log_uniform = [1e-4, 1.0]}
