@@ -37,6 +37,9 @@ PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "p
 RELU_FUNCTIONS = (F.relu, torch.relu)
 ADD_FUNCTIONS = (operator.add, torch.add)
 
+# x += y and the like
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -64,6 +67,7 @@ class Graph:
         self._model = model
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
         self.given = self._depend_on_data_alone()
+        self._written = {node.args[0] for node in self._nodes if self._writes(node)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
         self.convolutions = any(isinstance(module, nn.Conv2d) for module in self._modules.values())
         self.linear: Linear = F.linear
@@ -102,8 +106,8 @@ class Graph:
         known: Values = {}
         for node in self._nodes:
             if node in ready:
-                value = ready[node]
-                known[node] = value.at(alpha) if isinstance(value, Shared) else value
+                value = ready[node].at(alpha) if isinstance(ready[node], Shared) else ready[node]
+                known[node] = value.clone() if node in self._written else value
             elif node in self.given or node.op == "placeholder":
                 continue
             elif node.op == "output":
@@ -202,6 +206,15 @@ class Graph:
 
     def _is_batch_norm(self, node: fx.Node) -> bool:
         return isinstance(self._modules[str(node.target)], _BatchNorm)
+
+    def _writes(self, node: fx.Node) -> bool:
+        """Whether a step may overwrite its first argument, of which others must then have a copy."""
+        if node.op == "call_module":
+            return bool(getattr(self._modules[str(node.target)], "inplace", False))
+        if node.op == "call_function":
+            switched = node.kwargs.get("inplace") or any(each is True for each in node.args)
+            return bool(switched) or node.target in IN_PLACE or getattr(node.target, "__name__", "").endswith("_")
+        return node.op == "call_method" and str(node.target).endswith("_")
 
     def _fresh(self, node: fx.Node) -> bool:
         """Whether a step's result is a new tensor that one other step uses, which may overwrite it.
