@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "angle_bounds": ("AngleBounds", "certify_angles"),
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "certificates": ("Certificate",),
     "certification": ("certify",),
@@ -64,6 +65,7 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lerpscape.angle_bounds import AngleBounds, certify_angles
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
     from lerpscape.certificates import Certificate
     from lerpscape.certification import certify

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 from lerpscape.saving import array, as_dict, read_json, write_json
+from lerpscape.steps import most_over_a_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape certificate 1"
-_ARRAYS = ("edges", "loss_low", "loss_high", "slope_low", "slope_high", "rise")
+FORMAT = "lerpscape certificate 2"
+_ARRAYS = ("edges", "loss_low", "loss_high", "slope_low", "slope_high", "rise", "accuracy_low", "accuracy_high")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Certificate:
     The proof: `edges` (intervals + 1,) cut [0, 1]; `loss_low` and `loss_high` (intervals + 1,) enclose L at them.
     dL/dα lies between two lines, `slope_low` and `slope_high` (intervals, 2), given by their values at both ends of an
     interval; `rise` (intervals,) bounds any rise within one; `direction` (intervals,) is what its bounds decide:
-    `falling`, `rising`, `flat` or `undecided`. `evaluations` counts the intervals enclosed on the way, and `how` says
-    how it was made.
+    `falling`, `rising`, `flat` or `undecided`; `accuracy_low` and `accuracy_high` (intervals,) are the shares of
+    examples that are surely and possibly right everywhere on it, None for losses without right answers. `evaluations`
+    counts the intervals enclosed on the way, and `how` says how it was made.
     """
 
     lower: float
@@ -47,6 +49,8 @@ class Certificate:
     slope_low: Floats
     slope_high: Floats
     rise: Floats
+    accuracy_low: Floats | None
+    accuracy_high: Floats | None
     direction: tuple[str, ...]
     evaluations: int
     examples: int
@@ -82,11 +86,20 @@ class Certificate:
         """
         alphas, index, share = self._located(alphas)
         width = np.diff(self.edges)[index]
-        since, left = share * width, (1 - share) * width
-        most, least = self.slope_high.max(1)[index], self.slope_low.min(1)[index]
-        high = np.minimum(self.loss_high[index] + most * since, self.loss_high[index + 1] - least * left)
-        low = np.maximum(self.loss_low[index] + least * since, self.loss_low[index + 1] - most * left)
-        margin = 2.0**-48 * (np.abs(high) + np.abs(low) + np.abs(most) + np.abs(least))
+        low, high = np.full(alphas.shape, -np.inf), np.full(alphas.shape, np.inf)
+        known = np.isfinite(np.hstack([self.slope_low, self.slope_high])[index]).all(axis=1)
+        size = np.zeros(alphas.shape)
+        for edge, begin, end in ((index, np.zeros_like(share), share), (index + 1, np.ones_like(share), share)):
+            # what L can change by from the edge to α: the integrals of both lines
+            changes = []
+            for lines in (self.slope_low, self.slope_high):
+                left, right = np.where(known, lines[index].T, 0.0)
+                middle = 0.5 * (begin + end)
+                changes.append((end - begin) * width * ((1 - middle) * left + middle * right))
+                size = size + np.abs(left) + np.abs(right)
+            low = np.maximum(low, np.where(known, self.loss_low[edge] + np.minimum(*changes), -np.inf))
+            high = np.minimum(high, np.where(known, self.loss_high[edge] + np.maximum(*changes), np.inf))
+        margin = 2.0**-46 * (np.abs(self.loss_low[index]) + np.abs(self.loss_high[index + 1]) + size)
         return low - margin, high + margin
 
     def slope_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
@@ -100,6 +113,42 @@ class Certificate:
         )
         margin = 2.0**-48 * (np.abs(self.slope_low[index]).max(1) + np.abs(self.slope_high[index]).max(1))
         return low - margin, high + margin
+
+    def accuracy_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of the accuracy at any α in [0, 1], shape (points,): no decision counted as sure changes nearby.
+
+        At an edge both intervals hold, and the narrower bounds are taken. Raises `ValueError` for α outside [0, 1],
+        and where the loss has no right answers.
+        """
+        if self.accuracy_low is None or self.accuracy_high is None:
+            raise ValueError(
+                three_parts(
+                    "a loss with right answers.", f"{self.loss_name}.", "Certify cross_entropy with class numbers."
+                )
+            )
+        alphas, index, share = self._located(alphas)
+        before = np.where((share == 0) & (index > 0), index - 1, index)
+        return (
+            np.maximum(self.accuracy_low[index], self.accuracy_low[before]),
+            np.minimum(self.accuracy_high[index], self.accuracy_high[before]),
+        )
+
+    def max_step(self, width: float) -> tuple[float, float]:
+        """Bounds of sup over α of L(α + width) − L(α), 0 < width ≤ 1: what `max_step` of a grid of that spacing misses.
+
+        The supremum is over every α in [0, 1 − width]; it is negative where the loss falls over every such step.
+        Raises `ValueError` for another width.
+        """
+        if not 0 < width <= 1:
+            raise ValueError(
+                three_parts("0 < width ≤ 1.", f"{width}.", "Use the spacing of a grid: 1/24 for 25 points.")
+            )
+        starts = np.concatenate([self.edges, self.edges - width])
+        starts = np.clip(starts[(starts >= 0) & (starts <= 1 - width)], 0, 1 - width)
+        starts = np.concatenate([starts, [0.0, 1 - width]])
+        before, after = self.loss_bounds(starts), self.loss_bounds(np.minimum(starts + width, 1.0))
+        upper = most_over_a_step(self.edges, self.slope_high, width)
+        return float((after[0] - before[1]).max()), min(upper, self.upper)
 
     @property
     def summary(self) -> str:

@@ -15,23 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lerpscape.enclosures import Memory, affine, kink, largest, smooth
+from lerpscape.affine_maps import LinearMap, Memory, affine
+from lerpscape.enclosures import kink, largest, smooth
 from lerpscape.errors import three_parts
+from lerpscape.moving_parameters import Parameter
+from lerpscape.noises import joined
+from lerpscape.rounding import UNIT, enlarged, lifted
 from lerpscape.smooth_functions import GELU, RSQRT, SIGMOID, SILU, TANH
-from lerpscape.taylor_models import (
-    UNIT,
-    Form,
-    Parameter,
-    TaylorModel,
-    add,
-    constant,
-    enlarged,
-    joined,
-    kept_above,
-    multiply,
-    plus,
-    scale,
-)
+from lerpscape.taylor_models import Form, TaylorModel, add, constant, multiply, scale
 
 Rule = Callable[..., Any]
 
@@ -53,7 +44,7 @@ def _linear(layer: Layer, model: TaylorModel) -> TaylorModel:
 def _linear_function(
     model: TaylorModel, weight: Parameter, bias: Parameter | None = None, memory: Memory | None = None
 ) -> TaylorModel:
-    return affine(model, weight, bias, F.linear, weight.middle.shape[1], memory)
+    return affine(model, weight, bias, LinearMap(F.linear, weight.middle.shape[1], plain=True), memory)
 
 
 def _convolution(layer: Layer, model: TaylorModel) -> TaylorModel:
@@ -83,7 +74,7 @@ def _convolution_function(
         # float64 convolutions on the CPU are matrix products over patches: the bound of a dot product holds
         return function(inputs, kernel, None, *settings, **options)
 
-    return affine(model, weight, bias, apply, weight.middle[0].numel(), memory)
+    return affine(model, weight, bias, LinearMap(apply, weight.middle[0].numel(), plain=False), memory)
 
 
 def _batch_norm(layer: Layer, model: TaylorModel) -> TaylorModel:
@@ -140,14 +131,11 @@ def _mean_like(model: TaylorModel, average: Callable[[Tensor], Tensor]) -> Taylo
     kappa = (2 * terms + 16) * UNIT
 
     def of(form: Form) -> Form:
-        size = kept_above(kappa * form.magnitude())
-        remainder = plus(average(size), None if form.remainder is None else average(form.remainder))
+        fresh = enlarged(average(lifted(kappa * form.magnitude)), terms + 4)
+        remainder = fresh if form.remainder is None else fresh + average(lifted(form.remainder))
         tilt = None if form.tilt is None else average(form.tilt)
-        remainder, noise = enlarged(remainder, terms + 4), None
-        if form.noise is not None and form.remainder is not None:
-            known = average(form.remainder) * (1 - 4 * terms * UNIT)
-            noise = joined(remainder, known, noises=[form.noise.map(average)])
-        return Form(average(form.centre), tilt, remainder, form.reach, noise)
+        noise = None if form.noise is None else joined(fresh, form.noise.map(average, fresh.shape, terms + 4))
+        return Form(average(form.centre), tilt, enlarged(remainder, terms + 8), form.reach, noise)
 
     return TaylorModel(of(model.value), None if model.slope is None else of(model.slope))
 

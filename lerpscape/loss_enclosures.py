@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape.errors import three_parts
-from lerpscape.taylor_models import UNIT, Form, TaylorModel, enlarged, multiply_forms, plus, scale_form, signed_effect
+from lerpscape.noises import rounding_share, signed_effect
+from lerpscape.rounding import UNIT, coarse, enlarged, plus
+from lerpscape.taylor_models import Form, TaylorModel, multiply_forms, scale_form
 
 # Largest number of elements of a table over pairs of classes; more examples are taken in pieces.
 PAIRS = 1 << 18
-# Relative to sums of absolute values, derivatives through a chain of sums are off by at most γ of all their terms
-# together: this covers networks whose fan-ins add up to two million.
-DERIVATIVE = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,15 @@ class Slope:
 
 @dataclass(frozen=True)
 class LossRule:
-    """How a loss is enclosed: its value for an output that stands still, and its derivative for one that moves."""
+    """How a loss is enclosed: its value for an output that stands still, and its derivative for one that moves.
+
+    `right`, where there are right answers, says which examples are surely and which are possibly right for every
+    output in a form: 1 or 0 for each, or nothing for targets without a right answer.
+    """
 
     value: Callable[[Form, Tensor], tuple[Tensor, Tensor]]
     slope: Callable[[TaylorModel, Tensor], Slope]
+    right: Callable[[Form, Tensor], list[Tensor]] | None = None
 
 
 def cross_entropy_value(outputs: Form, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +72,7 @@ def cross_entropy_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
     reference = weights.sum(1, keepdim=True) * outputs.value.centre.softmax(1) - weights
     noise = outputs.slope.noise
     signed = None if noise is None else signed_effect(noise, reference)
+    share = 0.0 if noise is None else rounding_share(noise)
     if signed is None:
         signed = torch.full((examples,), torch.inf, dtype=torch.float64)
     outputs = TaylorModel(outputs.value, replace(outputs.slope, noise=None))
@@ -77,12 +82,30 @@ def cross_entropy_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
         piece = slice(start, start + step)
         part = outputs.map(lambda tensor, piece=piece: tensor[piece])  # type: ignore[misc]
         assert part.slope is not None
-        pieces.append(_softmax_slope(part.value, part.slope, weights[piece], reference[piece], signed[piece]))
+        pieces.append(_softmax_slope(part.value, part.slope, weights[piece], reference[piece], signed[piece], share))
     return Slope(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
 
+def class_decisions(outputs: Form, targets: Tensor) -> list[Tensor]:
+    """Whether the target's logit is above all others on the whole interval, and whether no other is surely above it."""
+    if targets.is_floating_point():
+        return []
+    own = targets.long().unsqueeze(1)
+    chosen = outputs.map(lambda part: part.gather(1, own))
+    lead = chosen.centre - outputs.centre
+    room = enlarged((4 * UNIT) * (outputs.magnitude + chosen.magnitude), 4)
+    if outputs.tilt is not None and chosen.tilt is not None:
+        room = room + enlarged(coarse(chosen.tilt - outputs.tilt) * outputs.reach, 2)
+    if outputs.remainder is not None and chosen.remainder is not None:
+        room = enlarged(room + outputs.remainder + chosen.remainder, 4)
+    other = torch.ones_like(lead, dtype=torch.bool).scatter(1, own, False)
+    surely = ((lead > room) | ~other).all(1)
+    possibly = ~((lead < -room.double()) & other).any(1)
+    return [surely.double(), possibly.double()]
+
+
 def _softmax_slope(
-    value: Form, slope: Form, y: Tensor, reference: Tensor, signed: Tensor
+    value: Form, slope: Form, y: Tensor, reference: Tensor, signed: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two ways to bound Σ_k (Yp_k − y_k) z′_k, and for each example the better one.
 
@@ -91,7 +114,7 @@ def _softmax_slope(
     Since Σ_k (Yp_k − y_k) = 0, any one number may be taken from all v_k: that of the heaviest target class.
 
     * |B| ≤ Σ_k S_k sup|Yp_k − y_k|, over the box that p is in; and |B| ≤ |Σ_k q_k σ_k| + Σ_k S_k sup|Yp_k − y_k − q_k|
-      for the reference weights q, where `signed` bounds the first sum but for the rounding of its derivatives.
+      for the reference weights q, where `signed` bounds the first sum but for `share`·Σ_k |q_k| S_k.
     * |A| ≤ Y Σ_k p̄_k R_k sup|v_k − Σ_j p_j v_j|, since d/ds Σ_k p_k(a + sρ) v_k = Σ_k p_k (v_k − Σ_j p_j v_j) ρ_k.
     * First way: φ(t) ∈ φ(0) + t·[φ′] (mean value theorem), with the enclosure [φ′] over the box of
       φ′ = Y·½ Σ_jk p_j p_k (d_j − d_k)(v_j − v_k) + Σ_k (Yp_k − y_k) e_k, and A and B added.
@@ -104,7 +127,8 @@ def _softmax_slope(
     reach, classes = value.reach, y.shape[1]
     slack = (2048 + 16 * classes) * UNIT
     mass = y.sum(1, keepdim=True)
-    low, high = value.bounds()
+    spread = value.spread.double() + (4 * UNIT) * value.magnitude
+    low, high = value.centre - spread, value.centre + spread
     p_low = (_share(low, high) * (1 - slack) - 1e-300).clamp(min=0)
     p_high = (_share(high, low) * (1 + slack) + 1e-300).clamp(max=1)
     weight_low = mass * p_low - y - slack * (mass * p_low + y)
@@ -125,8 +149,8 @@ def _softmax_slope(
     unsure = zero
     if slope.remainder is not None:
         off = torch.maximum((weight_high - reference).abs(), (weight_low - reference).abs()) * (1 + 8 * UNIT)
-        by_sign = signed + ((off + DERIVATIVE * reference.abs()) * slope.remainder).sum(1)
-        unsure = torch.minimum((weight_size * slope.remainder).sum(1), by_sign * (1 + DERIVATIVE))
+        by_sign = signed + ((off + share * reference.abs()) * slope.remainder).sum(1)
+        unsure = torch.minimum((weight_size * slope.remainder).sum(1), enlarged(by_sign, 4))
 
     # Tables over pairs of classes
     v_gap, d_gap = _gaps(slope.centre), _gaps(drift)
@@ -146,9 +170,9 @@ def _softmax_slope(
     rate_low = half * rate_low.sum((1, 2)) + turn_low - margin
 
     centre_rate, room_rate = (rate_high + rate_low) * 0.5, (rate_high - rate_low) * 0.5
-    share = _share(value.centre, value.centre)
-    start = ((mass * share - y) * lead).sum(1)
-    start_margin = (2 * slack * (mass * share + y + 1e-290) * lead_size).sum(1)
+    middle = _share(value.centre, value.centre)
+    start = ((mass * middle - y) * lead).sum(1)
+    start_margin = (2 * slack * (mass * middle + y + 1e-290) * lead_size).sum(1)
     apart = zero
     if value.remainder is not None:
         neighbour = torch.minimum((p_high.unsqueeze(1) * v_size).sum(2), v_size.amax(2))
@@ -199,17 +223,20 @@ def squared_error_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
         zero = torch.zeros(len(targets), dtype=torch.float64)
         return Slope(zero, zero, zero, zero)
     gap = value.centre - targets
-    rounding = (2 * UNIT) * gap.abs()
-    distance = Form(gap, value.tilt, plus(rounding, value.remainder), value.reach)
+    rounding = (2 * UNIT) * coarse(gap)
+    distance = Form(gap, value.tilt, enlarged(plus(rounding, value.remainder), 4), value.reach)
     product = scale_form(multiply_forms(distance, slope), 2.0).map(_rows)
     terms = product.centre.shape[1]
     tilt = torch.zeros_like(product.centre) if product.tilt is None else product.tilt
-    margin = (2 * terms + 16) * UNIT * (product.magnitude()).sum(1)
+    margin = (2 * terms + 16) * UNIT * product.magnitude.sum(1, dtype=torch.float64)
     room = margin
     if product.remainder is not None:
-        room = product.remainder.sum(1)
-        signed = None if product.noise is None else signed_effect(product.noise, torch.ones_like(product.centre))
-        room = margin + (room if signed is None else torch.minimum(room, signed + 2 * DERIVATIVE * room))
+        room = product.remainder.sum(1, dtype=torch.float64)
+        if product.noise is not None:
+            signed = signed_effect(product.noise, torch.ones_like(product.centre))
+            by_sign = room if signed is None else enlarged(signed + rounding_share(product.noise) * room, 4)
+            room = torch.minimum(room, by_sign)
+        room = margin + room
     room = enlarged(room, terms + 16)
     centre, tilt = product.centre.sum(1), tilt.sum(1)
     return Slope(centre - room, tilt, centre + room, tilt)
@@ -247,7 +274,7 @@ def binary_cross_entropy_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
 
 
 LOSS_RULES = {
-    "cross_entropy": LossRule(cross_entropy_value, cross_entropy_slope),
+    "cross_entropy": LossRule(cross_entropy_value, cross_entropy_slope, class_decisions),
     "squared_error": LossRule(squared_error_value, squared_error_slope),
     "mean_squared_error": LossRule(mean_squared_error_value, mean_squared_error_slope),
     "binary_cross_entropy": LossRule(binary_cross_entropy_value, binary_cross_entropy_slope),

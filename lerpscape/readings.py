@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from lerpscape.certificates import Certificate
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.profiles import Profile
@@ -51,6 +53,11 @@ CERTIFICATE_MEANINGS = {
     "intervals": ("", "Pieces of [0, 1] that the proof is made of."),
     "never rises on": ("%", "Share of [0, 1] on which the loss provably does not rise."),
     "undecided": ("", "Pieces on which the derivative may have both signs."),
+    "decisions known": ("%", "Share of examples, averaged over α, whose rightness provably stays on its piece."),
+    "step of 1/24, at most": (
+        "unit",
+        "The loss rises by no more than this over any α and α + 1/24 (25 points), proved.",
+    ),
     "enclosed": (
         "",
         "Pieces that were enclosed on the way: the work, in passes over the data of several times the usual price.",
@@ -119,8 +126,13 @@ def certificate_rows(found: Certificate) -> Rows:
         "never rises on": f"{100 * found.certified_share:.4g}",
         "undecided": str(len(found.undecided)),
         "enclosed": str(found.evaluations),
+        "step of 1/24, at most": _number(found.max_step(1 / 24)[1]),
     }
+    if found.accuracy_low is not None and found.accuracy_high is not None:
+        doubt = np.diff(found.edges) @ (found.accuracy_high - found.accuracy_low)
+        values["decisions known"] = f"{100 * (1 - doubt):.4g}"
     return [
         (name, [values[name]], found.unit if unit == "unit" else unit, meaning)
         for name, (unit, meaning) in CERTIFICATE_MEANINGS.items()
+        if name in values
     ]

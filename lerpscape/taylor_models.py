@@ -4,52 +4,34 @@ A `Form` stands for every function f of t on |t| ≤ reach with |f(t) − centre
 encloses a function and its derivative, each in a form of its own: what is true of a ReLU's value (it is continuous)
 is not true of its derivative (it jumps).
 
-Rounding. Everything is float64, with unit roundoff u = 2⁻⁵³. Each rule adds to the remainder a bound of the rounding
-errors it commits in the centre and the tilt, a small multiple of u times the magnitudes that enter, and enlarges the
-remainder by the relative error of its own computation: a sum of n non-negative terms in any order is off by at most
-a factor 1 ± γ_n, γ_n = nu/(1 − nu) (Higham 2002, sections 3.1 and 4.2). Nothing is enlarged that is exactly zero,
-so that a flat function is proved flat; non-zero factors in remainders are kept above `TINY`, whose square exceeds
-every error that underflow can cause. Values of exp, tanh, erf and sqrt are taken to be within 4 units in the last
-place. NaN and infinities pass through to the end, where they count as knowing nothing.
+Centres and tilts are float64, remainders float32 (see `rounding`). Each rule adds to the remainder a bound of the
+rounding errors it commits in the centre and the tilt, a small multiple of u times the magnitudes that enter, and
+enlarges the remainder by the relative error of its own computation. Values of exp, tanh, erf and sqrt are taken to be
+within 4 units in the last place. NaN and infinities pass through to the end, where they count as knowing nothing.
 
 Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated functional inclusion methods".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-UNIT = 2.0**-53
-TINY = 1e-140
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Where a remainder comes from: the part of f beyond its line is a linear function of its sources.
-
-    A source is a pair (leaf, size): something unknown, at most `size` in absolute value at any t. `shift` is made of
-    zeros that depends on the leaves as f does: its derivative is the effect of each source, with its sign.
-    """
-
-    shift: Tensor
-    sources: tuple[tuple[Tensor, Tensor], ...]
-
-    def map(self, linear: Callable[[Tensor], Tensor]) -> Noise:
-        """The noise after a linear map."""
-        with torch.enable_grad():
-            return Noise(linear(self.shift), self.sources)
+from lerpscape.noises import Noise, joined
+from lerpscape.rounding import COARSE, TINY, UNIT, coarse, enlarged, lifted, plus, total
 
 
 @dataclass(frozen=True)
 class Form:
     """All f with |f(t) − centre − tilt·t| ≤ remainder for |t| ≤ reach; None stands for zero, and is exact.
 
-    >>> Form(torch.tensor([1.0]), torch.tensor([2.0]), None, reach=0.25).magnitude()
-    tensor([1.5000])
+    >>> form = Form(torch.tensor([1.0]).double(), torch.tensor([2.0]).double(), None, reach=0.25)
+    >>> [round(float(bound), 5) for bound in form.bounds()]
+    [0.5, 1.5]
     """
 
     centre: Tensor
@@ -58,29 +40,40 @@ class Form:
     reach: float
     noise: Noise | None = None
 
-    def magnitude(self) -> Tensor:
-        """|centre| + reach·|tilt|: the largest size of the line, rounded to nearest."""
-        size = self.centre.abs()
-        return size if self.tilt is None else size + self.reach * self.tilt.abs()
+    @cached_property
+    def drift(self) -> Tensor | None:
+        """reach·|tilt| in float32, rounded up."""
+        return None if self.tilt is None else lifted(coarse(self.tilt) * (self.reach * (1 + 8 * COARSE)))
 
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """|centre| + reach·|tilt| in float32, rounded up: the largest size of the line."""
+        size = coarse(self.centre)
+        return size if self.drift is None else enlarged(size + self.drift, 2)
+
+    @cached_property
     def spread(self) -> Tensor:
-        """reach·|tilt| + remainder, rounded up: how far f may be from its centre."""
-        parts = [part for part in (_scaled(self.tilt, self.reach, absolute=True), self.remainder) if part is not None]
-        return enlarged(plus(*parts), 4) if parts else torch.zeros_like(self.centre)
+        """reach·|tilt| + remainder in float32, rounded up: how far f may be from its centre."""
+        parts = total(self.drift, self.remainder)
+        return torch.zeros_like(self.magnitude) if parts is None else enlarged(parts, 2)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """A bound of |f| on the whole interval, in float32."""
+        return self.magnitude if self.remainder is None else enlarged(self.magnitude + self.remainder, 2)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Bounds of f on the whole interval, rounded outwards."""
-        if self.tilt is None and self.remainder is None:
-            return self.centre, self.centre
-        spread = self.spread()
-        margin = (2 * UNIT) * (self.centre.abs() + spread)
-        return self.centre - spread - margin, self.centre + spread + margin
+        """Bounds of f on the whole interval in float32, rounded outwards; both are zero only where f is."""
+        centre = self.centre.float()
+        room = (1 + 4 * COARSE) * self.spread + (4 * COARSE) * self.magnitude
+        return centre - room, centre + room
 
     def map(self, reshape: Callable[[Tensor], Tensor]) -> Form:
         """The form with its elements rearranged, which commits no rounding."""
         tilt, remainder = (None if part is None else reshape(part) for part in (self.tilt, self.remainder))
-        noise = None if self.noise is None else self.noise.map(reshape)
-        return Form(reshape(self.centre), tilt, remainder, self.reach, noise)
+        centre = reshape(self.centre)
+        noise = None if self.noise is None else self.noise.map(reshape, centre.shape)
+        return Form(centre, tilt, remainder, self.reach, noise)
 
     def tracked(self, shape: torch.Size) -> Noise | None:
         """The noise of a form of this shape: its own, or one new source; None for a form that will be broadcast.
@@ -89,7 +82,7 @@ class Form:
         """
         if self.remainder is None or self.centre.shape != shape:
             return None
-        return joined(self.remainder, self.remainder) if self.noise is None else self.noise
+        return joined(self.remainder) if self.noise is None else self.noise
 
 
 @dataclass(frozen=True)
@@ -104,52 +97,6 @@ class TaylorModel:
         return TaylorModel(self.value.map(reshape), None if self.slope is None else self.slope.map(reshape))
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A tensor that moves on a straight line: exactly middle + t·change, but for |error| ≤ grain·size.
-
-    `size` bounds |middle + t·change| over the interval. `change` is None for a tensor that does not move, and
-    `change_size` is |change|; the last two are kept above `TINY` where they are not zero. With `alpha`, `start` and
-    `whole_change` the middle is start + alpha·whole_change.
-    """
-
-    middle: Tensor
-    change: Tensor | None
-    size: Tensor
-    change_size: Tensor | None
-    grain: float
-    reach: float
-    alpha: float = 0.0
-    start: Tensor | None = None
-    whole_change: Tensor | None = None
-
-    def model(self) -> TaylorModel:
-        """The parameter as a Taylor model, for products element by element."""
-        value = Form(self.middle, self.change, self.grain * self.size if self.grain else None, self.reach)
-        if self.change is None or self.change_size is None:
-            return TaylorModel(value, None)
-        return TaylorModel(value, Form(self.change, None, (2 * UNIT) * self.change_size, self.reach))
-
-
-def moving(
-    middle: Tensor, change: Tensor | None, reach: float, alpha: float = 0.0, start: Tensor | None = None
-) -> Parameter:
-    """θ(m + t) for |t| ≤ reach, from θ(m) as `torch.lerp` gives it and θ_T − θ₀ as subtraction does.
-
-    lerp adds a rounded multiple of the rounded difference to one end and rounds: off by at most
-    u|θ(m)| + 3u|θ_T − θ₀|. So |error| ≤ 4u(|middle| + |change|) ≤ (4u/s)·size with size = |middle| + s|change|,
-    for any s in [reach, 1]; s = 1 for a single point, and at least 1/256 otherwise, to keep the factor small.
-    """
-    if change is None:
-        return Parameter(middle, None, kept_above(middle.abs()), None, 0.0, reach)
-    share = 1.0 if reach == 0 else max(reach, 2.0**-8)
-    size = kept_above(enlarged(middle.abs() + share * change.abs(), 4))
-    grain = 8 * UNIT / share
-    if reach == 0:
-        return Parameter(middle, None, size, None, grain, reach, alpha, start, change)
-    return Parameter(middle, change, size, kept_above(change.abs()), grain, reach, alpha, start, change)
-
-
 def constant(values: Tensor, reach: float) -> TaylorModel:
     """A tensor that does not depend on t, exactly."""
     return TaylorModel(Form(values, None, None, reach), None)
@@ -159,13 +106,13 @@ def add(one: TaylorModel, other: TaylorModel) -> TaylorModel:
     """The sum of two models."""
     slope = one.slope or other.slope
     if one.slope is not None and other.slope is not None:
-        slope = add_forms(one.slope, other.slope, follow=True)
+        slope = add_forms(one.slope, other.slope)
     elif slope is not None:  # the value of one that stands still may widen the shape
         result = one.value.centre + other.value.centre
         if slope.centre.shape != result.shape:  # what is shared by examples is no source of one of them
             slope = replace(slope, noise=None)
         slope = slope.map(lambda part: part.expand_as(result))
-    return TaylorModel(add_forms(one.value, other.value), slope)
+    return TaylorModel(add_forms(one.value, other.value, follow=False), slope)
 
 
 def scale(model: TaylorModel, factor: float) -> TaylorModel:
@@ -182,69 +129,79 @@ def multiply(one: TaylorModel, other: TaylorModel) -> TaylorModel:
         for slope, value in ((one.slope, other.value), (other.slope, one.value))
         if slope is not None
     ]
-    slope = None if not parts else parts[0] if len(parts) == 1 else add_forms(*parts, follow=True)
+    slope = None if not parts else parts[0] if len(parts) == 1 else add_forms(*parts)
     return TaylorModel(multiply_forms(one.value, other.value), slope)
 
 
-def add_forms(one: Form, other: Form, *, follow: bool = False) -> Form:
-    """The sum of two forms, and of their noises; addition rounds relative to its result."""
+def add_forms(one: Form, other: Form, *, follow: bool = True) -> Form:
+    """The sum of two forms, and of their noises if they are to be followed; addition rounds relative to its result."""
     assert one.reach == other.reach, "forms of one interval"
     centre = one.centre + other.centre
     tilt = total(one.tilt, other.tilt)
-    size = Form(centre, tilt, None, one.reach).magnitude()
-    remainder = enlarged(plus((2 * UNIT) * size, one.remainder, other.remainder), 4)
+    fresh = (4 * UNIT) * Form(centre, tilt, None, one.reach).magnitude
+    remainder = enlarged(plus(fresh, one.remainder, other.remainder), 4)
     if not follow:
         return Form(centre, _like(tilt, centre), remainder, one.reach)
-    noises = [(form.tracked(centre.shape), form.remainder) for form in (one, other)]
-    parts = [(noise, known) for noise, known in noises if noise is not None and known is not None]
-    noise = joined(remainder, *(known for _, known in parts), noises=[noise for noise, _ in parts])
-    return Form(centre, _like(tilt, centre), remainder, one.reach, noise)
+    noises = []
+    for form in (one, other):
+        noise = form.tracked(centre.shape)
+        if noise is not None:
+            noises.append(noise)
+        else:
+            fresh = plus(fresh, form.remainder)
+    return Form(centre, _like(tilt, centre), remainder, one.reach, joined(enlarged(fresh, 4), *noises))
 
 
 def scale_form(form: Form, factor: float) -> Form:
     """A form times a number; multiplication rounds relative to its result."""
-    centre, tilt = form.centre * factor, _scaled(form.tilt, factor)
-    size = kept_above(form.magnitude()) * (4 * UNIT * abs(factor))
-    remainder = enlarged(plus(size, _scaled(form.remainder, abs(factor))), 4)
-    return Form(centre, tilt, remainder, form.reach, through(form, centre.new_tensor(factor), remainder))
+    tilt = None if form.tilt is None else form.tilt * factor
+    fresh = enlarged(form.magnitude * (4 * UNIT * max(abs(factor), TINY)), 4)
+    remainder = (
+        fresh if form.remainder is None else enlarged(fresh + lifted(form.remainder) * max(abs(factor), TINY), 8)
+    )
+    noise = None if form.noise is None else joined(fresh, form.noise.scaled(form.centre.new_tensor(factor)))
+    return Form(form.centre * factor, tilt, remainder, form.reach, noise)
 
 
 def multiply_forms(one: Form, other: Form) -> Form:
     """The product of two forms: t² lies in [0, r²], so its term goes half to the centre, half to the remainder.
 
     (c₁ + d₁t ± R₁)(c₂ + d₂t ± R₂) = c₁c₂ + ½r²d₁d₂ + (c₁d₂ + d₁c₂)t ± (½r²|d₁d₂| + m₁R₂ + m₂R₁ + R₁R₂) with
-    m = |c| + r|d|; rounding stays below 8u·m₁m₂.
+    m = |c| + r|d|; rounding stays below 8u·m₁m₂. A noise of the first, else of the second, is followed through the
+    other's centre.
     """
     assert one.reach == other.reach, "forms of one interval"
     centre = one.centre * other.centre
     tilt = total(
         None if other.tilt is None else one.centre * other.tilt, None if one.tilt is None else one.tilt * other.centre
     )
-    sizes = kept_above(one.magnitude()), kept_above(other.magnitude())
-    parts = [(16 * UNIT) * (sizes[0] * sizes[1])]
+    if one.noise is None and other.noise is not None:
+        one, other = other, one
+    fresh = (16 * UNIT) * lifted(one.magnitude * other.magnitude)
     if one.tilt is not None and other.tilt is not None:
         square = (0.5 * one.reach**2) * (one.tilt * other.tilt)
         centre = centre + square
-        parts.append(square.abs())
+        fresh = fresh + coarse(square)
     if other.remainder is not None:
-        parts.append(sizes[0] * kept_above(other.remainder))
+        fresh = fresh + one.size * lifted(other.remainder)
+    followed = one.noise is not None and one.centre.shape == centre.shape
+    remainder = fresh
     if one.remainder is not None:
-        inner = sizes[1] if other.remainder is None else sizes[1] + other.remainder
-        parts.append(inner * kept_above(one.remainder))
-    remainder = enlarged(plus(*parts), 16)
-    if one.noise is not None and one.centre.shape == centre.shape:
-        noise = through(one, other.centre, remainder)
-    elif other.noise is not None and other.centre.shape == centre.shape:
-        noise = through(other, one.centre, remainder)
-    else:
-        noise = None
-    return Form(centre, _like(tilt, centre), remainder, one.reach, noise)
+        # what the centre of the other makes of it is known by its sign; what else the other may be is not
+        own = lifted(one.remainder)
+        still, moving = coarse(other.centre), 0.0 if other.drift is None else other.drift
+        fresh = fresh + moving * own
+        remainder = plus(fresh, still * own)
+    noise = None
+    if followed and one.noise is not None:
+        noise = joined(enlarged(fresh, 16), one.noise.scaled(other.centre))
+    return Form(centre, _like(tilt, centre), enlarged(remainder, 16), one.reach, noise)
 
 
 def hull(low: Tensor, high: Tensor, reach: float) -> Form:
-    """Every function that stays between two bounds."""
-    remainder = enlarged((high - low) * 0.5 + (2 * UNIT) * torch.maximum(low.abs(), high.abs()), 4)
-    return Form((low + high) * 0.5, None, remainder, reach)
+    """Every function that stays between two bounds, float32."""
+    remainder = enlarged((high - low) * 0.5, 4) + (4 * COARSE) * torch.maximum(low.abs(), high.abs())
+    return Form((low.double() + high.double()) * 0.5, None, enlarged(remainder, 2), reach)
 
 
 def choose(where: Tensor, one: Form, other: Form) -> Form:
@@ -258,84 +215,13 @@ def choose(where: Tensor, one: Form, other: Form) -> Form:
     )
 
 
-def joined(remainder: Tensor, *known: Tensor, noises: Sequence[Noise] = ()) -> Noise:
-    """The sum of noises, of which `known` bounds the sizes, and a new source for the rest of a remainder."""
-    rest = remainder if not noises else remainder - (1 - 16 * UNIT) * plus(*known)
-    fresh = rest.clamp(min=0) * (1 + 8 * UNIT)
-    with torch.enable_grad():
-        leaf = torch.zeros_like(fresh).requires_grad_()
-        shift = plus(leaf * 1.0, *(noise.shift for noise in noises))
-    sources = {id(leaf): (leaf, fresh)} | {id(source[0]): source for noise in noises for source in noise.sources}
-    return Noise(shift, tuple(sources.values()))
-
-
-def through(form: Form, factor: Tensor, remainder: Tensor) -> Noise | None:
-    """The noise of factor·f element by element, whose whole remainder is given; None where f is not followed."""
-    if form.noise is None or form.remainder is None:
-        return None
-    return joined(remainder, form.remainder * factor.abs(), noises=[form.noise.map(lambda shift: shift * factor)])
-
-
 def _chosen_noise(where: Tensor, one: Form, other: Form) -> Noise | None:
     if one.noise is None and other.noise is None:
         return None
     # where one was followed, both must be, lest a remainder be forgotten
     noises = [each.tracked(each.centre.shape) for each in (one, other)]
-    zero = torch.zeros((), dtype=torch.float64)
-    with torch.enable_grad():
-        shifts = [zero if noise is None else noise.shift for noise in noises]
-        shift = torch.where(where, shifts[0], shifts[1])
-    sources = {id(source[0]): source for noise in noises if noise is not None for source in noise.sources}
-    return Noise(shift, tuple(sources.values()))
-
-
-def signed_effect(noise: Noise, weights: Tensor) -> Tensor | None:
-    """A bound of |Σ weights·(f − its line)| for each example; None where a source is not one example's.
-
-    The rounding of the differentiation, relative to the same sums of absolute values, is left to the caller.
-    """
-    leaves = [leaf for leaf, _ in noise.sources]
-    examples = len(weights)
-    if any(leaf.dim() == 0 or len(leaf) != examples for leaf in leaves):
-        return None
-    with torch.enable_grad():
-        effects = torch.autograd.grad((noise.shift * weights).sum(), leaves, allow_unused=True)
-    parts = [
-        (effect.abs() * size).reshape(examples, -1).sum(1)
-        for effect, (_, size) in zip(effects, noise.sources, strict=True)
-        if effect is not None
-    ]
-    return plus(*parts) if parts else torch.zeros(examples, dtype=torch.float64)
-
-
-def total(*parts: Tensor | None) -> Tensor | None:
-    """Sum of the parts that are there, None where there is none."""
-    there = [part for part in parts if part is not None]
-    return plus(there[0], *there[1:]) if there else None
-
-
-def plus(first: Tensor, *rest: Tensor | None) -> Tensor:
-    """Sum of one part and those of the rest that are there."""
-    for part in rest:
-        if part is not None:
-            first = first + part
-    return first
-
-
-def enlarged(bound: Tensor, operations: int) -> Tensor:
-    """A non-negative bound that took so many rounded operations, made safe; zero stays zero."""
-    return bound * (1 + 4 * operations * UNIT)
-
-
-def kept_above(size: Tensor) -> Tensor:
-    """A non-negative size, with what is not zero lifted by `TINY`, so that products of two do not underflow."""
-    return torch.where(size > 0, size + TINY, size)
-
-
-def _scaled(part: Tensor | None, factor: float, *, absolute: bool = False) -> Tensor | None:
-    if part is None:
-        return None
-    return (part.abs() if absolute else part) * factor
+    kept = [where.float(), 1 - where.float()]
+    return joined(None, *(noise.scaled(mask) for noise, mask in zip(noises, kept, strict=True) if noise is not None))
 
 
 def _like(part: Tensor | None, shape: Tensor) -> Tensor | None:
@@ -345,5 +231,7 @@ def _like(part: Tensor | None, shape: Tensor) -> Tensor | None:
 def _chosen(where: Tensor, one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None and other is None:
         return None
-    zero = torch.zeros((), dtype=torch.float64)
+    known = other if one is None else one
+    assert known is not None
+    zero = torch.zeros((), dtype=known.dtype)
     return torch.where(where, zero if one is None else one, zero if other is None else other)

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from lerpscape.affine_maps import Memory
 from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
-from lerpscape.enclosures import Memory
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath
 from lerpscape.layer_rules import BY_PARAMETER, FUNCTIONS, METHODS, MODULES, Layer, Rule
-from lerpscape.taylor_models import Parameter, TaylorModel, constant, moving
+from lerpscape.moving_parameters import Movement, Parameter
+from lerpscape.taylor_models import TaylorModel, constant
 from lerpscape.traces import traced
 
 Parameters = Mapping[str, Parameter]
@@ -42,7 +43,9 @@ class Network:
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
         self._graph = traced(on_path.model, f"Write its forward with these operations: {supported()}.")
-        self._start = on_path.at(0.0)
+        velocity = on_path.velocity(0.0)  # of a line: the same everywhere
+        self._movements = {name: Movement(start, velocity.get(name)) for name, start in on_path.at(0.0).items()}
+        self._movements |= {name: Movement(tensor, None) for name, tensor in self._fixed.items()}
         self._widest = 0
         self._modules = dict(on_path.model.named_modules())
         for node in self._graph.nodes:
@@ -50,13 +53,12 @@ class Network:
 
     def parameters(self, alpha: float, reach: float) -> Parameters:
         """Every floating-point tensor of the module around α."""
-        velocity = self._on_path.velocity(alpha)
-        found = {
-            name: moving(tensor, velocity.get(name), reach, alpha, self._start[name])
-            for name, tensor in self._on_path.at(alpha).items()
+        at = self._on_path.at(alpha) | self._fixed
+        return {
+            name: Parameter(self._movements[name], tensor, alpha, reach)
+            for name, tensor in at.items()
             if tensor.is_floating_point()
         }
-        return found | {name: moving(tensor, None, reach) for name, tensor in self._fixed.items()}
 
     def enclose(
         self, inputs: Tensor, parameters: Parameters, reach: float, memory: dict[fx.Node, Memory] | None = None

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 
@@ -12,7 +14,15 @@ from random_networks import network
 from torch import nn
 
 import lerpscape as ls
-from lerpscape import certification, enclosures, layer_rules, loss_enclosures, taylor_models
+from lerpscape import (
+    affine_maps,
+    enclosures,
+    layer_rules,
+    loss_enclosures,
+    mean_bounds,
+    moving_parameters,
+    taylor_models,
+)
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES
 from lerpscape.tracing import Network
@@ -186,7 +196,7 @@ def leaves_in_exact_arithmetic(seed):
     for _ in range(2):
         state = {}
         for name, tensor in model.state_dict().items():
-            sizes = 10.0 ** torch.randint(-8, 9, tensor.shape, generator=generator, dtype=torch.float64)
+            sizes = 10.0 ** torch.randint(-5, 6, tensor.shape, generator=generator, dtype=torch.float64)
             state[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * sizes
         states.append(state)
     x = torch.randn(3, 3, generator=generator, dtype=torch.float64)
@@ -209,7 +219,15 @@ def test_bounds_hold_in_exact_arithmetic():
 
 
 def test_bounds_without_rounding_are_caught_by_exact_arithmetic(monkeypatch):
-    for room in (certification, enclosures, layer_rules, loss_enclosures, taylor_models):
+    for room in (
+        affine_maps,
+        enclosures,
+        layer_rules,
+        loss_enclosures,
+        mean_bounds,
+        moving_parameters,
+        taylor_models,
+    ):
         monkeypatch.setattr(room, "UNIT", 0.0)
     assert any(leaves_in_exact_arithmetic(seed) for seed in range(6))
 
@@ -284,6 +302,66 @@ def test_batches_do_not_matter_and_nothing_is_disturbed():
     np.testing.assert_allclose(whole.slope_high, parts.slope_high, rtol=1e-9)
     np.testing.assert_allclose(whole.loss_low, parts.loss_low, rtol=1e-12)
     assert (whole.examples, parts.examples) == (600, 600)
+
+
+def many_examples(data, times):
+    ((x, y),) = data
+    return [(x + 0.01 * index, y) for index in range(times)]
+
+
+def test_workers_share_the_examples_and_change_nothing():
+    model, line, data = digits_network(0.1, 2)
+    data = many_examples(data, 8)
+    threads = torch.get_num_threads()
+    one, two = (ls.certify(model, line, data, workers=workers).to_dict() for workers in (1, 2))
+    assert torch.get_num_threads() == threads
+    for found in (one, two):
+        found.pop("seconds")
+        found["how"].pop("threads")
+    assert one == two
+    with pytest.raises(ValueError, match="workers"):
+        ls.certify(model, line, data, workers=0)
+
+
+def test_a_rehearsal_finds_where_to_cut():
+    model, line, data = digits_network(0.1, 10)
+    data = many_examples(data, 10)  # 6,000 examples: a search on 1,000 of them comes first
+    found = ls.certify(model, line, data)
+    assert found.verdict == "monotonic"
+    assert found.evaluations <= found.intervals + 4
+    assert found.examples == 6_000
+
+
+def test_memory_does_not_grow_with_the_data():
+    code = """
+import copy, resource, sys, torch, lerpscape as ls
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+end = copy.deepcopy(model)
+for tensor in end.parameters():
+    tensor.data += 0.1 * torch.randn_like(tensor)
+batch = (torch.randn(1000, 64), torch.randint(10, (1000,)))
+found = ls.certify(model, ls.Line(model, end), [batch] * int(sys.argv[1]), budget=8)
+assert found.examples == 1000 * int(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", code, str(k)], capture_output=True, text=True, check=True).stdout)
+        for k in (6, 24)
+    )
+    # kilobytes; one float64 per example and unit of one layer would be 9 MB more, everything kept over 100 MB
+    assert many < few + 8_000
+
+
+def test_float32_products_are_made_plain_for_the_while():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        model, line, data = digits_network(0.1, 2)
+        ls.certify(model, line, data, budget=8)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_the_budget_and_the_clock_end_the_search():

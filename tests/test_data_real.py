@@ -53,7 +53,7 @@ def test_sotu_is_split_by_files() -> None:
     found = load("sotu", there("sotu"))
     assert found.validation is not None and found.vocabulary is not None
     assert (len(found.train), len(found.validation), len(found.test)) == (52_988, 4_924, 6_051)
-    assert found.vocabulary[:4] == ("<unk>", "<eos>", "the", ",")
+    assert found.vocabulary[:4] == ("<unk>", "<eos>", "the", "of")
     assert sum(found.facts["tokens"].values()) == 2_238_521 + 249  # words and signs, and the ends of the files
     assert found.facts["unknown"]["train"] < found.facts["unknown"]["test"] < 0.02
 

@@ -1,5 +1,7 @@
 """No output, loss or derivative ever leaves its enclosure; an enclosure made slightly too small is caught."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ import torch.nn.functional as F
 from random_networks import network, outputs
 from torch import nn
 
+import lerpscape.affine_maps as affine_maps
 import lerpscape.enclosures as enclosures
 import lerpscape.layer_rules as layer_rules
 import lerpscape.loss_enclosures as loss_enclosures
+import lerpscape.noises as noises
 import lerpscape.taylor_models as taylor_models
 from lerpscape.batch_norm import EndStatistics
 from lerpscape.functional import ModelOnPath, undisturbed
@@ -106,13 +110,13 @@ def small_hull(low, high, reach):
 ORIGINAL = {
     "smooth": enclosures.smooth,
     "multiply": taylor_models.multiply_forms,
-    "square": enclosures._with_square,
+    "square": affine_maps._half_square,
     "softmax": loss_enclosures._softmax_slope,
-    "images": enclosures._images,
+    "images": affine_maps._images,
     "kink": enclosures.kink,
     "largest": enclosures.largest,
-    "effect": taylor_models.signed_effect,
-    "joined": taylor_models.joined,
+    "effect": noises.signed_effect,
+    "joined": noises.joined,
 }
 
 
@@ -126,8 +130,8 @@ def small_product(one, other):
     return smaller(ORIGINAL["multiply"](one, other), 0.6)
 
 
-def small_square(centre, remainder, square, reach):
-    return ORIGINAL["square"](centre, remainder, square, 0.9 * reach)
+def small_square(square, reach):
+    return ORIGINAL["square"](square, 0.9 * reach)
 
 
 def small_softmax(*arguments):
@@ -139,8 +143,7 @@ def small_softmax(*arguments):
 def forgetful_images(*arguments):
     """Half of what the uncertainty of the inputs does through the moving weights."""
     found = ORIGINAL["images"](*arguments)
-    moved = None if found.moved is None else 0.5 * found.moved
-    return enclosures._Images(found.middle, found.by_middle, found.by_change, found.in_value, found.in_slope, moved)
+    return replace(found, moved=None if found.moved is None else 0.5 * found.moved)
 
 
 def small_gap(model, slope_below):
@@ -159,22 +162,21 @@ def small_effect(noise, weights):
     return None if found is None else 0.6 * found
 
 
-def small_sources(*arguments, **options):
+def small_sources(fresh, *others):
     """New sources of half their size."""
-    found = ORIGINAL["joined"](*arguments, **options)
-    (leaf, size), *others = found.sources
-    return taylor_models.Noise(found.shift, ((leaf, 0.5 * size), *others))
+    return ORIGINAL["joined"](None if fresh is None else 0.5 * fresh, *others)
 
 
 MUTANTS = [
     (loss_enclosures, "signed_effect", small_effect),
     (taylor_models, "joined", small_sources),
     (enclosures, "joined", small_sources),
+    (affine_maps, "joined", small_sources),
     (enclosures, "hull", small_hull),
     (layer_rules, "smooth", small_smooth),
     (enclosures, "multiply_forms", small_product),
-    (enclosures, "_with_square", small_square),
-    (enclosures, "_images", forgetful_images),
+    (affine_maps, "_half_square", small_square),
+    (affine_maps, "_images", forgetful_images),
     (layer_rules, "kink", small_gap),
     (layer_rules, "largest", small_largest),
     (loss_enclosures, "_softmax_slope", small_softmax),
@@ -182,7 +184,11 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("room", "name", "mutant"), MUTANTS, ids=[mutant.__name__ for *_, mutant in MUTANTS])
+@pytest.mark.parametrize(
+    ("room", "name", "mutant"),
+    MUTANTS,
+    ids=[f"{room.__name__.split('.')[1]}-{mutant.__name__}" for room, _, mutant in MUTANTS],
+)
 def test_an_enclosure_made_too_small_is_caught(monkeypatch, room, name, mutant):
     monkeypatch.setattr(room, name, mutant)
     if name == "smooth":

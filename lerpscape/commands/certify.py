@@ -32,6 +32,7 @@ def certify_command(
     loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
     tolerance: float = 0.0,
     budget: int = 500,
+    workers: int = 1,
     batch_norm: Literal["interpolate", "end"] | None = None,
     json_: Json = False,
     out: OptionalFile = None,
@@ -50,6 +51,7 @@ def certify_command(
         loss: What the certificate is of.
         tolerance: Rise that the verdict forgives, in the unit of the loss.
         budget: Most intervals to enclose.
+        workers: Threads that share the examples.
         batch_norm: What batch norm normalises with; asked for where the model has batch norm.
         json_: Print the certificate as JSON.
         out: File for the certificate (JSON).
@@ -69,6 +71,7 @@ def certify_command(
         loss=loss,
         tolerance=tolerance,
         budget=budget,
+        workers=workers,
         batch_norm=named_policy(batch_norm, []),
         progress=progress,
     )

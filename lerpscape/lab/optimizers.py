@@ -1,7 +1,6 @@
 """The rules of a step: torch's optimisers in their fused form, decoupled weight decay, Lookahead, schedules.
 
-K-FAC is not among them. The maintained implementations bring torchvision or do not keep their state in a form from
-which a killed run goes on to the same bits; see `docs/laboratory.md`.
+K-FAC is not among them: no light, maintained package has it; see `docs/laboratory.md`.
 """
 
 from __future__ import annotations
