@@ -148,7 +148,7 @@ def plot_plane_lines(found: LossPlane, ax: Axes | None = None) -> Axes:
         ax.plot(found.alphas, found.lines[1], color=_OTHER, label="line from other init")
         ax.set(xlabel="share of the way travelled (line: α)", ylabel=_with_unit("loss", found.unit))
         ax.set_ylim(bottom=min(0, float(np.nanmin(found.lines))))
-        ax.legend()
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 
 
