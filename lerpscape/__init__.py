@@ -14,6 +14,7 @@ _ROOMS = {
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
+    "crosswalk": ("Disagreement", "Reading", "Readings"),
     "errors": (
         "EndpointMismatch",
         "LerpscapeError",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.crosswalk import Disagreement, Reading, Readings
     from lerpscape.errors import (
         EndpointMismatch,
         LerpscapeError,
