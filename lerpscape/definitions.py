@@ -47,7 +47,7 @@ class _Definition:
     formula: str
     read: Callable[[Curve], float]
     question: Question | None = None
-    passes: Callable[[float, float], bool] = lambda value, tolerance: value <= tolerance
+    passes: Callable[[float, float], bool | None] = lambda value, tolerance: value <= tolerance
     needs: Literal["ends", "error", "derivative", ""] = ""
 
     def on(self, curve: Curve) -> float | None:
@@ -68,7 +68,7 @@ def crosswalk(curve: Curve, *, tolerance: float, unit: str) -> Readings:
     >>> alphas = np.linspace(0, 1, 5)
     >>> found = crosswalk(Curve(alphas, np.array([2.0, 1.0, 1.5, 0.5, 0.0]), None, None), tolerance=0.0, unit="nats")
     >>> found["max_rise"].value, found["max_rise"].half, found["max_rise"].source
-    (0.5, 0.0, 'Lucas et al. 2021 (min Δ)')
+    (0.5, 0.0, 'Lucas et al. 2021')
     >>> found.decided_by_the_grid[:2]
     ('max_rise', 'monotonic_0')
     """
@@ -110,7 +110,7 @@ def _monotonic(tolerance: float) -> _Definition:
     return _Definition(
         f"monotonic_{tolerance:g}",
         "",
-        "Lucas et al. 2021, tolerance of one of their scripts",
+        "Lucas et al., scripts",
         f"max_rise ≤ {tolerance:g}" + (" (the MLI property, of a training loss from the own start)" * (not tolerance)),
         lambda curve: float(monotonicity.is_monotonic(curve.loss, tolerance)),
         "unobstructed",
@@ -129,8 +129,8 @@ DEFINITIONS = (
     _Definition(
         "max_rise",
         "loss",
-        "Lucas et al. 2021 (min Δ)",
-        "max over i ≤ j of L_j − L_i",
+        "Lucas et al. 2021",
+        "max over i ≤ j of L_j − L_i (the paper's min Δ)",
         lambda curve: monotonicity.max_rise(curve.loss),
         _FALLS,
     ),
@@ -138,14 +138,14 @@ DEFINITIONS = (
     _Definition(
         "rises",
         "",
-        "Lucas et al. 2021 (bumps)",
-        "number of maximal excursions above the running minimum",
+        "Lucas et al. 2021",
+        "number of bumps: maximal excursions above the running minimum",
         lambda curve: len(monotonicity.rises(curve.loss, curve.alphas)),
     ),
     _Definition(
         "widest_rise",
         "α",
-        "Lucas et al. 2021 (bumps)",
+        "Lucas et al. 2021",
         "largest width of one, to one grid step at either side",
         lambda curve: max((each.width for each in monotonicity.rises(curve.loss, curve.alphas)), default=0.0),
     ),
@@ -160,8 +160,8 @@ DEFINITIONS = (
     _Definition(
         "max_step",
         "loss",
-        "Lim et al. 2024 (Δ, on 25 points)",
-        "max_i (L_{i+1} − L_i)",
+        "Lim et al. 2024",
+        "max_i (L_{i+1} − L_i), their Δ, on 25 points",
         lambda curve: monotonicity.max_step(curve.loss),
         _FALLS,
     ),
@@ -172,13 +172,14 @@ DEFINITIONS = (
         "largest rise between points that dL/dα shows (cubic through both)",
         _hidden,
         _FALLS,
+        lambda value, tolerance: False if value > tolerance else None,  # a rise that is not hidden is none of its own
         needs="derivative",
     ),
     _Definition(
         "barrier_mean",
         "loss",
-        "Frankle et al. 2020 (linear mode connectivity)",
-        "max L − (L(0) + L(1))/2",
+        "Frankle et al. 2020",
+        "max L − (L(0) + L(1))/2 (linear mode connectivity)",
         _barrier("mean"),
         _FALLS,
         needs="ends",
@@ -186,8 +187,8 @@ DEFINITIONS = (
     _Definition(
         "barrier_mean_error",
         "%",
-        "Frankle et al. 2020 (error barrier, instability)",
-        "the same of the error",
+        "Frankle et al. 2020",
+        "the same of the error (error barrier, instability)",
         _barrier("mean", "error"),
         _FALLS,
         lambda value, _: value <= 0,
@@ -196,7 +197,7 @@ DEFINITIONS = (
     _Definition(
         "barrier_chord",
         "loss",
-        "Ainsworth et al. 2023 (Git Re-Basin)",
+        "Ainsworth et al. 2023",
         "max [L(α) − ((1−α)L(0) + αL(1))]",
         _barrier("chord"),
         _FALLS,
@@ -215,8 +216,8 @@ DEFINITIONS = (
     _Definition(
         "barrier_signed",
         "loss",
-        "Yang et al. 2021 (along a Bezier curve)",
-        "(L(0) + L(1))/2 − L(t*), t* farthest from that mean; negative: a barrier",
+        "Yang et al. 2021",
+        "(L(0) + L(1))/2 − L(t*), t* farthest from that mean; negative: a barrier; theirs along a Bezier curve",
         _barrier("signed"),
         _FALLS,
         lambda value, tolerance: value >= -tolerance,
@@ -225,8 +226,8 @@ DEFINITIONS = (
     _Definition(
         "barrier_signed_error",
         "%",
-        "Yang et al. 2021 (mode connectivity)",
-        "the same of the training error",
+        "Yang et al. 2021",
+        "the same of the error (mode connectivity, of the training error)",
         _barrier("signed", "error"),
         _FALLS,
         lambda value, _: value >= 0,
@@ -254,7 +255,7 @@ DEFINITIONS = (
     _Definition(
         f"plateau_{EPS:g}",
         "α",
-        "Frankle 2020, Wang et al. 2022",
+        "Frankle 2020, Wang 2022",
         f"sup{{α : |L(β) − L(0)| ≤ {EPS:g}·(L(0) − L(1)) for all β ≤ α}}",
         lambda curve: monotonicity.plateau(curve.loss, EPS, curve.alphas),
         needs="ends",
@@ -262,7 +263,7 @@ DEFINITIONS = (
     _Definition(
         f"plateau_error_{EPS:g}",
         "α",
-        "Frankle 2020, Wang et al. 2022",
+        "Frankle 2020, Wang 2022",
         "the same of the error",
         lambda curve: monotonicity.plateau(curve.error, EPS, curve.alphas) if curve.error is not None else float("nan"),
         needs="error",

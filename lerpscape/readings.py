@@ -100,8 +100,6 @@ def reading_rows(found: Readings) -> list[tuple[str, str, str, str, str, str, st
         verdict = answers[each.verdict]
         if each.half_verdict is not each.verdict:
             verdict += f" (half: {answers[each.half_verdict] or 'undefined'})"
-        if each.question:
-            verdict = f"{each.question}: {verdict or 'undefined'}"
         rows.append((each.name, _number(each.value), _number(each.half), each.unit, verdict, each.source, each.formula))
     return rows
 

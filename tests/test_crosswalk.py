@@ -124,6 +124,6 @@ def test_to_pandas_and_to_dict_hold_every_row() -> None:
     assert frame["name"].tolist() == [each.name for each in found]
     assert frame["sensitivity"].tolist()[0] == -0.5
     saved = found.to_dict()
-    assert saved["rows"][0]["source"] == "Lucas et al. 2021 (min Δ)"
+    assert saved["rows"][0]["source"] == "Lucas et al. 2021"
     assert saved["decided_by_the_grid"][0] == "max_rise"
     assert replace(found, tolerance=0.0) == found

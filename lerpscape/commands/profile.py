@@ -187,8 +187,8 @@ def print_readings(found: Readings) -> None:
     from lerpscape.readings import reading_rows
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("reading", "value", f"on {found.half_points} points", "unit", "verdict", "who uses it"):
-        table.add_column(heading, no_wrap=heading == "reading")
+    for heading in ("reading", "value", f"half: {found.half_points}", "unit", "verdict", "who uses it"):
+        table.add_column(heading, no_wrap=heading in ("reading", "unit"))
     for *shown, _ in reading_rows(found):
         table.add_row(*shown)
     Console().print(table)
