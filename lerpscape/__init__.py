@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "attribution": ("layer_contributions", "statistics_contributions"),
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
     "certificates": ("Certificate",),
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
+    "contributions": ("Contributions",),
     "crosswalk": ("Disagreement", "Reading", "Readings"),
+    "per_example": ("ClassCurve", "ExampleCurves"),
+    "examples": ("example_curves",),
     "errors": (
         "EndpointMismatch",
         "LerpscapeError",
@@ -42,6 +46,7 @@ _ROOMS = {
         "rises",
     ),
     "paths": ("Line", "ParamPath"),
+    "policies": ("PolicyResult", "PolicySweep", "batch_norm_sweep"),
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
@@ -51,11 +56,13 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lerpscape.attribution import layer_contributions, statistics_contributions
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
     from lerpscape.certificates import Certificate
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.contributions import Contributions
     from lerpscape.crosswalk import Disagreement, Reading, Readings
     from lerpscape.errors import (
         EndpointMismatch,
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
         NotRepeatable,
         PartialMismatch,
     )
+    from lerpscape.examples import example_curves
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level
     from lerpscape.hidden import HiddenRise, hidden_rises
@@ -84,6 +92,8 @@ if TYPE_CHECKING:
         rises,
     )
     from lerpscape.paths import Line, ParamPath
+    from lerpscape.per_example import ClassCurve, ExampleCurves
+    from lerpscape.policies import PolicyResult, PolicySweep, batch_norm_sweep
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report

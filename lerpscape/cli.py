@@ -12,6 +12,7 @@ from collections.abc import Callable
 from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
+from lerpscape.commands.attribution import attribute_command, examples_command, policies_command
 from lerpscape.commands.certify import certify_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.gauss import condition_command, gauss_command
@@ -43,6 +44,16 @@ EXAMPLES = {
   lerpscape certify init.pt final.pt --model nets:build --data loaders:train
   lerpscape certify init.pt final.pt --model nets:build --data loaders:train --tolerance 1e-3 --plot proof.svg
 """,
+    "attribute": """
+  lerpscape attribute init.pt final.pt --model nets:build --data loaders:train --plot layers.svg
+  lerpscape attribute init.pt final.pt --model nets:build --data loaders:train --between 0:1 --by tensor --json
+""",
+    "examples": """
+  lerpscape examples init.pt final.pt --model nets:build --data loaders:train --plot classes.svg
+""",
+    "policies": """
+  lerpscape policies init.pt final.pt --model nets:build --data loaders:train --plot policies.svg
+""",
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
@@ -55,6 +66,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gauss": gauss_command,
     "condition": condition_command,
     "certify": certify_command,
+    "attribute": attribute_command,
+    "examples": examples_command,
+    "policies": policies_command,
     "report": report_command,
     "demo": demo_command,
 }

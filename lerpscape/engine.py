@@ -7,7 +7,7 @@ costs what a loop of load, evaluate, repeat costs, and less where reading the da
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,24 +128,30 @@ class Walk:
         """The batch on the device and in the dtype of the measurement."""
         return batch.to(self.on_path.device, self.on_path.dtype)
 
-    def at(self, alpha: float, batches: list[Batch]) -> Row:
+    def at(self, alpha: float, batches: list[Batch], *, only: Collection[str] | None = None, held: bool = False) -> Row:
         """Measure the batches at α.
 
-        A model that draws random numbers even in evaluation mode draws the same ones at every α.
+        With `only`, derivatives are those of the named tensors' movement; with `held`, batch-norm statistics have the
+        policy's values but do not move. A model that draws random numbers even in evaluation mode draws the same ones
+        at every α.
         """
         torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
-        with self._tensors(alpha) as state:
-            parts = self.statistics.call(self._pass, self.statistics.apply(state, alpha), batches)
+        with self._tensors(alpha, only) as state:
+            if held:
+                parts = self.statistics.call_held(self._pass, state, alpha, batches)
+            else:
+                parts = self.statistics.call(self._pass, self.statistics.apply(state, alpha), batches)
             losses, slopes = duals.split(torch.cat([values for values, _ in parts]))
         right = [correct for _, correct in parts if correct is not None]
+        still = 0.0 if self.derivative else np.nan
         return Row(
             losses=_float64(losses),
-            slopes=np.full(len(losses), np.nan) if slopes is None else _float64(slopes),
+            slopes=np.full(len(losses), still) if slopes is None else _float64(slopes),
             right=float(torch.cat(right).double().sum()) if right else float("nan"),
         )
 
     @contextmanager
-    def _tensors(self, alpha: float) -> Iterator[Params]:
+    def _tensors(self, alpha: float, only: Collection[str] | None = None) -> Iterator[Params]:
         """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted."""
         state = self.on_path.at(alpha)
         if not self.derivative:
@@ -153,7 +159,8 @@ class Walk:
             return
         with forward_mode(self.on_path.model), duals.level():
             for name, velocity in self.on_path.velocity(alpha).items():
-                state[name] = duals.dual(state[name], velocity)
+                if only is None or name in only:
+                    state[name] = duals.dual(state[name], velocity)
             yield state
 
     def _why_no_derivative(self, once: _Pass, probe: Batch) -> str | None:

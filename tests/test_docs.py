@@ -62,7 +62,8 @@ def test_public_docstrings_are_whole() -> None:
         if isinstance(value, type) and (issubclass(value, Exception) or value.__module__ == "lerpscape.profiles"):
             continue
         results = ("Rise", "HiddenRise", "RiseInterval", "Checkpoint", "ParamPath")
-        results += ("Reading", "Readings", "Disagreement")
+        results += ("Reading", "Readings", "Disagreement", "Contributions", "ExampleCurves", "ClassCurve")
+        results += ("PolicyResult", "PolicySweep")
         if name in (*results, "GaussLength", "Level", "Condition", "OutputPaths", "Linearity", "Certificate"):
             continue  # results, shown in the example of the function that gives them
         assert ">>> " in value.__doc__, name

@@ -45,10 +45,19 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "gauss_lengths.py",
         "certificates.py",
         "projections.py",
+        "contributions.py",
+        "per_example.py",
+        "policies.py",
         "lab/demo.py",
         "lab/theory_plots.py",
     )
-    allowed = {"plots.py", "plots_gauss.py", "reports.py", *(Path(file).name for file in types_only)}
+    allowed = {
+        "plots.py",
+        "plots_gauss.py",
+        "plots_attribution.py",
+        "reports.py",
+        *(Path(file).name for file in types_only),
+    }
     assert importers("matplotlib", EVERYTHING) <= allowed
     for file in types_only:
         assert not {name for name in imported(ROOT / file) if "pyplot" in name}
