@@ -19,6 +19,7 @@ _ROOMS = {
     "crosswalk": ("Disagreement", "Reading", "Readings"),
     "per_example": ("ClassCurve", "ExampleCurves"),
     "examples": ("example_curves",),
+    "curvatures": ("Curvature",),
     "errors": (
         "EndpointMismatch",
         "LerpscapeError",
@@ -29,6 +30,7 @@ _ROOMS = {
     ),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
+    "hessians": ("curvature",),
     "hidden": ("HiddenRise", "hidden_rises"),
     "losses": ("Loss",),
     "measure": ("profile",),
@@ -50,6 +52,7 @@ _ROOMS = {
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
+    "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
     "statistics": ("RiseInterval", "rise_interval"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.contributions import Contributions
     from lerpscape.crosswalk import Disagreement, Reading, Readings
+    from lerpscape.curvatures import Curvature
     from lerpscape.errors import (
         EndpointMismatch,
         LerpscapeError,
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
     from lerpscape.examples import example_curves
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level
+    from lerpscape.hessians import curvature
     from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
@@ -97,6 +102,7 @@ if TYPE_CHECKING:
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
+    from lerpscape.similarity import FeatureLinearity, FeatureSimilarity, feature_linearity, feature_similarity
     from lerpscape.statistics import RiseInterval, rise_interval
 
 

@@ -15,6 +15,7 @@ from lerpscape import __version__
 from lerpscape.commands.attribution import attribute_command, examples_command, policies_command
 from lerpscape.commands.certify import certify_command
 from lerpscape.commands.demo import demo_command
+from lerpscape.commands.features import curvature_command, similarity_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
 from lerpscape.errors import LerpscapeError
@@ -54,6 +55,13 @@ EXAMPLES = {
     "policies": """
   lerpscape policies init.pt final.pt --model nets:build --data loaders:train --plot policies.svg
 """,
+    "curvature": """
+  lerpscape curvature init.pt final.pt --model nets:build --data loaders:train --alphas 11 --plot curvature.svg
+""",
+    "similarity": """
+  lerpscape similarity init.pt final.pt --model nets:build --data loaders:train --plot features.svg
+  lerpscape similarity a.pt b.pt --model nets:build --data loaders:train --layers 'layer*.conv2' fc --json
+""",
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
@@ -69,6 +77,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "attribute": attribute_command,
     "examples": examples_command,
     "policies": policies_command,
+    "curvature": curvature_command,
+    "similarity": similarity_command,
     "report": report_command,
     "demo": demo_command,
 }

@@ -63,7 +63,7 @@ def test_public_docstrings_are_whole() -> None:
             continue
         results = ("Rise", "HiddenRise", "RiseInterval", "Checkpoint", "ParamPath")
         results += ("Reading", "Readings", "Disagreement", "Contributions", "ExampleCurves", "ClassCurve")
-        results += ("PolicyResult", "PolicySweep")
+        results += ("PolicyResult", "PolicySweep", "Curvature", "FeatureLinearity", "FeatureSimilarity")
         if name in (*results, "GaussLength", "Level", "Condition", "OutputPaths", "Linearity", "Certificate"):
             continue  # results, shown in the example of the function that gives them
         assert ">>> " in value.__doc__, name

@@ -48,6 +48,8 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "contributions.py",
         "per_example.py",
         "policies.py",
+        "curvatures.py",
+        "similarity.py",
         "lab/demo.py",
         "lab/theory_plots.py",
     )
@@ -55,6 +57,7 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "plots.py",
         "plots_gauss.py",
         "plots_attribution.py",
+        "plots_features.py",
         "reports.py",
         *(Path(file).name for file in types_only),
     }
