@@ -15,12 +15,14 @@ _ROOMS = {
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
+    "connection": ("connect",),
     "contributions": ("Contributions",),
     "crosswalk": ("Disagreement", "Reading", "Readings"),
-    "per_example": ("ClassCurve", "ExampleCurves"),
-    "examples": ("example_curves",),
     "curvatures": ("Curvature",),
+    "curves": ("Bezier", "Polyline"),
+    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
     "errors": (
+        "Diverged",
         "EndpointMismatch",
         "LerpscapeError",
         "NonFiniteLoss",
@@ -28,6 +30,7 @@ _ROOMS = {
         "NotRepeatable",
         "PartialMismatch",
     ),
+    "examples": ("example_curves",),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
     "hessians": ("curvature",),
@@ -48,12 +51,21 @@ _ROOMS = {
         "rises",
     ),
     "paths": ("Line", "ParamPath"),
+    "per_example": ("ClassCurve", "ExampleCurves"),
+    "planes": ("Plane", "Stops"),
     "policies": ("PolicyResult", "PolicySweep", "batch_norm_sweep"),
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
     "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
+    "spheres": ("SphericalLine",),
     "statistics": ("RiseInterval", "rise_interval"),
+    "studies.layers": ("Layerwise", "layerwise"),
+    "studies.onsets": ("Onset", "onset"),
+    "studies.pairs": ("Block", "Pairwise", "pairwise"),
+    "studies.starts": ("Excess", "StartComparison", "compare_starts"),
+    "studies.surfaces": ("LossPlane", "plane"),
+    "studies.trajectories": ("Trajectory", "trajectory"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
@@ -65,10 +77,14 @@ if TYPE_CHECKING:
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
+    from lerpscape.connection import connect
     from lerpscape.contributions import Contributions
     from lerpscape.crosswalk import Disagreement, Reading, Readings
     from lerpscape.curvatures import Curvature
+    from lerpscape.curves import Bezier, Polyline
+    from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
+        Diverged,
         EndpointMismatch,
         LerpscapeError,
         NonFiniteLoss,
@@ -98,12 +114,20 @@ if TYPE_CHECKING:
     )
     from lerpscape.paths import Line, ParamPath
     from lerpscape.per_example import ClassCurve, ExampleCurves
+    from lerpscape.planes import Plane, Stops
     from lerpscape.policies import PolicyResult, PolicySweep, batch_norm_sweep
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
     from lerpscape.similarity import FeatureLinearity, FeatureSimilarity, feature_linearity, feature_similarity
+    from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval
+    from lerpscape.studies.layers import Layerwise, layerwise
+    from lerpscape.studies.onsets import Onset, onset
+    from lerpscape.studies.pairs import Block, Pairwise, pairwise
+    from lerpscape.studies.starts import Excess, StartComparison, compare_starts
+    from lerpscape.studies.surfaces import LossPlane, plane
+    from lerpscape.studies.trajectories import Trajectory, trajectory
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
 from lerpscape.profiles import Profile
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.quadrature import Integral, integrate
@@ -236,7 +236,7 @@ class _Slopes:
             label=label,
             how={
                 "path": self.path.describe(),
-                "path_digest": path_digest(self.path),
+                "path_digest": self.path.digest(),
                 "model": type(self.on_path.model).__name__,
                 "batch_norm": self.batch_norm,
                 "dtype": str(self.on_path.compute_dtype()).removeprefix("torch."),

@@ -21,7 +21,7 @@ from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.loss_enclosures import LOSS_RULES, LossRule
 from lerpscape.losses import find_loss
-from lerpscape.paths import Line, path_digest
+from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
 from lerpscape.taylor_models import UNIT
@@ -135,7 +135,7 @@ def certify(
         seconds=round(time.perf_counter() - began, 3),
         how={
             "path": line.describe(),
-            "path_digest": path_digest(line),
+            "path_digest": line.digest(),
             "model": type(model).__name__,
             "data_digest": measure.digest,
             "batch_norm": batch_norm.describe() if batch_norm and on_path.batch_norms else None,

@@ -14,10 +14,19 @@ from tyro.extras import SubcommandApp
 from lerpscape import __version__
 from lerpscape.commands.attribution import attribute_command, examples_command, policies_command
 from lerpscape.commands.certify import certify_command
+from lerpscape.commands.connect import connect_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.features import curvature_command, similarity_command
 from lerpscape.commands.gauss import condition_command, gauss_command
 from lerpscape.commands.profile import profile_command, report_command
+from lerpscape.commands.studies import (
+    layerwise_command,
+    onset_command,
+    pairwise_command,
+    plane_command,
+    starts_command,
+    trajectory_command,
+)
 from lerpscape.errors import LerpscapeError
 
 DESCRIPTION = "What does the loss do on the straight line between two checkpoints?"
@@ -33,6 +42,31 @@ EXAMPLES = {
   lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \\
       --held-out loaders:test --batch-norm recalibrate --report report.html
   lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+  lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+""",
+    "starts": """
+  lerpscape starts init.pt final.pt --model nets:build --data loaders:train --fresh 5 --noise 5 --plot starts.svg
+""",
+    "onset": """
+  lerpscape onset snapshots/ --model nets:build --data loaders:train --tolerance 1e-3 --plot onset.svg
+""",
+    "pairwise": """
+  lerpscape pairwise init0.pt init1.pt opt0.pt opt1.pt --model nets:build --data loaders:train \\
+      --group "init*=init" "opt*=opt" --plot pairs.svg
+""",
+    "layerwise": """
+  lerpscape layerwise init.pt final.pt --model nets:build --data loaders:train --rest end --plot layers.svg
+""",
+    "plane": """
+  lerpscape plane init.pt other.pt final.pt --model nets:build --data loaders:train --trajectory snapshots/ \\
+      --plot plane.svg
+""",
+    "trajectory": """
+  lerpscape trajectory snapshots/ --model nets:build --data loaders:train --plot road.svg
+""",
+    "connect": """
+  lerpscape connect a.pt b.pt --model nets:build --data loaders:train --out control.safetensors --plot curve.svg
+  lerpscape profile a.pt b.pt --control control.safetensors --model nets:build --data loaders:train
 """,
     "gauss": """
   lerpscape gauss init.pt final.pt --model nets:build --data loaders:train --plot turning.svg
@@ -79,6 +113,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "policies": policies_command,
     "curvature": curvature_command,
     "similarity": similarity_command,
+    "starts": starts_command,
+    "onset": onset_command,
+    "pairwise": pairwise_command,
+    "layerwise": layerwise_command,
+    "plane": plane_command,
+    "trajectory": trajectory_command,
+    "connect": connect_command,
     "report": report_command,
     "demo": demo_command,
 }

@@ -17,6 +17,10 @@ class NonFiniteOutput(LerpscapeError):
     """An output or its derivative is NaN or infinite, so its path has no direction."""
 
 
+class Diverged(LerpscapeError):
+    """A training run of ours, for a control point, ended worse than it began."""
+
+
 class NotRepeatable(LerpscapeError):
     """A second pass over the data gave other data than the first."""
 

@@ -18,7 +18,7 @@ from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
 from lerpscape.per_example import ExampleCurves, classes_of
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
@@ -76,7 +76,7 @@ def example_curves(
         label=label,
         how={
             "path": path.describe(),
-            "path_digest": path_digest(path),
+            "path_digest": path.digest(),
             "model": type(model).__name__,
             "batch_norm": statistics.describe(),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),

@@ -20,7 +20,7 @@ from lerpscape.gauss_lengths import GaussLength, Level
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath, Per
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
 from lerpscape.saving import versions
@@ -115,7 +115,7 @@ def gauss_length(
     found.how.update(
         {
             "path": path.describe(),
-            "path_digest": path_digest(path),
+            "path_digest": path.digest(),
             "model": type(model).__name__,
             "data_digest": refinement.data_digest,
             "largest_batch": max((batch.examples or 0) for batch in reader.first),

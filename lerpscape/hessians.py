@@ -20,7 +20,7 @@ from lerpscape.losses import Loss, PerExample, find_loss, per_example_values
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import optional, versions
 
@@ -103,7 +103,7 @@ def curvature(
         label=label,
         how={
             "path": path.describe(),
-            "path_digest": path_digest(path),
+            "path_digest": path.digest(),
             "model": type(model).__name__,
             "batch_norm": hessian.statistics.describe(),
             "dtype": str(hessian.dtype).removeprefix("torch."),

@@ -21,7 +21,7 @@ from lerpscape.losses import Loss, PerExample, find_loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.partial import Partial
-from lerpscape.paths import ParamPath, path_digest
+from lerpscape.paths import ParamPath
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
@@ -110,7 +110,7 @@ def profile(
         relative_distance=on_path.relative_distance(),
         how={
             "path": path.describe(),
-            "path_digest": path_digest(path),
+            "path_digest": path.digest(),
             "model": type(model).__name__,
             "data_digest": data_digest,
             "largest_batch": max((batch.examples or 0) for batch in reader.first),
@@ -158,7 +158,7 @@ def _fingerprint(
     """Names a request, so that a partial result is only taken up by the same one."""
     first = hashlib.sha256(b"".join(batch.digest() for batch in reader.first)).hexdigest()
     request = [
-        path_digest(path),
+        path.digest(),
         grid.tolist(),
         loss.name,
         statistics.describe(),

@@ -58,7 +58,7 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
     Without `ax` a new pyplot figure is made. A small triangle marks an interval whose rise the grid hides.
     """
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         for index, each in enumerate(profiles):
             colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
             ax.plot(each.alphas, each.loss, dash, color=colour, marker=".", markersize=4, label=each.label or "loss")
@@ -95,7 +95,7 @@ def plot_accuracy(profiles: Sequence[Profile], ax: Axes) -> Axes | None:
 def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
     """Draw dL/dα against α; above the zero line the loss rises."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         for index, each in enumerate(profiles):
             if each.derivative is not None:
                 colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
@@ -133,7 +133,7 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
     colours = {"falling": COLOURS[0], "flat": COLOURS[0], "rising": RISE_COLOUR, "undecided": "#999999"}
     words = {"falling": "falls, proved", "flat": "falls, proved", "rising": "rises, proved", "undecided": "undecided"}
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         alphas = np.unique(np.concatenate([certificate.edges, np.linspace(0, 1, 1001)]))
         low, high = certificate.loss_bounds(alphas)
         ax.fill_between(alphas, low, high, color=INK, alpha=0.3, linewidth=0, label="the loss lies in here, proved")
@@ -196,7 +196,8 @@ def save_figure(figure: Figure, path: str) -> None:
         figure.savefig(path, dpi=200, facecolor="white")
 
 
-def _axes(ax: Axes | None) -> Axes:
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The given axes, or those of a new pyplot figure."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt

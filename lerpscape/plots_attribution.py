@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, _axes, style
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plot_contributions(found: Contributions, ax: Axes | None = None, most: int = 30) -> Axes:
     """Draw one bar per part with its quadrature error, the largest `most` of them; orange parts raise the loss."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         largest = np.sort(np.argsort(-np.abs(found.parts), kind="stable")[:most])
         values, errors = found.parts[largest], found.errors[largest]
         colours = [RISE_COLOUR if value > 0 else COLOURS[0] for value in values]
@@ -40,7 +40,7 @@ def plot_contributions(found: Contributions, ax: Axes | None = None, most: int =
 def plot_examples(found: ExampleCurves, ax: Axes | None = None) -> Axes:
     """Draw the mean loss over bands of the examples' own losses, and thin lines for the classes (24 at most)."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         low, lower, upper, high = np.percentile(found.losses, [5, 25, 75, 95], axis=1)
         ax.fill_between(found.alphas, low, high, color=INK, alpha=0.12, linewidth=0, label="90 % of examples")
         ax.fill_between(found.alphas, lower, upper, color=INK, alpha=0.2, linewidth=0, label="50 %")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, _axes, style
+from lerpscape.plots import COLOURS, INK, axes_or_new, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plot_curvature(found: Curvature, ax: Axes | None = None) -> Axes:
     """Draw the extreme eigenvalues, their mean and the curvature along the path, on an axis linear around 0."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         ax.fill_between(found.alphas, found.bottom, found.top, color=INK, alpha=0.08, linewidth=0)
         ax.errorbar(found.alphas, found.top, found.top_error, fmt=".-", color=COLOURS[0], label="largest eigenvalue")
         ax.errorbar(
@@ -39,7 +39,7 @@ def plot_curvature(found: Curvature, ax: Axes | None = None) -> Axes:
 def plot_similarity(found: FeatureSimilarity, ax: Axes | None = None) -> Axes:
     """Draw the matrix of linear CKA, start's layers in rows and end's in columns, with a colour bar."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         image = ax.imshow(found.cka, vmin=0, vmax=1, cmap="viridis")
         ticks = np.arange(len(found.layers))
         ax.set_xticks(ticks, found.layers, rotation=90)
@@ -54,7 +54,7 @@ def plot_similarity(found: FeatureSimilarity, ax: Axes | None = None) -> Axes:
 def plot_linearity(found: FeatureLinearity, ax: Axes | None = None) -> Axes:
     """Draw the cosine between each layer's features and the mixture of both ends', from first layer to last."""
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         for index, name in enumerate(found.layers):
             dash = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
             ax.plot(found.alphas, found.cosine[:, index], dash, color=COLOURS[index % len(COLOURS)], label=name)

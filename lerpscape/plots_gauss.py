@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, _axes, style
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
     The faint band beside a line is the change at the last halving: the line of the true lengths lies to the right.
     """
     with style():
-        ax = _axes(ax)
+        ax = axes_or_new(ax)
         for index, each in enumerate(found):
             colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
             share = 100 * np.arange(1, len(each.per_example) + 1) / len(each.per_example)

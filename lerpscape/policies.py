@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ from lerpscape.monotonicity import Floats
 from lerpscape.paths import ParamPath
 from lerpscape.profiles import Profile
 from lerpscape.progress import Progress
-from lerpscape.saving import optional
+from lerpscape.saving import optional, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -94,6 +95,10 @@ class PolicySweep:
         frames = optional("pandas", "pandas")
         frame: pandas.DataFrame = frames.DataFrame(self.table())
         return frame
+
+    def save(self, path: str | Path) -> None:
+        """Write the sweep as JSON, each profile and split in it as its own `save` would."""
+        write_json(self.to_dict(), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON."""

@@ -13,6 +13,7 @@ from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStat
 from lerpscape.enclosures import Memory
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath
+from lerpscape.graphs import traced
 from lerpscape.layer_rules import BY_PARAMETER, FUNCTIONS, METHODS, MODULES, Layer, Rule
 from lerpscape.taylor_models import Parameter, TaylorModel, constant, moving
 
@@ -40,16 +41,7 @@ class Network:
         named = [*on_path.model.named_parameters(), *on_path.model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
-        try:
-            self._graph = fx.Tracer().trace(on_path.model)
-        except Exception as error:  # whatever a forward() may raise when it is called with a proxy
-            raise TypeError(
-                three_parts(
-                    "a model that torch.fx can trace: no branch or loop that depends on the values of tensors.",
-                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                    f"Write its forward with these operations: {supported()}.",
-                )
-            ) from error
+        self._graph = traced(on_path.model, f"Write its forward with these operations: {supported()}.")
         self._start = on_path.at(0.0)
         self._widest = 0
         self._modules = dict(on_path.model.named_modules())

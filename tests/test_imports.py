@@ -12,8 +12,11 @@ import pytest
 import lerpscape as ls
 
 ROOT = Path(ls.__file__).parent
-INSTRUMENT = sorted(ROOT.glob("*.py"))
+INSTRUMENT = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("studies/*.py"))]
 EVERYTHING = sorted(ROOT.rglob("*.py"))
+
+
+STUDIES = ("layers", "measuring", "onsets", "pairs", "starts", "surfaces", "trajectories")
 
 
 def imported(file: Path) -> set[str]:
@@ -50,6 +53,7 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "policies.py",
         "curvatures.py",
         "similarity.py",
+        *(f"studies/{name}.py" for name in STUDIES),
         "lab/demo.py",
         "lab/theory_plots.py",
     )
@@ -58,6 +62,7 @@ def test_only_pictures_and_reports_name_matplotlib() -> None:
         "plots_gauss.py",
         "plots_attribution.py",
         "plots_features.py",
+        "plots_studies.py",
         "reports.py",
         *(Path(file).name for file in types_only),
     }
@@ -100,6 +105,7 @@ HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "
         "from lerpscape.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\ntry: main(['gauss', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli import main\ntry: main(['plane', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli import main\nmain(['--version'])",
     ],
 )

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
-from lerpscape.commands.arguments import (
-    BatchNorm,
-    Device,
-    Dtype,
-    End,
-    Json,
-    Name,
-    OptionalFile,
-    OptionalName,
-    Start,
-    Switch,
-    alphas_of,
-    between_of,
-    called,
-    dtype_of,
-    named,
-    policy_of,
-    print_written,
-    require_writable,
-)
+from lerpscape.commands.arguments import End, Name, OptionalName, Start, between_of, called
+from lerpscape.commands.measured import PRINTED, HowMeasured, Measured, WhereTo
+from lerpscape.commands.roads import STRAIGHT, OnRoad
+
+FIFTY = Measured(alphas="50")
 
 
 def attribute_command(
@@ -33,19 +17,13 @@ def attribute_command(
     /,
     model: Name,
     data: Name,
-    loss: str = "cross_entropy",
+    road: OnRoad = STRAIGHT,
     between: str | None = None,
     by: Literal["module", "tensor"] = "module",
-    alphas: int = 50,
     tolerance: float = 1e-2,
     budget: int = 65,
-    batch_norm: BatchNorm = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    json_: Json = False,
-    out: OptionalFile = None,
-    plot: OptionalFile = None,
-    progress: Switch = None,
+    measured: HowMeasured = FIFTY,
+    output: WhereTo = PRINTED,
 ) -> None:
     """Which layers make a rise: its parts, layer by layer, which add up to it.
 
@@ -54,54 +32,36 @@ def attribute_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
-        between: The stretch to take apart, a:b; by default the largest rise.
+        road: Which path.
+        between: The stretch to take apart, a:b; by default the largest rise on the grid of --alphas.
         by: One part per module that owns parameters, or per tensor.
-        alphas: Points on which the largest rise is looked for.
         tolerance: Share of the parts' sizes within which they must add up.
         budget: The most α to integrate on.
-        batch_norm: What batch norm normalises with; asked for where the model has batch norm.
-        device: cpu, cuda, …
-        dtype: Floating-point type to compute in; by default that of the checkpoints.
-        json_: Print the numbers as JSON.
-        out: File for the result (JSON).
-        plot: File for the picture (svg, pdf, png).
-        progress: Progress bar: by default on a terminal, after two seconds.
+        measured: How.
+        output: Where to.
     """
     from lerpscape.attribution import layer_contributions
-    from lerpscape.paths import Line
+    from lerpscape.plots_attribution import contributions_figure
 
-    require_writable(out, plot)
-    measured = called(data)
+    output.check()
+    built, batches = called(model), called(data)
     found = layer_contributions(
-        called(model),
-        Line(start, end),
-        measured,
-        loss=named(loss) if ":" in loss else loss,
+        built,
+        road.path(start, end, built),
+        batches,
         between=between_of(between),
         by=by,
-        alphas=alphas,
         tolerance=tolerance,
         budget=budget,
-        batch_norm=policy_of(batch_norm, measured),
-        device=device,
-        dtype=dtype_of(dtype),
-        progress=progress,
+        **measured.choices(batches),
     )
-    if out:
-        found.save(out)
-    if plot:
-        from lerpscape.plots import save_figure
-        from lerpscape.plots_attribution import contributions_figure
-
-        save_figure(contributions_figure(found), str(plot))
-    if json_:
-        print(json.dumps({"verdict": found.verdict(), **found.to_dict()}, allow_nan=False))
-        return
-    for name, part in found.ranked():
-        print(f"{part:+12.5g}  {name}")
-    print(found.verdict())
-    print_written(out, plot)
+    lines = [f"{part:+12.5g}  {name}" for name, part in found.ranked()]
+    output.write(
+        {"verdict": found.verdict()} | found.to_dict(),
+        found.save,
+        lambda: contributions_figure(found),
+        [*lines, found.verdict()],
+    )
 
 
 def examples_command(
@@ -110,17 +70,11 @@ def examples_command(
     /,
     model: Name,
     data: Name,
-    loss: str = "cross_entropy",
-    alphas: str = "50",
+    road: OnRoad = STRAIGHT,
     tolerance: float = 0.0,
     most: int = 10,
-    batch_norm: BatchNorm = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    json_: Json = False,
-    out: OptionalFile = None,
-    plot: OptionalFile = None,
-    progress: Switch = None,
+    measured: HowMeasured = FIFTY,
+    output: WhereTo = PRINTED,
 ) -> None:
     """Which classes and examples rise along the line, and what the average hides.
 
@@ -129,53 +83,26 @@ def examples_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
-        alphas: Number of points on [0, 1], or first:last:count.
+        road: Which path.
         tolerance: Rise of one example or class that is forgiven, in the unit of the loss.
         most: How many examples to list, those that raise the mean most.
-        batch_norm: What batch norm normalises with; asked for where the model has batch norm.
-        device: cpu, cuda, …
-        dtype: Floating-point type to compute in; by default that of the checkpoints.
-        json_: Print the numbers as JSON, every example's curve among them.
-        out: File for the result (JSON).
-        plot: File for the picture (svg, pdf, png).
-        progress: Progress bar: by default on a terminal, after two seconds.
+        measured: How.
+        output: Where to; JSON holds every example's curve.
     """
     from lerpscape.examples import example_curves
-    from lerpscape.paths import Line
+    from lerpscape.plots_attribution import examples_figure
 
-    require_writable(out, plot)
-    measured = called(data)
-    found = example_curves(
-        called(model),
-        Line(start, end),
-        measured,
-        loss=named(loss) if ":" in loss else loss,
-        alphas=alphas_of(alphas),
-        batch_norm=policy_of(batch_norm, measured),
-        device=device,
-        dtype=dtype_of(dtype),
-        progress=progress,
-    )
-    if out:
-        found.save(out)
-    if plot:
-        from lerpscape.plots import save_figure
-        from lerpscape.plots_attribution import examples_figure
-
-        save_figure(examples_figure(found), str(plot))
-    if json_:
-        print(json.dumps({"verdict": found.verdict(tolerance), **found.to_dict()}, allow_nan=False))
-        return
-    for each in found.by_class(tolerance):
-        print(
-            f"class {each.number}: n = {each.examples}, max_rise {each.rise:.4g}, "
-            f"{100 * each.share_rising:.3g} % of its examples rise, part of the change {each.part:+.4g}"
-        )
-    for number, part in found.ranked(found.stretch)[:most]:
-        print(f"example {number}: {part:+.4g}")
-    print(found.verdict(tolerance))
-    print_written(out, plot)
+    output.check()
+    built, batches = called(model), called(data)
+    found = example_curves(built, road.path(start, end, built), batches, **measured.choices(batches))
+    lines = [
+        f"class {each.number}: n = {each.examples}, max_rise {each.rise:.4g}, "
+        f"{100 * each.share_rising:.3g} % of its examples rise, part of the change {each.part:+.4g}"
+        for each in found.by_class(tolerance)
+    ]
+    lines += [f"example {number}: {part:+.4g}" for number, part in found.ranked(found.stretch)[:most]]
+    verdict = found.verdict(tolerance)
+    output.write({"verdict": verdict} | found.to_dict(), found.save, lambda: examples_figure(found), [*lines, verdict])
 
 
 def policies_command(
@@ -184,17 +111,13 @@ def policies_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     estimate_from: OptionalName = None,
-    loss: str = "cross_entropy",
     between: str | None = None,
-    alphas: str = "50",
     tolerance: float = 1e-2,
     budget: int = 65,
-    device: Device = None,
-    dtype: Dtype = None,
-    json_: Json = False,
-    plot: OptionalFile = None,
-    progress: Switch = None,
+    measured: HowMeasured = FIFTY,
+    output: WhereTo = PRINTED,
 ) -> None:
     """Every batch-norm policy in one sweep, and how much of each change is weights and how much statistics.
 
@@ -203,59 +126,39 @@ def policies_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        road: Which path.
         estimate_from: Data to estimate statistics from where a policy does; by default DATA.
-        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
         between: The stretch to split, a:b; by default each curve's largest rise, or all of it.
-        alphas: Number of points on [0, 1], or first:last:count.
         tolerance: Share of the parts' sizes within which they must add up.
         budget: The most α to integrate on.
-        device: cpu, cuda, …
-        dtype: Floating-point type to compute in; by default that of the checkpoints.
-        json_: Print the numbers as JSON.
-        plot: File for the picture (svg, pdf, png).
-        progress: Progress bar: by default on a terminal, after two seconds.
+        measured: How; --batch-norm has no say here.
+        output: Where to.
     """
-    from lerpscape.paths import Line
+    from lerpscape.plots_attribution import policies_figure
     from lerpscape.policies import batch_norm_sweep
 
-    require_writable(plot)
-    measured = called(data)
+    output.check()
+    built, batches = called(model), called(data)
+    choices = measured.choices(batches)
+    del choices["batch_norm"]
     found = batch_norm_sweep(
-        called(model),
-        Line(start, end),
-        measured,
-        estimate_from=called(estimate_from) if estimate_from else measured,
-        loss=named(loss) if ":" in loss else loss,
+        built,
+        road.path(start, end, built),
+        batches,
+        estimate_from=called(estimate_from) if estimate_from else batches,
         between=between_of(between),
-        alphas=alphas_of(alphas),
         tolerance=tolerance,
         budget=budget,
-        device=device,
-        dtype=dtype_of(dtype),
-        progress=progress,
+        **choices,
     )
-    if plot:
-        from lerpscape.plots import save_figure
-        from lerpscape.plots_attribution import policies_figure
-
-        save_figure(policies_figure(found), str(plot))
-    if json_:
-        print(json.dumps({"verdict": found.verdict(), **found.to_dict()}, allow_nan=False))
-        return
-    _print_rows(found.table())
-    print(found.verdict())
-    print_written(plot)
+    output.write(
+        {"verdict": found.verdict()} | found.to_dict(),
+        found.save,
+        lambda: policies_figure(found),
+        [*map(_row, found.table()), found.verdict()],
+    )
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    headings = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading == "policy")
-    for row in rows:
-        cells = [row.get(heading, "–") for heading in headings]
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
-    Console().print(table)
+def _row(row: dict[str, Any]) -> str:
+    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items())
+    return ", ".join(shown)

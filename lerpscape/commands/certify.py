@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from lerpscape.commands.arguments import (
     End,
@@ -17,6 +17,10 @@ from lerpscape.commands.arguments import (
     print_written,
     require_writable,
 )
+from lerpscape.commands.roads import STRAIGHT, OnRoad
+
+if TYPE_CHECKING:
+    from lerpscape.paths import Line
 
 
 def certify_command(
@@ -25,6 +29,7 @@ def certify_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
     tolerance: float = 0.0,
     budget: int = 500,
@@ -42,6 +47,7 @@ def certify_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets).
+        road: Which path; only straight ones can be certified.
         loss: What the certificate is of.
         tolerance: Rise that the verdict forgives, in the unit of the loss.
         budget: Most intervals to enclose.
@@ -53,12 +59,12 @@ def certify_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.certification import certify
-    from lerpscape.paths import Line
 
     require_writable(out, plot, report)
+    built = called(model)
     found = certify(
-        called(model),
-        Line(start, end),
+        built,
+        cast("Line", road.path(start, end, built)),  # certify refuses what is bent
         called(data),
         loss=loss,
         tolerance=tolerance,

@@ -22,6 +22,7 @@ from lerpscape.commands.arguments import (
     print_written,
     require_writable,
 )
+from lerpscape.commands.roads import STRAIGHT, OnRoad
 
 
 def gauss_command(
@@ -30,6 +31,7 @@ def gauss_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     method: Literal["turning", "integral", "polygon"] = "turning",
     alphas: str | None = None,
     tolerance: float | None = 0.01,
@@ -51,6 +53,7 @@ def gauss_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        road: Which path.
         method: turning counts kinks; integral is the published estimator, blind to them; polygon needs no derivative.
         alphas: First grid: a number of points, or first:last:count; 33 by default.
         tolerance: The grid is halved until no example changes by more than this (rad); None keeps the first grid.
@@ -66,14 +69,13 @@ def gauss_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.gauss import gauss_length
-    from lerpscape.paths import Line
 
     require_writable(out, plot, report)
-    line = Line(start, end)
     built, measured = called(model), called(data)
+    path = road.path(start, end, built)
     found = gauss_length(
         built,
-        line,
+        path,
         measured,
         method=method,
         alphas=None if alphas is None else alphas_of(alphas),
@@ -109,6 +111,7 @@ def condition_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     loss: str = "squared_error",
     alphas: str | None = None,
     tolerance: float | None = 0.01,
@@ -125,6 +128,7 @@ def condition_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: batches of (inputs, targets) with targets shaped like the outputs.
+        road: Which path.
         loss: squared_error or mean_squared_error; the condition says nothing about others.
         alphas: First grid: a number of points, or 0:1:count; 33 by default.
         tolerance: The grid is halved until no example's length changes by more than this (rad).
@@ -135,13 +139,12 @@ def condition_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.conditions import sufficient_condition
-    from lerpscape.paths import Line
 
-    line = Line(start, end)
     built, measured = called(model), called(data)
+    path = road.path(start, end, built)
     found = sufficient_condition(
         built,
-        line,
+        path,
         measured,
         loss,
         alphas=None if alphas is None else alphas_of(alphas),

@@ -27,6 +27,7 @@ from lerpscape.commands.arguments import (
     print_written,
     require_writable,
 )
+from lerpscape.commands.roads import STRAIGHT, OnRoad
 
 if TYPE_CHECKING:
     from lerpscape.crosswalk import Readings
@@ -39,6 +40,7 @@ def profile_command(
     /,
     model: Name,
     data: Name,
+    road: OnRoad = STRAIGHT,
     held_out: OptionalName = None,
     loss: str = "cross_entropy",
     alphas: str = "50",
@@ -61,6 +63,7 @@ def profile_command(
         end: Checkpoint at α = 1.
         model: Your function without arguments that builds the module, found from the current folder.
         data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        road: Which path.
         held_out: Further data, measured and drawn beside the first.
         loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
         alphas: Number of points on [0, 1], or first:last:count such as -0.25:1.25:61.
@@ -78,11 +81,10 @@ def profile_command(
         progress: Progress bar: by default on a terminal, after two seconds.
     """
     from lerpscape.measure import profile
-    from lerpscape.paths import Line
 
     require_writable(out, plot, report)
-    line = Line(start, end)
     built = called(model)
+    path = road.path(start, end, built)
     choices: dict[str, Any] = {
         "loss": named(loss) if ":" in loss else loss,
         "alphas": alphas_of(alphas),
@@ -96,7 +98,7 @@ def profile_command(
     parts = {"train": measured} | ({"held-out": called(held_out)} if held_out else {})
     unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
     profiles = [
-        profile(built, line, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
+        profile(built, path, part, batch_norm=policy, label=label, partial=unfinished[label], **choices)
         for label, part in parts.items()
     ]
     if out:

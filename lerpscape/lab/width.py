@@ -24,7 +24,6 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import optional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
@@ -173,12 +172,14 @@ def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) 
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, which needs scipy (it comes with scikit-learn: `pip install "lerpscape[demo]"`).
+    """Quantile of Student's t.
 
     >>> round(t_quantile(0.975, 4), 3)
     2.776
     """
-    return float(optional("scipy.stats", "demo").t.ppf(probability, freedom))
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))
 
 
 @dataclass(frozen=True)

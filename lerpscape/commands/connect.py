@@ -1,0 +1,104 @@
+"""`lerpscape connect`: a curve of low loss between two checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lerpscape.commands.arguments import (
+    Device,
+    End,
+    Json,
+    Name,
+    OptionalFile,
+    Start,
+    Switch,
+    called,
+    named,
+    policy_of,
+    print_written,
+    require_writable,
+)
+from lerpscape.commands.profile import print_table
+
+
+def connect_command(
+    start: Start,
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    loss: str = "cross_entropy",
+    epochs: int = 20,
+    learning_rate: float = 0.05,
+    momentum: float = 0.9,
+    seed: int = 0,
+    batch_norm: Literal["batch", "interpolate", "end"] | None = None,
+    device: Device = None,
+    progress: Switch = None,
+    json_: Json = False,
+    plot: OptionalFile = None,
+) -> None:
+    """Train the control point of a Bezier curve of low loss between two checkpoints.
+
+    Args:
+        start: Checkpoint at α = 0.
+        end: Checkpoint at α = 1.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the training data.
+        out: File for the control point (.safetensors); `lerpscape profile --control` measures the curve.
+        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
+        epochs: Passes over the data.
+        learning_rate: Of SGD, at the beginning.
+        momentum: Of SGD.
+        seed: Of the order of batches and of each batch's α.
+        batch_norm: What batch norm normalises with in training.
+        device: cpu, cuda, …
+        progress: Progress bar: by default on a terminal, after two seconds.
+        json_: Print the profiles of curve and line as JSON.
+        plot: File for the picture of both (svg, pdf, png).
+    """
+    from safetensors.torch import save_file
+
+    from lerpscape.connection import connect
+    from lerpscape.matching import twins
+    from lerpscape.measure import profile
+    from lerpscape.paths import Line
+
+    require_writable(out, plot)
+    built, read = called(model), called(data)
+    chosen = named(loss) if ":" in loss else loss
+    policy = policy_of(batch_norm, read)
+    curve = connect(
+        built,
+        start,
+        end,
+        read,
+        chosen,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        seed=seed,
+        batch_norm=policy,
+        device=device,
+        progress=progress,
+    )
+    first = twins(curve.control)
+    save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
+    profiles = [
+        profile(built, path, read, loss=chosen, batch_norm=policy, device=device, label=label, progress=progress)
+        for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
+    ]
+    if plot:
+        from lerpscape.plots import profile_figure, save_figure
+
+        save_figure(profile_figure(profiles), str(plot))
+    if json_:
+        print(json.dumps([each.to_dict() for each in profiles], allow_nan=False))
+        return
+    print_table(profiles)
+    print_written(out, plot)

@@ -1,0 +1,226 @@
+"""Studies from the command line: starts, onset, pairwise, layerwise, plane, trajectory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lerpscape.commands.arguments import End, Name, Start, called, named
+from lerpscape.commands.measured import PRINTED, USUAL, HowMeasured, WhereTo
+from lerpscape.errors import three_parts
+
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+
+
+def starts_command(
+    start: Start,
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    fresh: int = 5,
+    noise: int = 5,
+    zero: bool = True,
+    seed: int = 0,
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Compare the line from the network's own start with lines from other starts: fresh, noise, zero.
+
+    Args:
+        start: Checkpoint of the network's own initialisation.
+        end: Checkpoint that all lines lead to.
+        model: Your function without arguments that builds the module; fresh starts are what it draws.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        fresh: How many fresh initialisations.
+        noise: How many Gaussian starts with the norms of START.
+        zero: Also from zero.
+        seed: Seed of the first fresh start and the first noise.
+        measured: How each line is measured.
+        output: Where the result goes.
+    """
+    from lerpscape.studies.starts import compare_starts
+
+    output.check()
+    built, read = called(model), called(data)
+    factory = named(model)
+    found = compare_starts(
+        built,
+        start,
+        end,
+        read,
+        fresh=fresh,
+        noise=noise,
+        zero=zero,
+        factory=None if factory is built else factory,
+        seed=seed,
+        **measured.choices(read),
+    )
+    output.show(found)
+
+
+def onset_command(
+    folder: Folder,
+    /,
+    model: Name,
+    data: Name,
+    tolerance: float,
+    end: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Find from when on in training the rest of the road is monotone: the lines from every snapshot to the end.
+
+    Args:
+        folder: Snapshots of a run, in the order of the numbers in their names.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        tolerance: Rise that a verdict forgives, in the unit of the loss.
+        end: The final network; by default the last snapshot.
+        measured: How each line is measured.
+        output: Where the result goes.
+    """
+    from lerpscape.studies.onsets import onset
+
+    output.check()
+    read = called(data)
+    output.show(onset(called(model), folder, read, tolerance=tolerance, end=end, **measured.choices(read)))
+
+
+def pairwise_command(
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")],
+    /,
+    model: Name,
+    data: Name,
+    group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…")] = (),
+    kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Measure the lines between all pairs of checkpoints: rises in both directions, and barriers.
+
+    Args:
+        checkpoints: Checkpoint files, or one folder of them.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        group: Groups for means over blocks: "init*=init" puts files whose names match into the group init.
+        kind: Which barrier.
+        measured: How each line is measured.
+        output: Where the result goes.
+    """
+    from lerpscape.snapshots import snapshots
+    from lerpscape.studies.pairs import pairwise
+
+    output.check()
+    single = checkpoints[0] if len(checkpoints) == 1 else None
+    found = snapshots(single if single is not None else {each.stem: each for each in checkpoints})
+    if single is None and len(found) < len(checkpoints):
+        raise ValueError(three_parts("files with different names.", "two with one stem.", "Rename one of them."))
+    read = called(data)
+    groups = _grouped(list(found), group) if group else None
+    output.show(pairwise(called(model), found, read, groups=groups, kind=kind, **measured.choices(read)))
+
+
+def layerwise_command(
+    start: Start,
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    rest: Literal["start", "end"],
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Move every layer alone from start to end, all others held at one end: a heat map, layer against α.
+
+    Args:
+        start: Checkpoint at α = 0.
+        end: Checkpoint at α = 1.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        rest: Where all other layers are held.
+        measured: How each line is measured.
+        output: Where the result goes.
+    """
+    from lerpscape.studies.layers import layerwise
+
+    output.check()
+    read = called(data)
+    output.show(layerwise(called(model), start, end, read, rest=rest, **measured.choices(read)))
+
+
+def plane_command(
+    start: Start,
+    other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")],
+    end: End,
+    /,
+    model: Name,
+    data: Name,
+    trajectory: OptionalFolder = None,
+    points: int = 25,
+    margin: float = 0.2,
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Measure the loss on the plane through a start, another start and an end, with the lines on it.
+
+    Args:
+        start: Checkpoint of the network's own initialisation.
+        other: Checkpoint of another one.
+        end: Checkpoint of the optimum.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        trajectory: Folder of snapshots of training, to project on the plane.
+        points: Points along each side of the grid.
+        margin: How much farther than corners and trajectory the grid reaches, in shares of their extent.
+        measured: How each line is measured.
+        output: Where the result goes.
+    """
+    from lerpscape.studies.surfaces import plane
+
+    output.check()
+    read = called(data)
+    built, choices = called(model), measured.choices(read)
+    output.show(plane(built, start, other, end, read, trajectory=trajectory, points=points, margin=margin, **choices))
+
+
+def trajectory_command(
+    folder: Folder,
+    /,
+    model: Name,
+    data: Name,
+    measured: HowMeasured = USUAL,
+    output: WhereTo = PRINTED,
+) -> None:
+    """Measure the real road of training beside the line between its ends: distances and losses.
+
+    Args:
+        folder: Snapshots of a run, in the order of the numbers in their names.
+        model: Your function without arguments that builds the module.
+        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        measured: How each snapshot is measured; the number of points has no meaning here.
+        output: Where the result goes.
+    """
+    from lerpscape.studies.trajectories import trajectory
+
+    output.check()
+    read = called(data)
+    output.show(trajectory(called(model), folder, read, **measured.choices_without_alphas(read)))
+
+
+def _grouped(labels: list[str], groups: tuple[str, ...]) -> dict[str, str]:
+    from fnmatch import fnmatchcase
+
+    found: dict[str, str] = {}
+    for each in groups:
+        glob, sign, name = each.partition("=")
+        hits = [label for label in labels if fnmatchcase(label, glob)]
+        if not sign or not name or not hits:
+            raise ValueError(
+                three_parts("GLOB=GROUP with a glob that matches.", f"{each!r}.", f"The names are {', '.join(labels)}.")
+            )
+        found |= dict.fromkeys(hits, name)
+    return found

@@ -1,0 +1,216 @@
+"""Pictures of studies: each function draws into given matplotlib axes and returns them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lerpscape.studies.layers import Layerwise
+    from lerpscape.studies.onsets import Onset
+    from lerpscape.studies.pairs import Pairwise
+    from lerpscape.studies.starts import StartComparison
+    from lerpscape.studies.surfaces import LossPlane
+    from lerpscape.studies.trajectories import Trajectory
+
+MAP = "viridis"
+ALPHA = "α   (0: start, 1: end)"
+
+
+def plot_starts(found: StartComparison, ax: Axes | None = None) -> Axes:
+    """Draw the mean loss of each family of starts against α, over the band of its lines."""
+    with style():
+        ax = axes_or_new(ax)
+        for index, family in enumerate(dict.fromkeys(found.families)):
+            curves, colour = found.curves(family), COLOURS[index % len(COLOURS)]
+            count = f" (n = {len(curves)})" if len(curves) > 1 else ""
+            ax.plot(found.alphas, curves.mean(0), "-" if index == 0 else "--", color=colour, label=f"{family}{count}")
+            if len(curves) > 1:
+                ax.fill_between(found.alphas, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+        ax.set(xlabel=ALPHA, ylabel=_with_unit("loss", found.unit))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return ax
+
+
+def plot_onset(found: Onset, ax: Axes | None = None) -> Axes:
+    """Draw the largest rise of each snapshot's line, those above the tolerance marked."""
+    with style():
+        ax = axes_or_new(ax)
+        places = np.arange(len(found.labels))
+        fine = np.array(found.monotonic)
+        ax.plot(places, found.max_rise, "-", color=INK, linewidth=0.8)
+        ax.plot(places[fine], found.max_rise[fine], "o", color=COLOURS[0], label="rises no more than the tolerance")
+        ax.plot(places[~fine], found.max_rise[~fine], "s", color=RISE_COLOUR, label="rises")
+        ax.axhline(found.tolerance, color=INK, linestyle=":", linewidth=1)
+        if found.onset is not None:
+            ax.axvline(found.labels.index(found.onset), color=COLOURS[0], linewidth=1, label=f"onset: {found.onset}")
+        ax.set(xlabel="line from this snapshot to the end", ylabel=_with_unit("max_rise", found.unit))
+        _ticks(ax, found.labels)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return ax
+
+
+def plot_matrix(found: Pairwise, which: Literal["max_rise", "barrier"], ax: Axes | None = None) -> Axes:
+    """Draw one reading of every line as a matrix, from row to column, groups ruled off."""
+    with style():
+        ax = axes_or_new(ax)
+        values = getattr(found, which)
+        image = ax.imshow(values, cmap=MAP)
+        _write_cells(ax, values)
+        for index in range(1, len(found.groups)):
+            if found.groups[index] != found.groups[index - 1]:
+                for rule in (ax.axhline, ax.axvline):
+                    rule(index - 0.5, color="white", linewidth=2)
+        places = range(len(found.labels))
+        ax.set_xticks(places, found.labels, rotation=45, ha="right")
+        ax.set_yticks(places, found.labels)
+        name = f"barrier_{found.kind}" if which == "barrier" else which
+        ax.set(xlabel="to", ylabel="from")
+        _colour_bar(ax, image, _with_unit(name, found.unit))
+    return ax
+
+
+def pairwise_figure(found: Pairwise) -> Figure:
+    """Both matrices side by side."""
+    with style():
+        figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        plot_matrix(found, "max_rise", left)
+        plot_matrix(found, "barrier", right)
+    return figure
+
+
+def plot_layerwise(found: Layerwise, ax: Axes | None = None) -> Axes:
+    """Draw the loss as a heat map, one row for each layer that moves alone, and one where all move."""
+    with style():
+        ax = axes_or_new(ax)
+        rows = np.vstack([found.losses, found.together])
+        names = [*found.layers, "all layers"]
+        shown = ax.pcolormesh(found.alphas, np.arange(len(rows)), rows, cmap=MAP, shading="nearest", rasterized=True)
+        ax.axhline(len(rows) - 1.5, color="white", linewidth=3)
+        rises = [f"  rises {rise:.2g}" if not rise <= 0 else "" for rise in found.max_rise]
+        for place, text in enumerate(rises):
+            ax.annotate(text, (1, place), xycoords=("axes fraction", "data"), va="center", fontsize="x-small")
+        ax.set_yticks(range(len(rows)), names)
+        ax.invert_yaxis()
+        ax.set(xlabel=f"{ALPHA}, all other layers at the {found.rest}")
+        _colour_bar(ax, shown, _with_unit("loss", found.unit), pad=0.12 if any(rises) else 0.02)
+    return ax
+
+
+def plot_plane(found: LossPlane, ax: Axes | None = None) -> Axes:
+    """Draw contours of the loss on the plane, both lines to the end, and the trajectory's shadow."""
+    with style():
+        ax = axes_or_new(ax)
+        losses = np.ma.masked_invalid(found.losses)
+        low, high = float(losses.min()), float(losses.max())
+        # Levels crowd where losses are small: the bottom of a valley is what a line runs into.
+        levels = low + (high - low) * np.linspace(0, 1, 22) ** 2
+        shown = ax.contourf(found.x, found.y, losses, levels=levels, cmap=MAP)
+        start, other, end = found.corners
+        for corner, colour in ((start, "white"), (other, COLOURS[1])):
+            ax.plot(*np.stack([corner, end]).T, "-", color=colour, linewidth=2)
+        if len(found.trajectory):
+            ax.plot(*found.trajectory.T, ".-", color=RISE_COLOUR, linewidth=1.4, markersize=4)
+        middle = found.corners.mean(0)
+        for corner, text in ((start, "init"), (other, "other init"), (end, "optimum")):
+            ax.plot(*corner, "o", color="white", markeredgecolor=INK, markersize=7)
+            side = np.sign(corner - middle)
+            ax.annotate(
+                text,
+                corner,
+                10 * side,
+                textcoords="offset points",
+                color="white",
+                fontweight="bold",
+                ha="left" if side[0] > 0 else "right",
+                va="bottom" if side[1] > 0 else "top",
+            )
+        ax.set(xlabel="distance in parameter space", ylabel="distance in parameter space", aspect="equal")
+        _colour_bar(ax, shown, _with_unit("loss", found.unit), format="%.3g")
+    return ax
+
+
+def plot_plane_lines(found: LossPlane, ax: Axes | None = None) -> Axes:
+    """Draw the losses along both lines and along the trajectory, against the share of each way gone."""
+    with style():
+        ax = axes_or_new(ax)
+        if len(found.along):
+            ax.plot(found.travelled, found.along, ".-", color=RISE_COLOUR, markersize=4, label="training")
+        ax.plot(found.alphas, found.lines[0], color=INK, label="line from init")
+        ax.plot(found.alphas, found.lines[1], color=COLOURS[1], label="line from other init")
+        ax.set(xlabel="share of the distance travelled (α on a line)", ylabel=_with_unit("loss", found.unit))
+        ax.legend()
+    return ax
+
+
+def plane_figure(found: LossPlane) -> Figure:
+    """The plane, and the curves beside it."""
+    with style():
+        figure = Figure(figsize=(10.6, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        plot_plane(found, left)
+        plot_plane_lines(found, right)
+    return figure
+
+
+def plot_trajectory(found: Trajectory, ax: Axes | None = None) -> Axes:
+    """Draw losses on the road and at the nearest points of the line, and the residual on a second axis."""
+    with style():
+        ax = axes_or_new(ax)
+        ax.plot(found.projection, found.losses, ".-", color=RISE_COLOUR, label="on the road")
+        ax.plot(found.projection, found.line, "--", color=INK, label="nearest point of the line")
+        ax.set(xlabel="projection on the line, α", ylabel=_with_unit("loss", found.unit))
+        right = ax.twinx()
+        right.spines["right"].set_visible(True)
+        right.fill_between(
+            found.projection, 0, found.residual / found.length, color=COLOURS[0], alpha=0.15, linewidth=0
+        )
+        right.set(ylabel="distance from the line / its length (filled)", ylim=(0, None))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return ax
+
+
+def study_figure(found: Any) -> Figure:
+    """A page with one study: its own figure where it has one, else its plot."""
+    if hasattr(found, "figure"):
+        figure: Figure = found.figure()
+        return figure
+    with style():
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        found.plot(figure.subplots())
+    return figure
+
+
+def _write_cells(ax: Axes, values: Any) -> None:
+    """Numbers in the cells of a small matrix."""
+    if len(values) > 12:
+        return
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (row, column), value in np.ndenumerate(values):
+        if row != column:
+            colour = "black" if value > middle else "white"
+            ax.text(column, row, f"{value:.2g}", ha="center", va="center", color=colour, fontsize="x-small")
+
+
+def _ticks(ax: Axes, labels: tuple[str, ...], most: int = 12) -> None:
+    step = -(-len(labels) // most)
+    places = range(0, len(labels), step)
+    ax.set_xticks(places, [labels[place] for place in places], rotation=30, ha="right")
+
+
+def _colour_bar(ax: Axes, shown: Any, label: str, **options: Any) -> None:
+    figure = ax.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(shown, ax=ax, label=label, **options)
+    bar.outline.set_visible(False)
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name

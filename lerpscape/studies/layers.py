@@ -1,0 +1,128 @@
+"""Every layer of a network moved alone, all others held at one end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+
+import numpy as np
+from torch import nn
+
+from lerpscape.batches import Data
+from lerpscape.checkpoints import Checkpoint, Source
+from lerpscape.matching import listed
+from lerpscape.measure import profile
+from lerpscape.monotonicity import Floats
+from lerpscape.paths import Line, Rest, moving
+from lerpscape.progress import Progress, progress_bar
+from lerpscape.studies.measuring import Choices, StudyResult, how_of, rise_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Layerwise(StudyResult):
+    """Loss along the line on which one layer moves, for every layer.
+
+    `layers` are the modules that own parameters, in the order of the checkpoint; `losses` has shape (layers, points);
+    `max_rise` and `distance` (layers,) belong to them. `together` is the loss where all layers move. `unmoved` are
+    layers that are the same at both ends.
+    """
+
+    FORMAT: ClassVar[str] = "lerpscape layerwise 1"
+
+    layers: tuple[str, ...]
+    unmoved: tuple[str, ...]
+    rest: Rest
+    alphas: Floats
+    losses: Floats = field(repr=False)
+    together: Floats = field(repr=False)
+    max_rise: Floats
+    distance: Floats
+    examples: int
+    unit: str
+    how: dict[str, Any] = field(repr=False)
+
+    def summary(self) -> str:
+        """The layers whose own line rises, in a sentence."""
+        rising = [(rise, layer) for rise, layer in zip(self.max_rise, self.layers, strict=True) if not rise <= 0]
+        held = f"all others held at the {self.rest}, {len(self.alphas)} points, n = {self.examples:,}"
+        if not rising:
+            return f"None of {len(self.layers)} layers rises on its own line ({held})."
+        worst = sorted(rising, reverse=True)[:3]
+        shown = ", ".join(f"{layer} by {rise:.4g}" for rise, layer in worst)
+        return f"{len(rising)} of {len(self.layers)} layers rise on their own line, most {shown} {self.unit} ({held})."
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw a heat map, layer against α; returns the matplotlib axes."""
+        from lerpscape.plots_studies import plot_layerwise
+
+        return plot_layerwise(self, ax)
+
+
+def layers_of(start: Checkpoint, end: Checkpoint) -> tuple[list[str], list[str]]:
+    """Modules that own parameters: those that move between the ends, and those that do not.
+
+    >>> from lerpscape.checkpoints import checkpoint
+    >>> one, other = (checkpoint({"a.weight": torch.ones(1) * k, "b.weight": torch.ones(1)}) for k in (1, 2))
+    >>> layers_of(one, other)
+    (['a'], ['b'])
+    """
+    names = dict.fromkeys(name.rpartition(".")[0] for name in start.parameters)
+    moves = {name.rpartition(".")[0] for name in moving(start, end)}
+    return [name for name in names if name in moves], [name for name in names if name not in moves]
+
+
+def layerwise(
+    model: nn.Module,
+    start: Source,
+    end: Source,
+    data: Data,
+    *,
+    rest: Rest,
+    progress: Progress = None,
+    **choices: Unpack[Choices],
+) -> Layerwise:
+    """Measure every layer alone on its way from start to end, with all other layers held at one end (`rest`).
+
+    A layer is a module that owns parameters; its running statistics go with it. Held at the end, the question is what
+    a layer's training is worth to the final network; held at the start, what it does alone.
+
+    `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`, whose refusals hold here too.
+
+    Sources: Vlaar & Frankle (2021); Zhang, Bengio & Singer (2019).
+
+    >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    >>> ends = ({"0.weight": torch.full((1, 1), k), "1.weight": torch.full((1, 1), k)} for k in (0.0, 1.0))
+    >>> x = torch.ones(3, 1)
+    >>> found = layerwise(model, *ends, [(x, x)], rest="end", loss="squared_error", alphas=3)
+    >>> found.layers, found.losses[0]
+    (('0', '1'), array([1.  , 0.25, 0.  ]))
+    """
+    line = Line(start, end)
+    layers, unmoved = layers_of(line.start, line.end)
+    alone = [line.only(*_owned(layer, line.start), rest=rest) for layer in layers]
+    profiles = []
+    with progress_bar(progress, total=len(layers) + 1, what="layerwise", unit="line") as report:
+        for each in [*alone, line]:
+            profiles.append(profile(model, each, data, derivative=False, progress=False, **choices))
+            report(1)
+    return Layerwise(
+        layers=tuple(layers),
+        unmoved=tuple(unmoved),
+        rest=rest,
+        alphas=profiles[0].alphas,
+        losses=np.stack([each.loss for each in profiles[:-1]]),
+        together=profiles[-1].loss,
+        max_rise=np.array([rise_of(each) for each in profiles[:-1]]),
+        distance=np.array([each.distance for each in profiles[:-1]]),
+        examples=profiles[0].examples,
+        unit=profiles[0].unit,
+        how=how_of(profiles[0]) | {"line": line.describe(), "moved": listed(layers)},
+    )
+
+
+def _owned(layer: str, of: Checkpoint) -> list[str]:
+    """Names of the tensors that belong to a module itself."""
+    return [name for name in of.tensors if name.rpartition(".")[0] == layer]

@@ -1,0 +1,169 @@
+"""Every line between the checkpoints of a set: rises in both directions, barriers, and their means over blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
+
+import numpy as np
+from torch import nn
+
+from lerpscape import monotonicity
+from lerpscape.batches import Data
+from lerpscape.errors import three_parts
+from lerpscape.measure import profile
+from lerpscape.monotonicity import BarrierKind, Floats
+from lerpscape.paths import Line
+from lerpscape.progress import Progress, progress_bar
+from lerpscape.snapshots import Snapshots, snapshots
+from lerpscape.studies.measuring import Choices, StudyResult, how_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Block(NamedTuple):
+    """Means over the n lines from one group of checkpoints to another."""
+
+    max_rise: float
+    barrier: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Pairwise(StudyResult):
+    """Readings of the line from each checkpoint (row) to each other (column), 0 on the diagonal.
+
+    `max_rise` and `barrier` have shape (checkpoints, checkpoints), in the unit of the loss, nan where a loss is NaN or
+    infinite; `barrier` is of the stated kind and symmetric. `groups` names the group of each checkpoint.
+    """
+
+    FORMAT: ClassVar[str] = "lerpscape pairwise 1"
+
+    labels: tuple[str, ...]
+    groups: tuple[str, ...]
+    max_rise: Floats
+    barrier: Floats
+    kind: BarrierKind
+    points: int
+    examples: int
+    unit: str
+    how: dict[str, Any] = field(repr=False)
+
+    def blocks(self) -> dict[tuple[str, str], Block]:
+        """Means over all lines from one group to another, by (from, to); lines to itself do not count."""
+        found = {}
+        names = list(dict.fromkeys(self.groups))
+        for one in names:
+            for other in names:
+                here = [
+                    (i, j)
+                    for i, group in enumerate(self.groups)
+                    for j, target in enumerate(self.groups)
+                    if i != j and (group, target) == (one, other)
+                ]
+                if here:
+                    rows, columns = zip(*here, strict=True)
+                    rise, barrier = (float(each[rows, columns].mean()) for each in (self.max_rise, self.barrier))
+                    found[one, other] = Block(rise, barrier, len(here))
+        return found
+
+    def summary(self) -> str:
+        """The blocks in sentences."""
+        return "\n".join(
+            f"{one} to {other} ({block.n} lines): max_rise {block.max_rise:.4g} {self.unit}, "
+            f"barrier_{self.kind} {block.barrier:.4g} {self.unit} on average"
+            for (one, other), block in self.blocks().items()
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the matrix of max_rise; returns the matplotlib axes. `figure` draws both matrices."""
+        from lerpscape.plots_studies import plot_matrix
+
+        return plot_matrix(self, "max_rise", ax)
+
+    def figure(self) -> Figure:
+        """Both matrices side by side."""
+        from lerpscape.plots_studies import pairwise_figure
+
+        return pairwise_figure(self)
+
+
+def pairwise(
+    model: nn.Module,
+    checkpoints: Snapshots,
+    data: Data,
+    *,
+    groups: Mapping[str, str] | None = None,
+    kind: BarrierKind = "mean",
+    progress: Progress = None,
+    **choices: Unpack[Choices],
+) -> Pairwise:
+    """Measure the lines between all pairs of a set of checkpoints, such as initialisations and optima.
+
+    * `checkpoints`: a folder, a list or a mapping of labels.
+    * `groups`: the group of each label, for means over blocks (init–init, init–opt, opt–opt); by default one group.
+    * `kind`: which barrier (see `lerpscape.barrier`).
+    * `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`. Each pair is measured once; the
+      way back is the same curve read from the other side, so `alphas` must lie evenly and `batch_norm` must not
+      depend on the direction (no `EndStatistics()`).
+
+    Raises `EndpointMismatch` that names a checkpoint of another network or two equal ones, `ValueError` for a label
+    without a group, and for α or statistics that differ on the way back.
+
+    >>> points = {name: {"weight": torch.full((1, 1), value)} for name, value in (("a", 0.0), ("b", 1.0), ("c", 3.0))}
+    >>> x = torch.ones(3, 1)
+    >>> found = pairwise(nn.Linear(1, 1, bias=False), points, [(x, x)], loss="squared_error", alphas=7)
+    >>> found.max_rise
+    array([[0., 0., 4.],
+           [1., 0., 4.],
+           [1., 0., 0.]])
+    """
+    from lerpscape.batch_norm import EndStatistics
+    from lerpscape.measure import alpha_grid
+
+    found = snapshots(checkpoints)
+    named = dict.fromkeys(found, "all") if groups is None else dict(groups)
+    missing = [label for label in found if label not in named]
+    if missing:
+        raise ValueError(
+            three_parts("a group for each checkpoint.", f"none for {missing[0]!r}.", f"Labels: {list(found)}")
+        )
+    grid = alpha_grid(choices.get("alphas", 50))
+    if not np.allclose(grid, 1 - grid[::-1], rtol=0, atol=1e-12):
+        raise ValueError(three_parts("alphas that are the same from both ends.", f"{grid}.", "Give a count of points."))
+    if isinstance(choices.get("batch_norm"), EndStatistics):
+        raise ValueError(
+            three_parts(
+                "statistics that are the same in both directions.", "EndStatistics().", "Use InterpolateStatistics()."
+            )
+        )
+    labels = list(found)
+    pairs = list(combinations(range(len(labels)), 2))
+    rises, barriers = (np.zeros((len(labels), len(labels))) for _ in range(2))
+    with progress_bar(progress, total=len(pairs), what="pairwise", unit="line") as report:
+        for i, j in pairs:
+            line = Line(found[labels[i]], found[labels[j]])
+            measured = profile(model, line, data, derivative=False, progress=False, **choices)
+            inside = measured.loss[(grid >= 0) & (grid <= 1)]
+            alphas = grid[(grid >= 0) & (grid <= 1)]
+            if measured.invalid:
+                rises[i, j] = rises[j, i] = barriers[i, j] = barriers[j, i] = np.nan
+            else:
+                rises[i, j], rises[j, i] = monotonicity.max_rise(inside), monotonicity.max_rise(inside[::-1])
+                barriers[i, j] = barriers[j, i] = monotonicity.barrier(inside, kind, alphas)
+            report(1)
+    return Pairwise(
+        labels=tuple(labels),
+        groups=tuple(named[label] for label in labels),
+        max_rise=rises,
+        barrier=barriers,
+        kind=kind,
+        points=len(grid),
+        examples=measured.examples,
+        unit=measured.unit,
+        how=how_of(measured),
+    )

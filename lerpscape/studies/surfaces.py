@@ -1,0 +1,153 @@
+"""The loss on a plane through three checkpoints, with lines and a trajectory on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+
+import numpy as np
+from torch import nn
+
+from lerpscape.batches import Data
+from lerpscape.checkpoints import Params, Source
+from lerpscape.errors import three_parts
+from lerpscape.measure import profile
+from lerpscape.monotonicity import Floats
+from lerpscape.paths import Line
+from lerpscape.planes import Plane, Stops
+from lerpscape.progress import Progress
+from lerpscape.snapshots import Snapshots, snapshots
+from lerpscape.studies.measuring import Choices, StudyResult, how_of
+from lerpscape.studies.trajectories import on_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LossPlane(StudyResult):
+    """Loss on a plane through a start, another start and an end, in distances of parameter space.
+
+    `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the other start to the
+    right. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the
+    end at `alphas`. `trajectory` (snapshots, 2) is the projection of the snapshots, `heights` how far each is above
+    the plane, `travelled` the share of the way gone and `along` the loss there; empty without snapshots.
+    """
+
+    FORMAT: ClassVar[str] = "lerpscape loss plane 1"
+
+    names: tuple[str, ...]
+    corners: Floats
+    x: Floats
+    y: Floats
+    losses: Floats = field(repr=False)
+    alphas: Floats
+    lines: Floats = field(repr=False)
+    labels: tuple[str, ...]
+    trajectory: Floats = field(repr=False)
+    heights: Floats
+    travelled: Floats
+    along: Floats
+    examples: int
+    unit: str
+    how: dict[str, Any] = field(repr=False)
+
+    def summary(self) -> str:
+        """What the plane shows, in a sentence."""
+        size = f"{len(self.x)} × {len(self.y)} points, n = {self.examples:,}"
+        found = f"Losses from {np.nanmin(self.losses):.4g} to {np.nanmax(self.losses):.4g} {self.unit} ({size})."
+        if len(self.heights):
+            far = int(np.argmax(self.heights))
+            length = float(np.linalg.norm(self.corners[2] - self.corners[0]))
+            found += (
+                f" The trajectory is up to {self.heights[far] / length:.3g} of the line's length above the plane, at "
+                f"{self.labels[far]}."
+            )
+        return found
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the plane with lines and trajectory; returns the matplotlib axes. `figure` adds the curves beside it."""
+        from lerpscape.plots_studies import plot_plane
+
+        return plot_plane(self, ax)
+
+    def figure(self) -> Figure:
+        """The plane, and beside it the losses along the lines and along the trajectory."""
+        from lerpscape.plots_studies import plane_figure
+
+        return plane_figure(self)
+
+
+def plane(
+    model: nn.Module,
+    start: Source,
+    other: Source,
+    end: Source,
+    data: Data,
+    *,
+    trajectory: Snapshots | None = None,
+    points: int = 25,
+    margin: float = 0.2,
+    progress: Progress = None,
+    **choices: Unpack[Choices],
+) -> LossPlane:
+    """Measure the loss on the plane through a start, another start and an end, and on the lines to the end.
+
+    * `trajectory`: snapshots of training from start to end, projected on the plane.
+    * `points`: along each side of the grid; the grid covers corners and trajectory, and `margin` of their extent more.
+    * `choices`: `loss`, `alphas` (of the lines), `batch_norm`, `device`, `dtype` as in `profile`.
+
+    Raises `ValueError` for three checkpoints on one line, fewer than two points, or a negative margin;
+    `EndpointMismatch` for checkpoints of different networks.
+
+    Source: Lucas et al. (2021), figure 1.
+
+    >>> points = [{"weight": torch.tensor([corner])} for corner in ([0.0, 0.0], [2.0, 0.0], [0.0, 1.0])]
+    >>> x = torch.eye(2)
+    >>> found = plane(nn.Linear(2, 1, bias=False), *points, [(x, x[:, 1:])], loss="squared_error", points=3, margin=0)
+    >>> found.x, found.y, found.losses[0]  # (x² + (y − 1)²) / 2
+    (array([0., 1., 2.]), array([0. , 0.5, 1. ]), array([0.5, 1. , 2.5]))
+    """
+    if points < 2 or margin < 0:
+        raise ValueError(
+            three_parts("points ≥ 2 and margin ≥ 0.", f"points={points}, margin={margin}.", "points=25, margin=0.2")
+        )
+    on = Plane(start, other, end)
+    corners = np.array([on.position(each)[:2] for each in (on.origin, on.x, on.y)])
+    road = {} if trajectory is None else snapshots(trajectory)
+    places = [on.position(each) for each in road.values()]
+    projected = np.array([place[:2] for place in places]).reshape(-1, 2)
+    low, high = np.min([*corners, *projected], axis=0), np.max([*corners, *projected], axis=0)
+    x, y = np.linspace(low - margin * (high - low), high + margin * (high - low), points).T
+    count = points**2
+
+    def stop(k: int) -> Params:
+        if k >= count:
+            return list(road.values())[k - count].tensors
+        return on.at(*on.from_flat(float(x[k % points]), float(y[k // points])))
+
+    stops = Stops((on.origin, on.y), count + len(road), stop, on.describe())
+    rest: Choices = {**choices, "alphas": len(stops)}
+    found = profile(model, stops, data, derivative=False, label="plane", progress=progress, **rest)
+    lines = [
+        profile(model, Line(each, on.y), data, derivative=False, progress=progress, **choices)
+        for each in (on.origin, on.x)
+    ]
+    return LossPlane(
+        names=(on.origin.source, on.x.source, on.y.source),
+        corners=corners,
+        x=x,
+        y=y,
+        losses=found.loss[:count].reshape(points, points),
+        alphas=lines[0].alphas,
+        lines=np.stack([each.loss for each in lines]),
+        labels=tuple(road),
+        trajectory=projected,
+        heights=np.array([place.height for place in places]),
+        travelled=on_line(road)[2] if road else np.array([]),
+        along=found.loss[count:],
+        examples=found.examples,
+        unit=found.unit,
+        how=how_of(found) | {"plane": on.describe()},
+    )
