@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "attribution": ("layer_contributions", "statistics_contributions"),
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
+    "bias_paths": ("BiasStudy", "BiasVariant", "bias_study"),
     "certificates": ("Certificate",),
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
@@ -53,10 +54,12 @@ _ROOMS = {
     "paths": ("Line", "ParamPath"),
     "per_example": ("ClassCurve", "ExampleCurves"),
     "planes": ("Plane", "Stops"),
+    "plateaus": ("Plateaus", "plateau_ends", "predicted_plateau_ends"),
     "policies": ("PolicyResult", "PolicySweep", "batch_norm_sweep"),
     "profiles": ("Profile",),
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
+    "scaling": ("ScaleCurve", "ScaleInvariance", "scale_invariance"),
     "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
     "spheres": ("SphericalLine",),
     "statistics": ("RiseInterval", "rise_interval"),
@@ -73,6 +76,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from lerpscape.attribution import layer_contributions, statistics_contributions
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+    from lerpscape.bias_paths import BiasStudy, BiasVariant, bias_study
     from lerpscape.certificates import Certificate
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
@@ -115,10 +119,12 @@ if TYPE_CHECKING:
     from lerpscape.paths import Line, ParamPath
     from lerpscape.per_example import ClassCurve, ExampleCurves
     from lerpscape.planes import Plane, Stops
+    from lerpscape.plateaus import Plateaus, plateau_ends, predicted_plateau_ends
     from lerpscape.policies import PolicyResult, PolicySweep, batch_norm_sweep
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
+    from lerpscape.scaling import ScaleCurve, ScaleInvariance, scale_invariance
     from lerpscape.similarity import FeatureLinearity, FeatureSimilarity, feature_linearity, feature_similarity
     from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval

@@ -18,6 +18,7 @@ from lerpscape.commands.connect import connect_command
 from lerpscape.commands.demo import demo_command
 from lerpscape.commands.features import curvature_command, similarity_command
 from lerpscape.commands.gauss import condition_command, gauss_command
+from lerpscape.commands.plateaus import plateaus_command, scale_command
 from lerpscape.commands.profile import profile_command, report_command
 from lerpscape.commands.studies import (
     layerwise_command,
@@ -89,6 +90,12 @@ EXAMPLES = {
     "policies": """
   lerpscape policies init.pt final.pt --model nets:build --data loaders:train --plot policies.svg
 """,
+    "plateaus": """
+  lerpscape plateaus init.pt final.pt --model nets:build --data loaders:train --plot plateaus.svg
+""",
+    "scale": """
+  lerpscape scale init.pt final.pt --model nets:build --data loaders:train --plot scale.svg
+""",
     "curvature": """
   lerpscape curvature init.pt final.pt --model nets:build --data loaders:train --alphas 11 --plot curvature.svg
 """,
@@ -111,6 +118,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "attribute": attribute_command,
     "examples": examples_command,
     "policies": policies_command,
+    "plateaus": plateaus_command,
+    "scale": scale_command,
     "curvature": curvature_command,
     "similarity": similarity_command,
     "starts": starts_command,
