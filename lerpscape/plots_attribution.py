@@ -60,7 +60,9 @@ def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
         curves, bars = axes
         for index, each in enumerate(found):
             colour = COLOURS[index % len(COLOURS)]
-            curves.plot(each.profile.alphas, each.profile.loss, color=colour, label=each.name)
+            curves.plot(
+                each.profile.alphas, each.profile.loss, ("-", "--", ":")[index % 3], color=colour, label=each.name
+            )
         unit = f" ({found.rows[0].profile.unit})" if found.rows[0].profile.unit else ""
         curves.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
         curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)

@@ -26,11 +26,12 @@ def plot_curvature(found: Curvature, ax: Axes | None = None) -> Axes:
             found.alphas, found.bottom, found.bottom_error, fmt=".-", color=COLOURS[4], label="smallest eigenvalue"
         )
         mean, error = found.trace / found.parameters, found.trace_error / found.parameters
-        ax.errorbar(found.alphas, mean, error, fmt=".-", color=COLOURS[2], label="mean eigenvalue (trace / parameters)")
-        ax.plot(found.alphas, found.rayleigh, ".-", color=COLOURS[5], label="along the path, dᵀHd / ‖d‖²")
+        ax.errorbar(found.alphas, mean, error, fmt=".-", color=COLOURS[2], label="mean eigenvalue")
+        ax.plot(found.alphas, found.rayleigh, ".-", color=COLOURS[5], label="along the path")
         ax.axhline(0, color=INK, linewidth=0.8)
         sizes = np.abs(np.concatenate([found.top, found.bottom, found.rayleigh[np.isfinite(found.rayleigh)]]))
-        ax.set_yscale("symlog", linthresh=max(float(np.median(sizes)) / 100, 1e-300))
+        ax.set_yscale("symlog", linthresh=max(float(np.median(sizes)) / 10, 1e-300))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"curvature ({found.unit or 'loss'} per squared length)")
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
