@@ -36,7 +36,7 @@ def plot_plateaus(found: Plateaus, ax: Axes | None = None) -> Axes:
                 label=f"{each} (b = {found.bias[each]:+.2g})",
             )
         ax.set(xlabel="predicted by the last biases (α)", ylabel="observed end of the plateau (α)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, title="class", title_fontsize="small")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, title="class", title_fontsize="small")
     return ax
 
 
@@ -56,8 +56,8 @@ def plot_biases(found: BiasStudy, ax: Axes | None = None) -> Axes:
             if found.variants[0].profile.accuracy is not None
             else f"loss ({found.variants[0].profile.unit})"
         )
-        ax.set(xlabel="α   (0: start, 1: end; dots: where the plateau ends)", ylabel=unit)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        ax.set(xlabel="α   (dots: where the plateau ends)", ylabel=unit)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 
