@@ -10,12 +10,19 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "angle_bounds": ("AngleBounds", "certify_angles"),
+    "attribution": ("layer_contributions", "statistics_contributions"),
     "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
+    "bias_paths": ("BiasStudy", "BiasVariant", "bias_study"),
     "certificates": ("Certificate",),
     "certification": ("certify",),
     "checkpoints": ("Checkpoint", "checkpoint"),
     "conditions": ("Condition", "sufficient_condition"),
     "connection": ("connect",),
+    "contributions": ("Contributions",),
+    "crosswalk": ("Disagreement", "Reading", "Readings"),
+    "curvatures": ("Curvature",),
+    "curves": ("Bezier", "Polyline"),
+    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
     "errors": (
         "Diverged",
         "ConfigError",
@@ -27,8 +34,10 @@ _ROOMS = {
         "PartialMismatch",
         "StoreConflict",
     ),
+    "examples": ("example_curves",),
     "gauss": ("gauss_length",),
     "gauss_lengths": ("GaussLength", "Level"),
+    "hessians": ("curvature",),
     "hidden": ("HiddenRise", "hidden_rises"),
     "losses": ("Loss",),
     "measure": ("profile",),
@@ -45,33 +54,41 @@ _ROOMS = {
         "relative_rise",
         "rises",
     ),
-    "curves": ("Bezier", "Polyline"),
     "paths": ("Line", "ParamPath"),
+    "per_example": ("ClassCurve", "ExampleCurves"),
     "planes": ("Plane", "Stops"),
+    "plateaus": ("Plateaus", "plateau_ends", "predicted_plateau_ends"),
+    "policies": ("PolicyResult", "PolicySweep", "batch_norm_sweep"),
+    "profiles": ("Profile",),
+    "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
+    "reports": ("report",),
+    "scaling": ("ScaleCurve", "ScaleInvariance", "scale_invariance"),
+    "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
+    "spheres": ("SphericalLine",),
+    "statistics": ("RiseInterval", "rise_interval"),
     "studies.layers": ("Layerwise", "layerwise"),
     "studies.onsets": ("Onset", "onset"),
     "studies.pairs": ("Block", "Pairwise", "pairwise"),
     "studies.starts": ("Excess", "StartComparison", "compare_starts"),
     "studies.surfaces": ("LossPlane", "plane"),
     "studies.trajectories": ("Trajectory", "trajectory"),
-    "spheres": ("SphericalLine",),
-    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
-    "profiles": ("Profile",),
-    "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
-    "reports": ("report",),
-    "statistics": ("RiseInterval", "rise_interval"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lerpscape.angle_bounds import AngleBounds, certify_angles
+    from lerpscape.attribution import layer_contributions, statistics_contributions
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
+    from lerpscape.bias_paths import BiasStudy, BiasVariant, bias_study
     from lerpscape.certificates import Certificate
     from lerpscape.certification import certify
     from lerpscape.checkpoints import Checkpoint, checkpoint
     from lerpscape.conditions import Condition, sufficient_condition
     from lerpscape.connection import connect
+    from lerpscape.contributions import Contributions
+    from lerpscape.crosswalk import Disagreement, Reading, Readings
+    from lerpscape.curvatures import Curvature
     from lerpscape.curves import Bezier, Polyline
     from lerpscape.endpoints import aligned, fresh_init, noise_like, permuted, zeros_like
     from lerpscape.errors import (
@@ -85,8 +102,10 @@ if TYPE_CHECKING:
         PartialMismatch,
         StoreConflict,
     )
+    from lerpscape.examples import example_curves
     from lerpscape.gauss import gauss_length
     from lerpscape.gauss_lengths import GaussLength, Level
+    from lerpscape.hessians import curvature
     from lerpscape.hidden import HiddenRise, hidden_rises
     from lerpscape.losses import Loss
     from lerpscape.measure import profile
@@ -104,10 +123,15 @@ if TYPE_CHECKING:
         rises,
     )
     from lerpscape.paths import Line, ParamPath
+    from lerpscape.per_example import ClassCurve, ExampleCurves
     from lerpscape.planes import Plane, Stops
+    from lerpscape.plateaus import Plateaus, plateau_ends, predicted_plateau_ends
+    from lerpscape.policies import PolicyResult, PolicySweep, batch_norm_sweep
     from lerpscape.profiles import Profile
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
+    from lerpscape.scaling import ScaleCurve, ScaleInvariance, scale_invariance
+    from lerpscape.similarity import FeatureLinearity, FeatureSimilarity, feature_linearity, feature_similarity
     from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval
     from lerpscape.studies.layers import Layerwise, layerwise

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from tyro.extras import SubcommandApp
 
 from lerpscape import __version__
+from lerpscape.commands.attribution import attribute_command, examples_command, policies_command
 from lerpscape.commands.certify import certify_command
 from lerpscape.commands.connect import connect_command
 from lerpscape.commands.data import data_command
 from lerpscape.commands.demo import demo_command
+from lerpscape.commands.features import curvature_command, similarity_command
 from lerpscape.commands.gauss import condition_command, gauss_command
+from lerpscape.commands.plateaus import plateaus_command, scale_command
 from lerpscape.commands.profile import profile_command, report_command
 from lerpscape.commands.studies import (
     layerwise_command,
@@ -80,6 +83,29 @@ EXAMPLES = {
   lerpscape certify init.pt final.pt --model nets:build --data loaders:train
   lerpscape certify init.pt final.pt --model nets:build --data loaders:train --tolerance 1e-3 --plot proof.svg
 """,
+    "attribute": """
+  lerpscape attribute init.pt final.pt --model nets:build --data loaders:train --plot layers.svg
+  lerpscape attribute init.pt final.pt --model nets:build --data loaders:train --between 0:1 --by tensor --json
+""",
+    "examples": """
+  lerpscape examples init.pt final.pt --model nets:build --data loaders:train --plot classes.svg
+""",
+    "policies": """
+  lerpscape policies init.pt final.pt --model nets:build --data loaders:train --plot policies.svg
+""",
+    "plateaus": """
+  lerpscape plateaus init.pt final.pt --model nets:build --data loaders:train --plot plateaus.svg
+""",
+    "scale": """
+  lerpscape scale init.pt final.pt --model nets:build --data loaders:train --plot scale.svg
+""",
+    "curvature": """
+  lerpscape curvature init.pt final.pt --model nets:build --data loaders:train --alphas 11 --plot curvature.svg
+""",
+    "similarity": """
+  lerpscape similarity init.pt final.pt --model nets:build --data loaders:train --plot features.svg
+  lerpscape similarity a.pt b.pt --model nets:build --data loaders:train --layers 'layer*.conv2' fc --json
+""",
     "report": """
   lerpscape report lerpscape-demo/plain-train.json lerpscape-demo/plain-held-out.json --out both.html
 """,
@@ -110,6 +136,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gauss": gauss_command,
     "condition": condition_command,
     "certify": certify_command,
+    "attribute": attribute_command,
+    "examples": examples_command,
+    "policies": policies_command,
+    "plateaus": plateaus_command,
+    "scale": scale_command,
+    "curvature": curvature_command,
+    "similarity": similarity_command,
     "starts": starts_command,
     "onset": onset_command,
     "pairwise": pairwise_command,

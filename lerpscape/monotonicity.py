@@ -177,16 +177,25 @@ def barrier(losses: Values, kind: BarrierKind, alphas: Values | None = None) -> 
     )
 
 
-def local_convexity(losses: Values) -> float:
-    """Share of interior points of an even grid with L_{i+1} − 2L_i + L_{i−1} ≥ 0.
+def local_convexity(losses: Values, alphas: Values | None = None) -> float:
+    """Share of interior points at which the curve bends upwards: L_{i+1} − 2L_i + L_{i−1} ≥ 0.
 
-    Source: Lim et al. (2024). `nan` for fewer than three points.
+    On an uneven grid, the share at which the slope does not fall. `nan` for fewer than three points.
+
+    Source: Lim et al. (2024), for even grids.
 
     >>> local_convexity([4.0, 1.0, 0.0, 1.0]), local_convexity([0.0, 1.0, 1.5])
     (1.0, 0.0)
+    >>> local_convexity([0.0, 1.0, 1.5], alphas=[0.0, 0.9, 1.0])
+    1.0
     """
-    values = _losses(losses)
-    return float(np.mean(np.diff(values, 2) >= 0)) if len(values) > 2 else float("nan")
+    values, grid = checked_curve(losses, alphas)
+    if len(values) < 3:
+        return float("nan")
+    steps = np.diff(grid)
+    even = np.ptp(steps) <= 1e-9 * steps.max()
+    bends = np.diff(values, 2) if even else np.diff(np.diff(values) / steps)
+    return float(np.mean(bends >= 0))
 
 
 def global_convexity(losses: Values, alphas: Values | None = None) -> float:

@@ -54,7 +54,7 @@ class Statistics:
             )
         self._batches: list[Batch] | Reader = []
         self._order: tuple[str, ...] = ()
-        self._estimated: dict[tuple[float, bool], dict[str, tuple[Tensor, Tensor | None]]] = {}
+        self._estimated: dict[tuple[float, frozenset[str]], dict[str, tuple[Tensor, Tensor | None]]] = {}
         # Exact statistics by a faster way than a pass for each layer, where the engine has one.
         self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
         if isinstance(self._policy, Recalibrate):
@@ -86,13 +86,13 @@ class Statistics:
     def apply(self, state: Params, alpha: float) -> Params:
         """The tensors of the model at α with the policy's statistics in place; dual tensors stay dual.
 
-        Statistics of an α are estimated once, however many chunks the measured data come in.
+        Statistics of an α and of the tensors that move are estimated once, however many chunks the data come in.
         """
         if isinstance(self._policy, EndStatistics):
             return state | {name: tensor.clone() for name, tensor in self._on_path.end_statistics().items()}
         if not isinstance(self._policy, Recalibrate):
             return state
-        key = alpha, any(duals.split(tensor)[1] is not None for tensor in state.values())
+        key = alpha, frozenset(name for name, tensor in state.items() if duals.split(tensor)[1] is not None)
         if key not in self._estimated:
             found = self._recalibrated(state, self._policy, alpha)
             self._estimated[key] = {name: duals.split(found[name]) for name in self._on_path.end_statistics()}
@@ -122,6 +122,33 @@ class Statistics:
                     stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, moving)).remove)
             return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
 
+    def call_held(self, module: nn.Module, state: Params, alpha: float, batches: list[Batch]) -> list[Any]:
+        """`module(batches)` with the values of the policy's statistics but without their derivative.
+
+        Raises `ValueError` where a batch's own statistics cannot be held, as the layer keeps no running ones.
+        """
+        values = {name: duals.split(tensor)[0] for name, tensor in state.items()}
+        if not isinstance(self._policy, BatchStatistics):
+            fixed = self.apply(values, alpha)
+            held = {name: fixed[name] for name in self._on_path.end_statistics()}
+            found: list[Any] = self.call(module, state | held, batches)
+            return found
+        untracked = [name for name in self._layers if statistic(name, "mean") not in state]
+        if untracked:
+            raise ValueError(
+                three_parts(
+                    "batch-norm layers whose statistics can be held still.",
+                    f"{untracked[0]!r} with track_running_stats=False.",
+                    "Its statistics are always those of the batch: they cannot be told apart from the weights here.",
+                )
+            )
+        found = []
+        for batch in batches:
+            averages = {name: PooledMoments() for name in self._layers}
+            self._gather(values, averages, by_batch=True, batches=[batch])
+            found += self.call(module, state | _as_statistics(averages, values), [batch], by_batch=False)
+        return found
+
     def _recalibrated(self, state: Params, policy: Recalibrate, alpha: float) -> Params:
         if policy.momentum is not None:
             averages = {name: _Exponential(policy.momentum) for name in self._layers}
@@ -143,8 +170,10 @@ class Statistics:
             state = state | _as_statistics(exact, state)
         return state
 
-    def _gather(self, state: Params, into: dict[str, Any], by_batch: bool) -> None:
-        """One pass over the data in which the named layers report their inputs.
+    def _gather(
+        self, state: Params, into: dict[str, Any], by_batch: bool, batches: Iterable[Batch] | None = None
+    ) -> None:
+        """One pass over the data (those of the policy, unless given) in which the named layers report their inputs.
 
         With a single layer to watch, the rest of the network behind it is not run.
         """
@@ -162,7 +191,7 @@ class Statistics:
         with ExitStack() as stack:
             for name in into:
                 stack.callback(self._layers[name].register_forward_pre_hook(watch(name)).remove)
-            for batch in self._placed():
+            for batch in self._placed() if batches is None else batches:
                 try:
                     self.call(caller, state, batch, by_batch=by_batch)
                 except _Reached:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -37,10 +37,18 @@ class ModulePlan:
         self._pass = _Pass(on_path.model, loss, report)
         self._derivative = derivative
 
-    def row(self, alpha: float, batches: list[Batch]) -> Row:
-        """Measure the batches at α. Random numbers that the model draws are the same at every α."""
+    def row(
+        self, alpha: float, batches: list[Batch], *, only: Collection[str] | None = None, held: bool = False
+    ) -> Row:
+        """Measure the batches at α. Random numbers that the model draws are the same at every α.
+
+        With `only`, derivatives are those of the named tensors' movement; with `held`, batch-norm statistics have the
+        policy's values but do not move.
+        """
         torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
-        with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
+        with tensors_at(self._on_path, alpha, derivative=self._derivative, only=only) as state:
+            if held:
+                return _row(self._statistics.call_held(self._pass, state, alpha, batches))
             return _row(self._statistics.call(self._pass, self._statistics.apply(state, alpha), batches))
 
 
@@ -147,15 +155,21 @@ def pooled(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> tup
 
 
 @contextmanager
-def tensors_at(on_path: ModelOnPath, alpha: float, *, derivative: bool) -> Iterator[Params]:
-    """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted."""
+def tensors_at(
+    on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
+) -> Iterator[Params]:
+    """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted.
+
+    With `only`, the named ones alone move.
+    """
     state = on_path.at(alpha)
     if not derivative:
         yield state
         return
     with forward_mode(on_path.model), duals.level():
         for name, velocity in on_path.velocity(alpha).items():
-            state[name] = duals.dual(state[name], velocity)
+            if only is None or name in only:
+                state[name] = duals.dual(state[name], velocity)
         yield state
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lerpscape import hidden, monotonicity, statistics
+from lerpscape.crosswalk import Readings
+from lerpscape.definitions import Curve, crosswalk
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.hidden import HiddenRise
 from lerpscape.monotonicity import BarrierKind, Floats, Rise
@@ -99,8 +100,8 @@ class Profile:
 
     @property
     def local_convexity(self) -> float:
-        """Share of interior points with a non-negative second difference."""
-        return monotonicity.local_convexity(self._inside("loss"))
+        """Share of interior points at which the curve bends upwards; see `lerpscape.local_convexity`."""
+        return monotonicity.local_convexity(self._inside("loss"), self._inside("alphas"))
 
     @property
     def global_convexity(self) -> float:
@@ -153,25 +154,20 @@ class Profile:
         """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
         return as_dict(self, FORMAT)
 
-    def readings(self) -> dict[str, float | None]:
-        """The scalar readings by name, None where one is undefined for this curve or grid.
+    def readings(self, tolerance: float = 0.0) -> Readings:
+        """Every published monotonicity, barrier, convexity and plateau reading, with its user, on this grid and half.
+
+        `tolerance`, in the unit of the loss, is what verdicts forgive. `readings["max_rise"].value` is one number,
+        `.disagreements` the questions on which definitions part; see `lerpscape.Readings`.
 
         Raises `NonFiniteLoss` for a curve with invalid points.
         """
-        found: dict[str, float | None] = {"max_rise": self.max_rise, "max_step": self.max_step}
-        if self._has_ends():
-            found |= {
-                "relative_rise": self.relative_rise,
-                "barrier_mean": self.barrier("mean"),
-                "barrier_chord": self.barrier("chord"),
-                "barrier_max": self.barrier("max"),
-                "local_convexity": self.local_convexity,
-                "global_convexity": self.global_convexity,
-                "plateau_0.05": self.plateau(0.05),
-                "area": self.area,
-            }
-        found |= {"distance": self.distance, "relative_distance": self.relative_distance}
-        return {name: None if value is None or math.isnan(value) else value for name, value in found.items()}
+        parts = {
+            name: None if getattr(self, name) is None else self._inside(name) for name in ("accuracy", "derivative")
+        }
+        error = None if parts["accuracy"] is None else 100 * (1 - parts["accuracy"])
+        curve = Curve(self._inside("alphas"), self._inside("loss"), error, parts["derivative"])
+        return crosswalk(curve, tolerance=tolerance, unit=self.unit)
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON; `Profile.load` gives back exactly the same numbers."""

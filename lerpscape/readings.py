@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lerpscape.certificates import Certificate
+from lerpscape.crosswalk import Readings
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.profiles import Profile
 
@@ -86,19 +87,33 @@ def _profile_numbers(each: Profile) -> dict[str, str]:
                 found[f"accuracy at α = {end:.0f}"] = f"{100 * each.accuracy[here[0]]:.2f}"
     if each.invalid:
         return found
-    found |= {name: "undefined" if value is None else _number(value) for name, value in each.readings().items()}
+    found |= {name: _number(value) for name, value in each.readings().values().items() if name in MEANINGS}
+    found |= {"distance": _number(each.distance), "relative_distance": _number(each.relative_distance)}
     if each.examples > 1:
         interval = each.rise_interval()
         found["95 % interval"] = f"{_number(interval.lower)} to {_number(interval.upper)}"
         found["p-value"] = f"{interval.p_value:.3g}"
-    found["rises"] = str(len(each.rises))
     if each.derivative is not None:
         largest = max((rise.estimate for rise in each.hidden_rises), default=0.0)
         found["hidden rises"] = f"{len(each.hidden_rises)}" + (f" (≤ about {largest:.2g})" if largest else "")
     return found
 
 
-def _number(value: float) -> str:
+def reading_rows(found: Readings) -> list[tuple[str, str, str, str, str, str, str]]:
+    """The cross-walk as a table: name, value, on half the grid, unit, verdict, who uses it, formula."""
+    answers = {None: "", True: "yes", False: "no"}
+    rows = []
+    for each in found:
+        verdict = answers[each.verdict]
+        if each.half_verdict is not each.verdict:
+            verdict += f" (half: {answers[each.half_verdict] or 'undefined'})"
+        rows.append((each.name, _number(each.value), _number(each.half), each.unit, verdict, each.source, each.formula))
+    return rows
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "undefined"
     return f"{value:.4g}" if math.isfinite(value) else str(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,7 @@ from lerpscape.partial import check_writable
 from lerpscape.plots import as_svg, certificate_figure, profile_figure
 from lerpscape.plots_gauss import gauss_figure
 from lerpscape.profiles import Profile
-from lerpscape.readings import Rows, certificate_rows, gauss_rows, number_rows
+from lerpscape.readings import Rows, certificate_rows, gauss_rows, number_rows, reading_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Crosswalk:
+    """Every published reading of one profile, and where they disagree."""
+
+    label: str
+    sentences: list[str]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Part:
     """What a section shows of one kind of result: sentences, a picture, a table, and how it was measured.
 
@@ -44,6 +53,7 @@ class Part:
     labels: list[str]
     rows: Rows
     how: list[tuple[str, list[tuple[str, str]]]]
+    crosswalks: list[Crosswalk] = field(default_factory=list)
 
 
 def report(
@@ -103,6 +113,7 @@ def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
             labels=[each.label or "value" for each in profiles],
             rows=number_rows(profiles),
             how=[(each.label, _how_profile(each)) for each in profiles],
+            crosswalks=[_crosswalk(each, tolerance) for each in profiles if not each.invalid],
         )
     for each in results:
         if isinstance(each, GaussLength):
@@ -122,6 +133,11 @@ def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
                 rows=certificate_rows(each),
                 how=[("certificate", _how({"loss": each.loss_name, "seconds": each.seconds} | each.how))],
             )
+
+
+def _crosswalk(each: Profile, tolerance: float) -> Crosswalk:
+    found = each.readings(tolerance)
+    return Crosswalk(each.label, found.sentences(), list(reading_rows(found)))
 
 
 def _mood(each: Profile, tolerance: float) -> str:

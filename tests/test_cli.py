@@ -90,6 +90,17 @@ def test_files_and_table_are_written(work: Path, capsys: pytest.CaptureFixture[s
     assert "again</h1>" in Path("o/again.html").read_text()
 
 
+def test_readings_on_request(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command("--alphas", "7", "--readings", "--tolerance", "0.01"))
+    out = capsys.readouterr().out
+    expected = ls.profile(CASE.ends()[0], ls.Line(*CASE.ends()), CASE.data(), alphas=7).readings(0.01)
+    assert all(each.name in out for each in expected)
+    assert expected.sentences()[0] in out
+    main(command("--alphas", "7", "--readings", "--tolerance", "0.01", "--json"))
+    (found,) = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["value"] for row in found["readings"]["rows"]} == expected.values()
+
+
 @pytest.mark.parametrize("policy", ["recalibrate", "pooled", "interpolate", "batch", "end"])
 def test_batch_norm_policies_by_name(policy: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(command("--batch-norm", policy, "--alphas", "3", "--json", "--no-derivative", name="normed"))

@@ -110,7 +110,18 @@ def test_numbers_in_the_table_are_the_profiles(tmp_path: Path) -> None:
     assert rows["rises"][0] == [str(len(train.rises))]
     assert rows["area"][0] == ["undefined"]
     assert set(rows) <= set(MEANINGS)
-    assert set(train.readings()) <= set(MEANINGS)
+    assert {"barrier_mean", "local_convexity", "plateau_0.05"} <= set(rows)
+
+
+def test_the_report_shows_every_reading_with_its_user(tmp_path: Path) -> None:
+    train = humps()
+    page = parsed(ls.report([train], tmp_path / "r.html", tolerance=0.25))
+    found = train.readings(0.25)
+    for reading in found:
+        assert reading.name in page.text
+        assert reading.source in page.text
+        assert reading.formula in page.text
+    assert all(sentence in page.text for sentence in found.sentences())
 
 
 def test_names_with_markup_are_shown_and_not_run(tmp_path: Path) -> None:

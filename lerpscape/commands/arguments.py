@@ -46,6 +46,17 @@ def alphas_of(text: str) -> Any:
         ) from error
 
 
+def between_of(text: str | None) -> tuple[float, float] | None:
+    """Two values of α written a:b; None for none."""
+    if text is None:
+        return None
+    try:
+        left, right = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise ValueError(three_parts("two values of α, a:b.", f"{text!r}.", "--between 0:1")) from error
+    return left, right
+
+
 def dtype_of(name: str | None) -> Any:
     """The torch type of a name."""
     return None if name is None else getattr(import_module("torch"), name)

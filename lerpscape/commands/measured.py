@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -88,6 +90,26 @@ class Output:
             print(json.dumps({"summary": found.summary(), **found.to_dict()}, allow_nan=False))
             return
         print(found.summary())
+        print_written(self.out, self.plot)
+
+    def write(
+        self,
+        shown: Mapping[str, Any],
+        save: Callable[[File], None],
+        figure: Callable[[], Any],
+        lines: Sequence[str],
+    ) -> None:
+        """Write a result that saves itself and its picture; print `shown` as JSON, or the lines."""
+        if self.out:
+            save(self.out)
+        if self.plot:
+            from lerpscape.plots import save_figure
+
+            save_figure(figure(), str(self.plot))
+        if self.json:
+            print(json.dumps(shown, allow_nan=False))
+            return
+        print("\n".join(lines))
         print_written(self.out, self.plot)
 
 

@@ -29,6 +29,7 @@ from lerpscape.commands.roads import STRAIGHT, OnRoad
 from lerpscape.names import named
 
 if TYPE_CHECKING:
+    from lerpscape.crosswalk import Readings
     from lerpscape.profiles import Profile
 
 
@@ -47,6 +48,7 @@ def profile_command(
     precision: float = 1e-3,
     workers: int = 1,
     tolerance: float = 0.0,
+    readings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: Device = None,
     dtype: Dtype = None,
     json_: Json = False,
@@ -72,6 +74,7 @@ def profile_command(
         precision: With adaptive alphas, how well the curve is to be known, as a share of its range (an estimate).
         workers: Processes that divide the work, each on one core.
         tolerance: Rise that the verdict forgives, in the unit of the loss.
+        readings: Also every published reading with who uses it, on half the grid too, and where they disagree.
         device: cpu, cuda, …
         dtype: Floating-point type to compute in; by default that of the checkpoints.
         json_: Print the numbers as JSON.
@@ -108,7 +111,7 @@ def profile_command(
     ]
     if out:
         profiles[0].save(out)
-    _show(profiles, tolerance, json_=json_, plot=plot, report=report, saved=out)
+    _show(profiles, tolerance, readings=readings, json_=json_, plot=plot, report=report, saved=out)
     for file in unfinished.values():
         if file:
             file.unlink(missing_ok=True)
@@ -139,6 +142,7 @@ def _show(
     profiles: list[Profile],
     tolerance: float,
     *,
+    readings: bool,
     json_: bool,
     plot: Path | None,
     report: Path | None,
@@ -157,11 +161,16 @@ def _show(
             {"label": each.label, "verdict": each.verdict(tolerance), "tolerance": tolerance, **each.to_dict()}
             for each in profiles
         ]
+        if readings:
+            for shown, each in zip(verdicts, profiles, strict=True):
+                shown["readings"] = each.readings(tolerance).to_dict()
         print(json.dumps(verdicts, allow_nan=False))
         return
     print_table(profiles)
     for each in profiles:
         print(f"{each.label}: {each.verdict(tolerance)}")
+        if readings:
+            print_readings(each.readings(tolerance))
     print_written(saved, plot, report)
 
 
@@ -178,3 +187,20 @@ def print_table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
     for name, values, unit, _ in number_rows(profiles):
         table.add_row(name, *values, unit)
     Console().print(table)
+
+
+def print_readings(found: Readings) -> None:
+    """Print every reading of one profile, and where definitions disagree."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lerpscape.readings import reading_rows
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("reading", "value", f"half: {found.half_points}", "unit", "verdict", "who uses it"):
+        table.add_column(heading, no_wrap=heading in ("reading", "unit"))
+    for *shown, _ in reading_rows(found):
+        table.add_row(*shown)
+    Console().print(table)
+    for sentence in found.sentences():
+        print(sentence)

@@ -58,7 +58,8 @@ class Record:
         if profile.accuracy is not None:
             found["final_accuracy"] = float(profile.accuracy[-1])
         if not profile.invalid:
-            found |= profile.readings()
+            found |= profile.readings().values()
+            found |= {"distance": profile.distance, "relative_distance": profile.relative_distance}
         if part == "train" and self.gauss is not None:
             found |= {"gauss_length": float(self.gauss.mean), "gauss_examples": len(self.gauss.per_example)}
         found |= {"alpha": profile.alphas.tolist(), "loss": profile.loss.tolist()}
