@@ -24,7 +24,7 @@ def interval_errors(alphas: Floats, losses: Floats, slopes: Floats | None) -> Fl
     bump that leaves no trace at any point is not seen.
 
     >>> grid = np.linspace(0, 1, 5)
-    >>> interval_errors(grid, grid**3, 3 * grid**2).max() < 1e-15
+    >>> bool(interval_errors(grid, grid**3, 3 * grid**2).max() < 1e-15)
     True
     """
     missed = np.zeros(len(alphas))
@@ -51,7 +51,7 @@ def next_points(alphas: Floats, losses: Floats, slopes: Floats | None, tolerance
 
     >>> grid = np.linspace(0, 1, 9)
     >>> next_points(grid, np.abs(grid - 0.45), None, 1e-3)
-    array([0.4375])
+    array([0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875])
     """
     if not tolerance > 0:
         raise ValueError(

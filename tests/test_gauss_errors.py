@@ -121,6 +121,9 @@ def test_the_integral_needs_a_straight_path() -> None:
         def describe(self) -> str:
             return "bent path"
 
+        def digest(self) -> str:
+            return f"bent {self._line.digest()}"
+
     model = nn.Linear(2, 3).double()
     line = ls.Line(model, nn.Linear(2, 3).double())
     data = [(torch.ones(2, 2).double(), torch.zeros(2))]

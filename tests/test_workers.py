@@ -108,6 +108,7 @@ def test_submitit_gives_the_same_records(alone: dict[str, bytes], tmp_path: Path
 def local_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     ray = pytest.importorskip("ray", reason='needs pip install "lerpscape[ray]"')
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_TQDM_PATCH_PRINT", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()

@@ -122,6 +122,7 @@ def _ray(
     task: Callable[[Work], Outcome], items: Sequence[Work], address: str | None, gpus: float
 ) -> Iterator[tuple[Work, Any]]:
     ray = optional("ray", "ray")
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else Ray puts a print of its own into the caller's builtins
     ours = not ray.is_initialized()
     if ours:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

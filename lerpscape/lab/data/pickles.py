@@ -56,10 +56,10 @@ def parse_pickle(content: bytes, name: str) -> Any:
     >>> parse_pickle(pickle.dumps({"labels": [3, 1]}, protocol=2), "batch")
     {'labels': [3, 1]}
     >>> try:
-    ...     parse_pickle(pickle.dumps(print, protocol=2), "batch")
+    ...     parse_pickle(pickle.dumps(len, protocol=2), "batch")
     ... except ValueError as error:
     ...     print(str(error).splitlines()[1])
-    got: the name '__builtin__ print' (at byte 2).
+    got: the name '__builtin__ len' (at byte 2).
     """
     position = 0
     machine = _Machine()
