@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,16 +45,13 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
     for record in records:
         if counts(record, counts_below, layout.part):
             flat = record.config.flat()
-            words = (
-                f"{field_word(name)} {value_word(tuple(v) if isinstance(v := flat.get(name), list) else v)}"
-                for name in layout.rows
-            )
-            groups.setdefault(", ".join(words), []).append(record)
+            words = (_panel_word(name, flat.get(name)) for name in layout.rows)
+            groups.setdefault(" · ".join(words), []).append(record)
     with style():
         across = min(3, max(1, len(groups)))
         down = max(1, -(-len(groups) // across))
         figure = Figure(figsize=(2.9 * across, 2.3 * down), layout="constrained")
-        panels = figure.subplots(down, across, sharex=True, squeeze=False).flat
+        panels = list(figure.subplots(down, across, sharex=True, squeeze=False).flat)
         for ax, (name, group) in zip(panels, groups.items(), strict=False):
             rising = 0
             for record in group:
@@ -64,8 +62,14 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
                     profile.alphas, profile.loss, color="C3" if rises else "C0", alpha=0.6, lw=0.9, zorder=2 + rises
                 )
             ax.set_title(f"{name}\n{rising} of {len(group)} rise", fontsize="small")
-        for ax in list(panels)[len(groups) :]:
+        for ax in panels[len(groups) :]:
             ax.set_visible(False)
         figure.supxlabel("α", fontsize="medium")
         figure.supylabel("loss", fontsize="medium")
     return figure
+
+
+def _panel_word(name: str, value: Any) -> str:
+    """A value that speaks for itself, or with its field: sgd, but batch_norm yes."""
+    word = value_word(tuple(value) if isinstance(value, list) else value)
+    return word if isinstance(value, str) else f"{field_word(name)} {word}"
