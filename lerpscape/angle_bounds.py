@@ -98,7 +98,7 @@ def certify_angles(
     """Prove bounds of the largest angle between two velocities of each example's output path, over every two α.
 
     On each interval the velocity z′ lies in a ball around its middle g with radius ρ (Euclidean norm of the spread of
-    its enclosure). Two vectors of balls i and j are ∠(g_i, g_j) apart, give or take asin(ρ_i/|g_i|) + asin(ρ_j/|g_j|).
+    its enclosure). Two vectors of balls i and j are ∠(g_i, g_j) apart, give or take asin(ρ_i/‖g_i‖) + asin(ρ_j/‖g_j‖).
     Cuts are halved from 8 to `intervals` pieces for the examples whose bounds lie on both sides of π/2. A total
     turning has no such bound: within an interval the velocity may turn to and fro. Enough for a falling squared error
     is less than π/2 here (see `sufficient_condition`).

@@ -58,7 +58,8 @@ def layer_contributions(
 
     * `between`: the two α; None takes the largest rise of a profile on `alphas` points.
     * `by`: one part per module that owns parameters, per tensor, or what your function calls the group of a name.
-    * `tolerance`: the grid is halved until the parts add up, and each changes by no more, than this share of Σ |parts|.
+    * `tolerance`: the grid is halved until the parts add up, and each changes by no more, than this share of
+      `Σ |parts|`.
     * `budget`: the most α that halving may use.
     * the rest as for `profile`.
 

@@ -54,7 +54,7 @@ class Contributions:
 
     @property
     def converged(self) -> bool:
-        """Whether the residual and every part's error are within the tolerance, a share of Σ |parts|."""
+        """Whether the residual and every part's error are within the tolerance, a share of `Σ |parts|`."""
         allowed = self.tolerance * float(np.abs(self.parts).sum())
         return bool(abs(self.residual) <= allowed and (self.errors <= allowed).all())
 

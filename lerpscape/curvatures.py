@@ -26,7 +26,7 @@ class Curvature:
     Arrays have shape (points,). `top` and `bottom` are the largest and the smallest eigenvalue found by Lanczos,
     `top_error` and `bottom_error` the norms of their residuals ‖Hv − λv‖: an eigenvalue lies that near. `trace` comes
     with the standard error of its estimator, `trace_error`. `along` is dᵀHd for the path's velocity d = dθ/dα, in the
-    unit of the loss; `speed` is ‖d‖, so that `along`/`speed`² compares with eigenvalues.
+    unit of the loss; `speed` is ‖d‖, so that `along / speed²` compares with eigenvalues.
     """
 
     alphas: Floats

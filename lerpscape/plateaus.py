@@ -57,7 +57,7 @@ class Plateaus:
 
     @property
     def mean_error(self) -> float:
-        """Mean |predicted − observed| over the examples that are right at the end; nan without any."""
+        """Mean `|predicted − observed|` over the examples that are right at the end; nan without any."""
         known = self.known
         return float(np.abs(self.predicted[known] - self.observed[known]).mean()) if known.any() else float("nan")
 
