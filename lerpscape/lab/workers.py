@@ -95,9 +95,9 @@ def _processes(task: Callable[[Work], Outcome], items: Sequence[Work], count: in
                         yield item, Lost(attempt, f"its process died {attempt} times ({death})")
     finally:
         for pool in pools.values():
-            for process in list((pool._processes or {}).values()):  # no public way to end work that goes on
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()) if running else ():
+                process.terminate()  # there is no public way to end work that goes on
+            pool.shutdown(wait=not running, cancel_futures=True)
 
 
 def _pool() -> ProcessPoolExecutor:
