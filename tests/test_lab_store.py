@@ -91,10 +91,6 @@ def operations(monkeypatch: pytest.MonkeyPatch, allowed: int, after: bool) -> li
 def test_killed_at_any_write_then_resumed_is_never_killed(
     uninterrupted: dict[str, bytes], tmp_path: Path, after: bool
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        total = len(operations(patch, 10**6, after))
-        perform(Item(CONFIG, str(tmp_path / "count")))
-        total = len(operations(patch, 10**6, after)) or total
     kills = 0
     for number in range(1, 60):
         store = str(tmp_path / f"store-{number}")
