@@ -131,6 +131,11 @@ def test_draws_have_their_laws_and_their_own_streams() -> None:
     drawn = [run.optimizer.lr for run in few.runs]
     assert [run.optimizer.lr for run in more.runs] == drawn
     assert [run.optimizer.lr for run in other.runs] != drawn
+    shares = {"optimizer": {"lr": {"uniform": [0, 1]}}, "data": {"label_noise": {"uniform": [0, 1]}}}
+    pairs = [
+        (run.optimizer.lr, run.data.label_noise) for run in Sweep.from_dict({"random": {"draws": 9, **shares}}).runs
+    ]
+    assert all(lr != noise for lr, noise in pairs)  # the same law, not the same draws
     logs = np.log10(drawn)
     # Uniform on [−4, 0]: mean −2, standard error 4/√12/√300 = 0.067; four of them.
     assert -4 <= logs.min() < logs.max() <= 0 and abs(logs.mean() + 2) < 0.27

@@ -110,6 +110,16 @@ def test_share_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
         assert (cell.lower, cell.upper) == pytest.approx((ours.low, ours.high), abs=1e-12)
 
 
+def test_the_tolerance_decides_what_rises(swept: tuple[Path, Path]) -> None:
+    file, store = swept
+    found = records(Sweep.load(file), Store(store))
+    rises = [rise(losses) for _, losses, _ in raw(store, "train") if np.isfinite(losses).all()]
+    between = sorted(rises)[-2] / 2 + sorted(rises)[-1] / 2
+    for tolerance, hits in ((0.0, sum(each > 0 for each in rises)), (between, 1), (1e3, 0)):
+        cells = table(found, Layout(tolerance=tolerance)).cells.values()
+        assert sum(cell.hits or 0 for cell in cells) == hits
+
+
 def test_mean_rise_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
