@@ -76,7 +76,7 @@ def main(out: str) -> None:
     other = ls.fresh_init(network, seed=1)
     found = ls.plane(network(), start, other, end, data, trajectory=snapshots, points=31, margin=0.15, alphas=50)
     save_figure(found.figure(), out)
-    print(found.summary())
+    print(found.summary)
     for name, curve in zip(("own init", "other init"), found.lines, strict=True):
         print(f"line from {name}: loss {curve[0]:.3f} to {curve[-1]:.3f} nats, max_rise {ls.max_rise(curve):.4f} nats")
     print(f"training: max_rise {ls.max_rise(found.along):.4f} nats over {len(found.along)} snapshots")

@@ -9,6 +9,7 @@ import math
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,6 @@ from torch import nn
 import lerpscape as ls
 from lerpscape.lab.data.digits import train_data
 from lerpscape.plots import plot_profiles, save_figure, style
-from lerpscape.plots_studies import study_figure
 
 STEPS, BATCH, RATE, WILD = 600, 64, 0.02, 0.12
 KEPT = (0, 1, 2, 4, 8, 15, 30, 50, 75, 100, 150, 200, 300, 400, 500, STEPS)
@@ -49,11 +49,11 @@ def trained(seed: int, keep: tuple[int, ...] = (0, STEPS), rate: float = RATE) -
     return kept
 
 
-def save(found: object, folder: Path, name: str) -> None:
+def save(found: Any, folder: Path, name: str) -> None:
     """Draw one study and print what it says."""
-    save_figure(found if isinstance(found, Figure) else study_figure(found), str(folder / f"gallery-{name}.png"))
+    save_figure(found if isinstance(found, Figure) else found.figure(), str(folder / f"gallery-{name}.png"))
     if not isinstance(found, Figure):
-        print(f"{name}:\n{found.summary()}")
+        print(f"{name}:\n{found.summary}")
 
 
 def profiles_figure(profiles: list[ls.Profile]) -> Figure:

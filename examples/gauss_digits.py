@@ -80,7 +80,7 @@ def main() -> None:
                     f"{100 * found.share_below_half_pi:>11.1f} %{100 * found.share_max_angle_below_half_pi:>18.1f} %"
                 )
         refined = ls.gauss_length(model, line, data, alphas=51, tolerance=1e-12, budget=2 * finest + 1)
-        print(f"refined    {refined.verdict()}")
+        print(f"refined    {refined.summary}")
         print("           " + "  ".join(f"{level.points}: {level.mean:.4f}" for level in refined.levels))
         limit, error = extrapolated(refined.levels)
         print(f"limit      {limit:.3f} ± {error:.3f} rad, if halvings go on adding the same share of the one before")

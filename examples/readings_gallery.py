@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.plots import save_figure
-from lerpscape.plots_attribution import contributions_figure, examples_figure, policies_figure
-from lerpscape.plots_features import curvature_figure, similarity_figure
-from lerpscape.plots_plateaus import plateaus_figure, scaling_figure
+from lerpscape.plots_features import similarity_figure
+from lerpscape.plots_plateaus import plateaus_figure
 
 EXAMPLES = 600
 
@@ -93,17 +92,17 @@ def main(folder: Path) -> None:
     pushed = trained(deepcopy(start), x, y, lr=0.05, epochs=20, push=20.0)
     line = ls.Line(start, pushed)
     parts = ls.layer_contributions(start, line, data)
-    print(parts.verdict())
-    save_figure(contributions_figure(parts), str(folder / "layers.png"))
+    print(parts.summary)
+    save_figure(parts.figure(), str(folder / "layers.png"))
     curves = ls.example_curves(start, line, data)
     print(curves.verdict(1e-3))
-    save_figure(examples_figure(curves), str(folder / "examples.png"))
+    save_figure(curves.figure(), str(folder / "examples.png"))
 
     net = normed()
     end = trained(deepcopy(net), x, y, lr=0.05, epochs=5)
     sweep = ls.batch_norm_sweep(net, ls.Line(net, end), data, estimate_from=data, alphas=26)
-    print(sweep.verdict())
-    save_figure(policies_figure(sweep), str(folder / "policies.png"))
+    print(sweep.summary)
+    save_figure(sweep.figure(), str(folder / "policies.png"))
     policy = ls.Recalibrate(data)
     similarity = ls.feature_similarity(net, ls.Line(net, end), data, batch_norm=policy)
     linearity = ls.feature_linearity(net, ls.Line(net, end), data, batch_norm=policy)
@@ -114,15 +113,15 @@ def main(folder: Path) -> None:
     final = trained(deepcopy(deep), x, y, lr=0.2, epochs=30, size=10, momentum=0.0)
     line = ls.Line(deep, final)
     ends, biases = ls.plateau_ends(deep, line, data), ls.bias_study(deep, line, data, eps=0.1)
-    print(ends.verdict())
-    print(biases.verdict())
+    print(ends.summary)
+    print(biases.summary)
     save_figure(plateaus_figure(ends, biases), str(folder / "plateaus.png"))
     scale = ls.scale_invariance(deep, deep, final, data)
-    print(scale.verdict())
-    save_figure(scaling_figure(scale), str(folder / "scale.png"))
+    print(scale.summary)
+    save_figure(scale.figure(), str(folder / "scale.png"))
     bent = ls.curvature(deep, line, data, alphas=11)
-    print(bent.verdict())
-    save_figure(curvature_figure(bent), str(folder / "curvature.png"))
+    print(bent.summary)
+    save_figure(bent.figure(), str(folder / "curvature.png"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,23 +23,24 @@ from lerpscape.mean_bounds import one_tensor, plain_products
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.results import Result
 from lerpscape.rounding import UNIT
-from lerpscape.saving import array, as_dict, read_json, write_json
 from lerpscape.taylor_models import Form
 from lerpscape.tracing import Network
 
-FORMAT = "lerpscape angle bounds 1"
 # Examples enclosed together on all intervals.
 TOGETHER = 256
 
 
-@dataclass(frozen=True)
-class AngleBounds:
+@dataclass(frozen=True, eq=False)
+class AngleBounds(Result):
     """lower ≤ sup over s, t of the angle between z′(s) and z′(t) ≤ upper for each example, in radians, proved.
 
     Arrays have shape (examples,); `upper` is π where nothing is known, as where an output may stand still.
     `intervals` is the number of pieces of [0, 1] on the finest cut that was used.
     """
+
+    FORMAT = "lerpscape angle bounds 1"
 
     lower: Floats
     upper: Floats
@@ -67,23 +67,6 @@ class AngleBounds:
             f"examples, refuted for {100 * self.refuted_share:.4g} %, open for {100 * open_:.4g} % "
             f"({self.intervals} intervals)."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the bounds as JSON; `AngleBounds.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AngleBounds:
-        """Read bounds written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        return cls(**saved | {name: array(saved[name]) for name in ("lower", "upper")})
 
 
 def certify_angles(

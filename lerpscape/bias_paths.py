@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +22,8 @@ from lerpscape.paths import Path as ParamRoad
 from lerpscape.profiles import Profile
 from lerpscape.progress import Progress
 from lerpscape.refinements import Power
-from lerpscape.saving import optional, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -40,9 +40,11 @@ class BiasVariant:
     error_plateau: float
 
 
-@dataclass(frozen=True)
-class BiasStudy:
+@dataclass(frozen=True, eq=False)
+class BiasStudy(Result):
     """The variants of one line; plateaus within `eps` of the drop of loss and error."""
+
+    FORMAT = "lerpscape bias study 1"
 
     variants: tuple[BiasVariant, ...]
     eps: float
@@ -67,7 +69,8 @@ class BiasStudy:
             for each in self.variants
         ]
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """What homogeneous biases change, in a sentence."""
         straight, homogeneous = self["straight"], self["homogeneous"]
         return (
@@ -84,17 +87,7 @@ class BiasStudy:
 
     def to_pandas(self) -> pandas.DataFrame:
         """The table as a frame. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
-        frame: pandas.DataFrame = frames.DataFrame(self.table())
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return {"eps": self.eps} | {each.name: each.profile.to_dict() for each in self.variants}
-
-    def save(self, path: str | Path) -> None:
-        """Write the study as JSON, each profile in it as its own `save` would."""
-        write_json(self.to_dict(), path)
+        return data_frame(self.table())
 
 
 def bias_study(

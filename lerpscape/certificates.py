@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,18 +10,15 @@ from numpy.typing import NDArray
 
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
-from lerpscape.saving import array, as_dict, read_json, write_json
+from lerpscape.results import Result
 from lerpscape.steps import most_over_a_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape certificate 2"
-_ARRAYS = ("edges", "loss_low", "loss_high", "slope_low", "slope_high", "rise", "accuracy_low", "accuracy_high")
 
-
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, eq=False)
+class Certificate(Result):
     """lower ≤ sup over 0 ≤ α₁ < α₂ ≤ 1 of L(α₂) − L(α₁) ≤ upper, a proof for the given data, network and line.
 
     `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance) or `undecided`, and `stopped` says
@@ -35,6 +31,9 @@ class Certificate:
     examples that are surely and possibly right everywhere on it, None for losses without right answers. `evaluations`
     counts the intervals enclosed on the way, and `how` says how it was made.
     """
+
+    FORMAT = "lerpscape certificate 2"
+    PAGE = (5.8, 3.4)
 
     lower: float
     upper: float
@@ -178,33 +177,6 @@ class Certificate:
         from lerpscape.plots import plot_certificate
 
         return plot_certificate(self, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON; inf becomes a string."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the certificate as JSON; `Certificate.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Certificate:
-        """Read a certificate written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        for name in _ARRAYS:
-            saved[name] = array(saved[name])
-        saved["direction"] = tuple(saved["direction"])
-        saved["upper"] = float(saved["upper"])
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Certificate) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.edges.tobytes(), self.slope_high.tobytes()))
 
     def _located(self, alphas: Floats) -> tuple[Floats, NDArray[np.intp], Floats]:
         alphas = np.asarray(alphas, dtype=np.float64)

@@ -23,7 +23,8 @@ from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement, Track, in_blocks
-from lerpscape.saving import optional, plain
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 from lerpscape.turning import STILL, Integers, max_angle, secants, turning
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ ANGLE_SLACK = 1e-6
 SQUARED = ("squared_error", "mean_squared_error")
 
 
-@dataclass(frozen=True)
-class Condition:
+@dataclass(frozen=True, eq=False)
+class Condition(Result):
     """For every example: how far its output path turns, and what its own squared error does.
 
     Arrays have shape (examples,). `gauss_length` and `max_angle` in radians, `error` the length's change at the last
@@ -46,6 +47,8 @@ class Condition:
 
     The theorem speaks about z* = z(1). Where the gap is not 0 it proves nothing about the target.
     """
+
+    FORMAT = "lerpscape sufficient condition 1"
 
     gauss_length: Floats
     error: Floats
@@ -90,7 +93,8 @@ class Condition:
         """Share of examples whose squared error towards their target never rises."""
         return float(np.mean(self.target_monotone))
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """The shares, in a sentence."""
 
         def percent(share: float) -> str:
@@ -114,14 +118,8 @@ class Condition:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        frame: pandas.DataFrame = frames.DataFrame(arrays)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return {name: plain(value) for name, value in vars(self).items()}
+        return data_frame(arrays)
 
 
 def sufficient_condition(

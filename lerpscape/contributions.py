@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lerpscape.monotonicity import Floats
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-FORMAT = "lerpscape contributions 1"
 
-
-@dataclass(frozen=True)
-class Contributions:
+@dataclass(frozen=True, eq=False)
+class Contributions(Result):
     """The change of the mean loss between two α, taken apart: `parts[i]` = ∫ ⟨∇L, velocity of the tensors of i⟩ dα.
 
     Arrays have shape (parts,): `parts` and `errors` (its change at the last halving of the grid) in `unit`; `slopes`
     of shape (points, parts) is dL/dα of each at `alphas`. `losses` are those at both ends of `between`, measured, so
     that `residual` = their difference − Σ parts is the quadrature error of the sum, known exactly.
     """
+
+    FORMAT = "lerpscape contributions 1"
 
     names: tuple[str, ...]
     parts: Floats
@@ -63,7 +63,8 @@ class Contributions:
         order = np.argsort(-self.parts, kind="stable")
         return [(self.names[i], float(self.parts[i])) for i in order]
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """What makes the change, in a sentence, and how well the parts add up."""
         ranked = self.ranked()
         up = [f"{name} {value:+.4g}" for name, value in ranked[:3] if value > 0]
@@ -82,41 +83,13 @@ class Contributions:
 
         return plot_contributions(self, ax)
 
+    def figure(self) -> Figure:
+        """The picture, as high as there are parts to draw."""
+        from lerpscape.plots import page
+
+        return page(self.plot, (6.4, 1.2 + 0.26 * min(30, len(self.parts))))
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per part. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
         columns = {"name": self.names, "part": self.parts, "error": self.errors}
-        frame: pandas.DataFrame = frames.DataFrame(columns)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `Contributions.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Contributions:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        for name in ("parts", "errors", "alphas", "slopes"):
-            saved[name] = array(saved[name])
-        for name in ("names", "between", "losses"):
-            saved[name] = tuple(saved[name])
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Contributions) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.parts.tobytes(), self.between, self.label))
-
-    def _repr_html_(self) -> str:
-        from lerpscape.plots import as_svg
-
-        return f"<figure>{as_svg(self.plot().figure)}<figcaption>{html.escape(self.verdict())}</figcaption></figure>"
+        return data_frame(columns)

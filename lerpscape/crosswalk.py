@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lerpscape.errors import three_parts
-from lerpscape.saving import optional, plain
+from lerpscape.results import Result
+from lerpscape.saving import data_frame, plain
 
 if TYPE_CHECKING:
     import pandas
@@ -52,9 +54,11 @@ class Disagreement:
         return f"{self.question}? yes by {', '.join(self.yes)}; no by {', '.join(self.no)}"
 
 
-@dataclass(frozen=True)
-class Readings:
+@dataclass(frozen=True, eq=False)
+class Readings(Result):
     """Every reading of one curve, by name: `readings["max_rise"].value`. `tolerance` has the unit of the loss."""
+
+    FORMAT = "lerpscape readings 1"
 
     rows: tuple[Reading, ...]
     points: int
@@ -100,13 +104,27 @@ class Readings:
             found.append(f"Another verdict on {self.half_points} of the {self.points} points: {names}.")
         return found or ["All definitions agree, on the whole grid and on half of it."]
 
+    @property
+    def summary(self) -> str:
+        """The sentences as one text."""
+        return " ".join(self.sentences())
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON."""
-        saved: dict[str, Any] = plain(self)
-        return saved | {"disagreements": plain(self.disagreements), "decided_by_the_grid": [*self.decided_by_the_grid]}
+        return super().to_dict() | {
+            "disagreements": plain(self.disagreements),
+            "decided_by_the_grid": [*self.decided_by_the_grid],
+        }
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per reading. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
-        frame: pandas.DataFrame = frames.DataFrame([vars(row) | {"sensitivity": row.sensitivity} for row in self.rows])
-        return frame
+        return data_frame([vars(row) | {"sensitivity": row.sensitivity} for row in self.rows])
+
+    def _repr_html_(self) -> str:
+        rows = ""
+        for each in self.rows:
+            value = "undefined" if each.value is None else f"{each.value:.4g} {each.unit}"
+            verdict = {None: "", True: "yes", False: "no"}[each.verdict]
+            cells = (each.name, value, verdict, each.source, each.formula)
+            rows += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        return f"{super()._repr_html_()}<table>{rows}</table>"

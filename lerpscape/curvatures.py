@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lerpscape.monotonicity import Floats
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape curvature 1"
 
-
-@dataclass(frozen=True)
-class Curvature:
+@dataclass(frozen=True, eq=False)
+class Curvature(Result):
     """The Hessian H of the mean loss at every α, batch-norm statistics held at the policy's values.
 
     Arrays have shape (points,). `top` and `bottom` are the largest and the smallest eigenvalue found by Lanczos,
@@ -28,6 +25,9 @@ class Curvature:
     with the standard error of its estimator, `trace_error`. `along` is dᵀHd for the path's velocity d = dθ/dα, in the
     unit of the loss; `speed` is ‖d‖, so that `along / speed²` compares with eigenvalues.
     """
+
+    FORMAT = "lerpscape curvature 1"
+    PAGE = (6.4, 4.2)
 
     alphas: Floats
     top: Floats
@@ -52,7 +52,8 @@ class Curvature:
         found: Floats = np.divide(self.along, self.speed**2, out=still, where=self.speed > 0)
         return found
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """Where the loss bends how, in a sentence."""
         down = float(np.mean(self.along < 0))
         peak = int(np.argmax(self.top))
@@ -72,40 +73,5 @@ class Curvature:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
-        names = ("alphas", *ARRAYS[1:])
-        frame: pandas.DataFrame = frames.DataFrame({name: getattr(self, name) for name in names})
-        return frame.rename(columns={"alphas": "alpha"})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `Curvature.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Curvature:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        for name in ARRAYS:
-            saved[name] = array(saved[name])
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Curvature) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.top.tobytes(), self.alphas.tobytes(), self.label))
-
-    def _repr_html_(self) -> str:
-        from lerpscape.plots import as_svg
-
-        return f"<figure>{as_svg(self.plot().figure)}<figcaption>{html.escape(self.verdict())}</figcaption></figure>"
-
-
-ARRAYS = ("alphas", "top", "top_error", "bottom", "bottom_error", "trace", "trace_error", "along", "speed")
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return data_frame(arrays).rename(columns={"alphas": "alpha"})

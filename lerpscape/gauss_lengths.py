@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lerpscape.monotonicity import Floats
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-FORMAT = "lerpscape gauss length 1"
 HALF_PI = np.pi / 2
 
 
@@ -33,8 +31,8 @@ class Level:
     mean: float
 
 
-@dataclass(frozen=True)
-class GaussLength:
+@dataclass(frozen=True, eq=False)
+class GaussLength(Result):
     """Gauss length of every example's output path in radians, or of every position's where outputs are sequences.
 
     Arrays have shape (rows,): a row is the `example` of that number in the data and, for sequences, its `position`
@@ -44,6 +42,8 @@ class GaussLength:
 
     Estimates grow to the true length from below, so the share under π/2 shrinks to the true share from above.
     """
+
+    FORMAT = "lerpscape gauss length 1"
 
     method: str
     per_example: Floats
@@ -102,7 +102,8 @@ class GaussLength:
         """Whether the last halving changed no row by more than the tolerance; False without a tolerance."""
         return self.tolerance is not None and bool((self.error <= self.tolerance).all())
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """The mean, how sure it is, and the share under π/2, in a sentence."""
         rows = f"{len(self.per_example)} {'examples' if self.position is None else 'positions'}"
         text = (
@@ -124,50 +125,18 @@ class GaussLength:
 
         return plot_gauss([self], ax)
 
+    def figure(self) -> Figure:
+        """How the lengths are distributed, and how their mean grows as the grid is refined."""
+        from lerpscape.plots_gauss import gauss_figure
+
+        return gauss_figure([self])
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example or position. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
         columns: dict[str, Any] = {"example": self.example}
         if self.position is not None:
             columns["position"] = self.position
         names = ("per_example", "error", "max_angle", "degenerate", "points", "rounding")
-        frame: pandas.DataFrame = frames.DataFrame(columns | {name: getattr(self, name) for name in names})
-        return frame.rename(columns={"per_example": "gauss_length"})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `GaussLength.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> GaussLength:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        return cls.from_dict(read_json(path, FORMAT))
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> GaussLength:
-        """The result that `to_dict` made these numbers, lists and strings of."""
-        saved = {name: value for name, value in saved.items() if name != "format"}
-        for name in ("per_example", "error", "max_angle", "rounding", "alphas"):
-            saved[name] = array(saved[name])
-        for name in ("degenerate", "points", "example", "position"):
-            saved[name] = None if saved[name] is None else np.array(saved[name], dtype=np.int64)
-        saved["levels"] = tuple(Level(**level) for level in saved["levels"])
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, GaussLength) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.per_example.tobytes(), self.alphas.tobytes(), self.label))
-
-    def _repr_html_(self) -> str:
-        from lerpscape.plots import as_svg
-
-        return f"<figure>{as_svg(self.plot().figure)}<figcaption>{html.escape(self.verdict())}</figcaption></figure>"
+        return data_frame(columns | {name: getattr(self, name) for name in names}).rename(
+            columns={"per_example": "gauss_length"}
+        )

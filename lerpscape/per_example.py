@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.monotonicity import Floats, max_rise, rises
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape example curves 1"
 
-
-@dataclass(frozen=True)
-class ExampleCurves:
+@dataclass(frozen=True, eq=False)
+class ExampleCurves(Result):
     """Losses of shape (points, examples) at `alphas`, in the order of the data; `classes` where targets are numbers.
 
     A mean of curves that never rise never rises, so there is no reversal in Simpson's strict sense here. What an
     average over examples does hide has three names: `hidden_by_averaging`, `made_by_a_minority` and
     `cancels_between_classes`.
     """
+
+    FORMAT = "lerpscape example curves 1"
+    PAGE = (7.2, 4.4)
 
     alphas: Floats
     losses: Floats = field(repr=False)
@@ -133,6 +134,11 @@ class ExampleCurves:
             return ()
         return tuple(each.number for each in self.by_class(tolerance) if each.rise > tolerance)
 
+    @property
+    def summary(self) -> str:
+        """The verdict that forgives no rise."""
+        return self.verdict(0.0)
+
     def verdict(self, tolerance: float) -> str:
         """Who rises, in a sentence or two, with the name of what the average hides."""
         n, unit = self.losses.shape[1], f" {self.unit}" if self.unit else ""
@@ -161,36 +167,9 @@ class ExampleCurves:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example: class, loss at both ends, own largest rise. Needs pandas."""
-        frames = optional("pandas", "pandas")
         columns: dict[str, Any] = {} if self.classes is None else {"class": self.classes}
         columns |= {"first_loss": self.losses[0], "last_loss": self.losses[-1], "max_rise": self.rise}
-        frame: pandas.DataFrame = frames.DataFrame(columns)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `ExampleCurves.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ExampleCurves:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        saved["alphas"], saved["losses"] = array(saved["alphas"]), array(saved["losses"])
-        saved["classes"] = None if saved["classes"] is None else np.array(saved["classes"], dtype=np.int64)
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ExampleCurves) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.losses.tobytes(), self.label))
+        return data_frame(columns)
 
     def _position(self, alpha: float) -> int:
         found = np.flatnonzero(np.abs(self.alphas - alpha) < 1e-12)

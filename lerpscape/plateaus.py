@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,24 +20,26 @@ from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape plateaus 1"
 
-
-@dataclass(frozen=True)
-class Plateaus:
+@dataclass(frozen=True, eq=False)
+class Plateaus(Result):
     """For every example, the α from which it is right until the end: `predicted` and `observed`, shape (examples,).
 
     inf for examples that are wrong at the end. `bias` (classes,) is the last layer's at the end, `signal`
     (examples, classes) the logits there without it, `targets` the classes. `degree` is r of the model
     z_j(α) = α^r s_j + α b_j. `step` is the widest step of the grid: observed ends are interpolated inside one.
     """
+
+    FORMAT = "lerpscape plateaus 1"
+    PAGE = (5.4, 4.6)
 
     bias: Floats
     signal: Floats = field(repr=False)
@@ -79,7 +80,8 @@ class Plateaus:
             )
         return rows
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """How well the biases predict the plateaus, in a sentence."""
         n, right = len(self.targets), int(self.known.sum())
         if not right:
@@ -98,36 +100,8 @@ class Plateaus:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
         columns = {"class": self.targets, "predicted": self.predicted, "observed": self.observed}
-        frame: pandas.DataFrame = frames.DataFrame(columns)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON; inf as "Infinity"."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `Plateaus.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Plateaus:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        for name in ("bias", "signal", "predicted", "observed"):
-            saved[name] = array(saved[name])
-        saved["targets"] = np.array(saved["targets"], dtype=np.int64)
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plateaus) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.observed.tobytes(), self.degree))
+        return data_frame(columns)
 
 
 def predicted_plateau_ends(bias: Floats, signal: Floats, targets: Integers, degree: int) -> Floats:

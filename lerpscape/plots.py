@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -152,14 +152,6 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def certificate_figure(certificate: Certificate) -> Figure:
-    """A page with one certificate."""
-    with style():
-        figure = Figure(figsize=(5.8, 3.4), layout="constrained")
-        plot_certificate(certificate, figure.subplots())
-    return figure
-
-
 def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: str, unit: str, ax: Axes) -> Axes:
     """Draw the largest rise against the setting of a knob, one dot per run and a line through the medians.
 
@@ -172,6 +164,14 @@ def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: st
         ax.set(xlabel=knob, ylabel=f"max_rise ({unit})")
         ax.axhline(0, color=INK, linewidth=0.8)
     return ax
+
+
+def page(plot: Callable[[Axes], object], size: tuple[float, float]) -> Figure:
+    """A figure of so many inches with one plot."""
+    with style():
+        figure = Figure(figsize=size, layout="constrained")
+        plot(figure.subplots())
+    return figure
 
 
 def as_svg(figure: object) -> str:

@@ -87,19 +87,3 @@ def policies_figure(found: PolicySweep) -> Figure:
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         plot_policies(found, figure.subplots(1, 2))
     return figure
-
-
-def contributions_figure(found: Contributions) -> Figure:
-    """A page with the contributions of parts."""
-    with style():
-        figure = Figure(figsize=(6.4, 1.2 + 0.26 * min(30, len(found.parts))), layout="constrained")
-        plot_contributions(found, figure.subplots())
-    return figure
-
-
-def examples_figure(found: ExampleCurves) -> Figure:
-    """A page with the curves of examples and classes."""
-    with style():
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        plot_examples(found, figure.subplots())
-    return figure

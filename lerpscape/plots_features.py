@@ -68,14 +68,6 @@ def plot_linearity(found: FeatureLinearity, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def curvature_figure(found: Curvature) -> Figure:
-    """A page with the curvature along one path."""
-    with style():
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        plot_curvature(found, figure.subplots())
-    return figure
-
-
 def similarity_figure(similarity: FeatureSimilarity, linearity: FeatureLinearity) -> Figure:
     """A page with CKA between the ends and the linearity of features between them."""
     with style():

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from lerpscape.gauss_lengths import GaussLength
     from lerpscape.projections import OutputPaths
@@ -42,8 +42,6 @@ def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
 
 def gauss_figure(found: Sequence[GaussLength]) -> Figure:
     """One page: how lengths are distributed, and how their mean grows as the grid is refined."""
-    from matplotlib.figure import Figure
-
     with style():
         figure = Figure(figsize=(7.4, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
@@ -65,14 +63,11 @@ def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None 
 
     A dot where α = 0, an arrowhead along the velocity at α = ½, a square where α = 1; one colour per class.
     """
-    import matplotlib.pyplot as plt
-
     with style():
         if axes is None:
             three = {"projection": "3d"} if found[0].projected.shape[2] == 3 else {}
-            size = (5.2 * len(found), 4.8)
-            _, grid = plt.subplots(1, len(found), figsize=size, squeeze=False, subplot_kw=three)
-            axes = list(grid[0])
+            drawn = Figure(figsize=(5.2 * len(found), 4.8), layout="constrained")
+            axes = list(drawn.subplots(1, len(found), squeeze=False, subplot_kw=three)[0])
         labels = sorted({label for each in found for label in each.labels}, key=lambda label: (len(label), label))
         for each, ax in zip(found, axes, strict=True):
             for row, label in enumerate(each.labels):

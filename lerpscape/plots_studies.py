@@ -184,17 +184,6 @@ def plot_trajectory(found: Trajectory, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def study_figure(found: Any) -> Figure:
-    """A page with one study: its own figure where it has one, else its plot."""
-    if hasattr(found, "figure"):
-        figure: Figure = found.figure()
-        return figure
-    with style():
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        found.plot(figure.subplots())
-    return figure
-
-
 def _write_cells(ax: Axes, values: Any) -> None:
     """Numbers in the cells of a small matrix."""
     if len(values) > 12:

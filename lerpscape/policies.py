@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +26,8 @@ from lerpscape.monotonicity import Floats
 from lerpscape.paths import ParamPath
 from lerpscape.profiles import Profile
 from lerpscape.progress import Progress
-from lerpscape.saving import optional, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -43,9 +43,11 @@ class PolicyResult:
     split: Contributions | None
 
 
-@dataclass(frozen=True)
-class PolicySweep:
+@dataclass(frozen=True, eq=False)
+class PolicySweep(Result):
     """The results of every policy along one path, in the order they were asked for."""
+
+    FORMAT = "lerpscape policy sweep 1"
 
     rows: tuple[PolicyResult, ...]
 
@@ -72,7 +74,8 @@ class PolicySweep:
             found.append(row)
         return found
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """How far the policies are apart, in a sentence."""
         rises = {each.name: each.profile.max_rise for each in self.rows if not each.profile.invalid}
         if not rises:
@@ -84,28 +87,15 @@ class PolicySweep:
             f"{len(rises)} batch-norm policies."
         )
 
-    def plot(self) -> Figure:
-        """Draw the curves and what weights and statistics add; returns the matplotlib figure."""
+    def figure(self) -> Figure:
+        """The curves, and what weights and statistics add to their changes."""
         from lerpscape.plots_attribution import policies_figure
 
         return policies_figure(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The table as a frame. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
-        frame: pandas.DataFrame = frames.DataFrame(self.table())
-        return frame
-
-    def save(self, path: str | Path) -> None:
-        """Write the sweep as JSON, each profile and split in it as its own `save` would."""
-        write_json(self.to_dict(), path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return {
-            each.name: {"profile": each.profile.to_dict(), "split": each.split and each.split.to_dict()}
-            for each in self.rows
-        }
+        return data_frame(self.table())
 
 
 def batch_norm_sweep(

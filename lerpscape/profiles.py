@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +13,14 @@ from lerpscape.definitions import Curve, crosswalk
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.hidden import HiddenRise
 from lerpscape.monotonicity import BarrierKind, Floats, Rise
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 from lerpscape.statistics import RiseInterval
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
-
-FORMAT = "lerpscape profile 1"
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ class Invalid:
     first: int
 
 
-@dataclass(frozen=True)
-class Profile:
+@dataclass(frozen=True, eq=False)
+class Profile(Result):
     """Mean loss, accuracy and dL/dα over the examples at every α of a path.
 
     Arrays have shape (points,): `alphas`, `loss` and `derivative` (both in `unit`), `accuracy` (a share), with
@@ -45,6 +42,8 @@ class Profile:
     `invalid` marks every α with NaN or infinite losses; values are never altered, and readings of such a curve raise
     `NonFiniteLoss`. Readings look at 0 ≤ α ≤ 1: points beyond are for the eye. `how` says how it was measured.
     """
+
+    FORMAT = "lerpscape profile 1"
 
     alphas: Floats
     loss: Floats
@@ -140,19 +139,19 @@ class Profile:
 
         return plot_profiles([self], ax)
 
+    def figure(self) -> Figure:
+        """Losses with accuracies above, derivatives below."""
+        from lerpscape.plots import profile_figure
+
+        return profile_figure([self])
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
         columns = {"alpha": self.alphas, "loss": self.loss, "loss_error": self.loss_error}
         for name in ("accuracy", "derivative", "derivative_error"):
             values = getattr(self, name)
             columns[name] = np.full(len(self.alphas), np.nan) if values is None else values
-        frame: pandas.DataFrame = frames.DataFrame(columns)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
-        return as_dict(self, FORMAT)
+        return data_frame(columns)
 
     def readings(self, tolerance: float = 0.0) -> Readings:
         """Every published monotonicity, barrier, convexity and plateau reading, with its user, on this grid and half.
@@ -169,40 +168,10 @@ class Profile:
         curve = Curve(self._inside("alphas"), self._inside("loss"), error, parts["derivative"])
         return crosswalk(curve, tolerance=tolerance, unit=self.unit)
 
-    def save(self, path: str | Path) -> None:
-        """Write the profile as JSON; `Profile.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Profile:
-        """Read a profile written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        return cls.from_dict(read_json(path, FORMAT))
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Profile:
-        """The profile that `to_dict` made these numbers, lists and strings of."""
-        saved = {name: value for name, value in saved.items() if name != "format"}
-        for name in ("alphas", "loss", "accuracy", "derivative", "derivative_error", "covariance"):
-            saved[name] = array(saved[name])
-        saved["invalid"] = tuple(Invalid(**point) for point in saved["invalid"])
-        for name in ("distance", "relative_distance"):
-            saved[name] = float(saved[name])
-        return cls(**saved)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Profile) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.loss.tobytes(), self.alphas.tobytes(), self.label))
-
-    def _repr_html_(self) -> str:
-        from lerpscape.plots import as_svg, profile_figure
-
-        caption = html.escape(self.verdict(0))
-        return f"<figure>{as_svg(profile_figure([self]))}<figcaption>{caption}</figcaption></figure>"
+    @property
+    def summary(self) -> str:
+        """The verdict that forgives no rise."""
+        return self.verdict(0)
 
     def verdict(self, tolerance: float) -> str:
         """What the curve does, in a sentence; the tolerance has the unit of the loss.

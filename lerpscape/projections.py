@@ -22,6 +22,7 @@ from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.refinement import Refinement
+from lerpscape.results import Result
 from lerpscape.turning import STILL
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 Projection: TypeAlias = Literal["pca", "random"]
 
 
-@dataclass(frozen=True)
-class OutputPaths:
+@dataclass(frozen=True, eq=False)
+class OutputPaths(Result):
     """Paths of chosen examples' outputs, and their shadow in two or three dimensions.
 
     `outputs` has shape (points, examples, size), `velocity` too (None where it was not measured). `basis`, shape
@@ -39,6 +40,8 @@ class OutputPaths:
     (points, examples, dimensions), and `projected_velocity` the same of the velocity. `explained` says what share of
     the squared movement about the centre each direction shows. `labels` are class numbers, or example numbers.
     """
+
+    FORMAT = "lerpscape output paths 1"
 
     alphas: Floats
     outputs: Floats = field(repr=False)
@@ -65,15 +68,23 @@ class OutputPaths:
         """The same paths in the projection of another result, to be drawn beside it."""
         return _projected(self, other.basis, other.centre, other.projection)
 
-    def plot(self) -> Figure:
-        """Draw the projected paths; returns the matplotlib figure."""
+    @property
+    def summary(self) -> str:
+        """What the picture shows of the movement, in a sentence."""
+        return (
+            f"Outputs of {len(self.examples)} examples on {len(self.alphas)} points; {len(self.basis)} directions "
+            f"({self.projection}) show {100 * self.explained.sum():.3g} % of their squared movement."
+        )
+
+    def figure(self) -> Figure:
+        """The projected paths."""
         from lerpscape.plots_gauss import plot_output_paths
 
         return plot_output_paths([self])
 
 
-@dataclass(frozen=True)
-class Linearity:
+@dataclass(frozen=True, eq=False)
+class Linearity(Result):
     """How far output paths bend away from their chords, on average over α and examples.
 
     `value` in squared output units with `error`, its change from every second point of the grid; `per_example` of
@@ -81,12 +92,23 @@ class Linearity:
     coincide and the path does not stay there).
     """
 
+    FORMAT = "lerpscape linearity 1"
+
     value: float
     error: float
     per_example: Floats
     relative: Floats
     alphas: Floats
     label: str
+
+    @property
+    def summary(self) -> str:
+        """The mean and its error in a sentence."""
+        return (
+            f"Output paths bend away from their chords by {self.value:.4g} squared output units on average over "
+            f"{len(self.per_example)} examples ({len(self.alphas)} points; every second one changes it by "
+            f"{self.error:.2g})."
+        )
 
 
 def output_paths(

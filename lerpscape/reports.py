@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lerpscape.certificates import Certificate
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.partial import check_writable
-from lerpscape.plots import as_svg, certificate_figure, profile_figure
-from lerpscape.plots_gauss import gauss_figure
+from lerpscape.plots import as_svg, profile_figure
 from lerpscape.profiles import Profile
 from lerpscape.readings import Rows, certificate_rows, gauss_rows, number_rows, reading_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Result: TypeAlias = Profile | GaussLength | Certificate
+Reported: TypeAlias = Profile | GaussLength | Certificate
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Section:
 
     title: str
     words: str = ""
-    results: tuple[Result, ...] = ()
+    results: tuple[Reported, ...] = ()
     figure: Figure | None = None
     caption: str = ""
 
@@ -57,7 +56,7 @@ class Part:
 
 
 def report(
-    items: Sequence[Result | Section], path: str | Path, *, title: str = "Along the line", tolerance: float = 0.0
+    items: Sequence[Reported | Section], path: str | Path, *, title: str = "Along the line", tolerance: float = 0.0
 ) -> Path:
     """Write results into one self-contained HTML file; returns its path.
 
@@ -103,7 +102,7 @@ def report(
     return path
 
 
-def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
+def _parts(results: Sequence[Reported], tolerance: float) -> Iterator[Part]:
     """Profiles side by side, then one part for each other result."""
     profiles = [each for each in results if isinstance(each, Profile)]
     if profiles:
@@ -118,8 +117,8 @@ def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
     for each in results:
         if isinstance(each, GaussLength):
             yield Part(
-                verdicts=[(each.label, each.verdict(), "none")],
-                picture=as_svg(gauss_figure([each])),
+                verdicts=[(each.label, each.summary, "none")],
+                picture=as_svg(each.figure()),
                 labels=["value"],
                 rows=gauss_rows(each),
                 how=[(each.label or "Gauss length", _how({"method": each.method} | each.how))],
@@ -128,7 +127,7 @@ def _parts(results: Sequence[Result], tolerance: float) -> Iterator[Part]:
             mood = {"monotonic": "falls", "violated": "rises"}.get(each.verdict, "none")
             yield Part(
                 verdicts=[("certificate", each.summary, mood)],
-                picture=as_svg(certificate_figure(each)),
+                picture=as_svg(each.figure()),
                 labels=["value"],
                 rows=certificate_rows(each),
                 how=[("certificate", _how({"loss": each.loss_name, "seconds": each.seconds} | each.how))],
@@ -162,10 +161,10 @@ def _how(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(value)) for name, value in shown.items()]
 
 
-def _sections(items: Sequence[Result | Section]) -> list[Section]:
+def _sections(items: Sequence[Reported | Section]) -> list[Section]:
     """Sections as they are; results along one path gathered into one, in the order of their first."""
     sections: list[Section | str] = []
-    groups: dict[str, list[Result]] = {}
+    groups: dict[str, list[Reported]] = {}
     for item in items:
         if isinstance(item, Section):
             sections.append(item)

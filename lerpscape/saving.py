@@ -6,25 +6,26 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from lerpscape.errors import three_parts
 from lerpscape.partial import check_writable
 
-
-def as_dict(result: Any, kind: str) -> dict[str, Any]:
-    """The fields of a dataclass as plain numbers, lists and strings, under the name of their format."""
-    return {"format": kind, **{each.name: plain(getattr(result, each.name)) for each in fields(result)}}
+if TYPE_CHECKING:
+    import pandas
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, numbers JSON does not know as their names; everything that `float()` reads back exactly.
+    """Arrays as lists, numbers JSON does not know as their names, dataclasses as their fields under their `FORMAT`.
+
+    `restored` reads it back exactly.
 
     >>> plain({"a": np.array([0.1, np.nan]), "b": (float("inf"), None)})
     {'a': [0.1, 'NaN'], 'b': ['Infinity', None]}
@@ -34,7 +35,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(part) for name, part in asdict(value).items()}
+        kind = {"format": value.FORMAT} if hasattr(value, "FORMAT") else {}
+        return kind | {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):
@@ -42,8 +44,36 @@ def plain(value: Any) -> Any:
     return value
 
 
+def restored(value: Any, kind: Any) -> Any:
+    """What `plain` made this value of, which was of this type: an array, a tuple, a dataclass, None or a plain one.
+
+    Raises `ValueError` that names a field which a dataclass needs and the value lacks.
+
+    >>> from numpy.typing import NDArray
+    >>> restored([["NaN", 1], None], tuple[NDArray[np.float64], str | None])
+    (array([nan,  1.]), None)
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):  # something or None
+        (kind,) = (each for each in parts if each is not NoneType)
+        return None if value is None else restored(value, kind)
+    if origin is np.ndarray:
+        return np.array(value, dtype=get_args(parts[1])[0])
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(restored(*each) for each in zip(value, kinds, strict=True))
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return float(value) if kind is float else value
+    names, hints = [each.name for each in fields(kind)], get_type_hints(kind)
+    for name in names:
+        if name not in value:
+            came = f"one with {', '.join(value) or 'nothing'}."
+            raise ValueError(three_parts(f"a {kind.__name__} with {name}.", came, "Measure again."))
+    return kind(**{name: restored(value[name], hints[name]) for name in names})
+
+
 def write_json(saved: Mapping[str, Any], path: str | Path) -> None:
-    """Write a result made by `as_dict`, whose numbers come back exactly.
+    """Write what `plain` made, whose numbers come back exactly.
 
     Raises `OSError` where the file cannot be written.
     """
@@ -78,9 +108,13 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     return fields_of
 
 
-def array(values: Any) -> Any:
-    """A float64 array of what `plain` made of one; None stays None."""
-    return None if values is None else np.array(values, dtype=np.float64)
+def data_frame(columns: Any) -> pandas.DataFrame:
+    """Columns or rows as a pandas frame.
+
+    Raises `ImportError` that says what to install.
+    """
+    frame: pandas.DataFrame = optional("pandas", "pandas").DataFrame(columns)
+    return frame
 
 
 def versions() -> dict[str, str]:

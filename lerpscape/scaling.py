@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +22,13 @@ from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath
 from lerpscape.paths import Line
 from lerpscape.progress import Progress
-from lerpscape.saving import array, as_dict, optional, read_json, write_json
+from lerpscape.results import Result
+from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
-
-FORMAT = "lerpscape scale invariance 1"
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,11 @@ class ScaleCurve:
     cosine: Floats
 
 
-@dataclass(frozen=True)
-class ScaleInvariance:
+@dataclass(frozen=True, eq=False)
+class ScaleInvariance(Result):
     """Lines from several starts to one end, on the axis of how much of each start is left. `end_norm` is ‖θ_T‖."""
+
+    FORMAT = "lerpscape scale invariance 1"
 
     alphas: Floats
     curves: tuple[ScaleCurve, ...]
@@ -67,7 +68,8 @@ class ScaleInvariance:
     def __getitem__(self, name: str) -> ScaleCurve:
         return {each.name: each for each in self.curves}[name]
 
-    def verdict(self) -> str:
+    @property
+    def summary(self) -> str:
         """How far the end can be scaled down, and how much of each start it bears, in a sentence."""
         zero = self["zero"]
         parts = [
@@ -87,38 +89,19 @@ class ScaleInvariance:
 
         return plot_scaling(self, ax)
 
+    def figure(self) -> Figure:
+        """Errors, and beside them agreement of predictions with the end."""
+        from lerpscape.plots_plateaus import scaling_figure
+
+        return scaling_figure(self)
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per start and α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
-        frames = optional("pandas", "pandas")
-        parts = [frames.DataFrame({**vars(each), "alpha": self.alphas}) for each in self.curves]
-        frame: pandas.DataFrame = frames.concat(parts, ignore_index=True)
-        return frame
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `ScaleInvariance.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ScaleInvariance:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        names = ("ratio", "loss", "error", "agreement", "cosine")
-        rows = [each | {name: array(each[name]) for name in names} for each in saved["curves"]]
-        curves = tuple(ScaleCurve(**each) for each in rows)
-        return cls(**saved | {"alphas": array(saved["alphas"]), "curves": curves})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ScaleInvariance) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.alphas.tobytes(), self.end_norm))
+        points, first = len(self.alphas), vars(self.curves[0])
+        columns = {
+            name: np.concatenate([np.broadcast_to(vars(each)[name], points) for each in self.curves]) for name in first
+        }
+        return data_frame(columns | {"alpha": np.tile(self.alphas, len(self.curves))})
 
 
 def scale_invariance(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,27 +20,33 @@ from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import array, as_dict, read_json, write_json
+from lerpscape.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = "lerpscape similarity 1"
 
-
-@dataclass(frozen=True)
-class FeatureSimilarity:
+@dataclass(frozen=True, eq=False)
+class FeatureSimilarity(Result):
     """Linear CKA between every layer at the start and every layer at the end of a path, shape (layers, layers).
 
     Between 0 and 1, and 1 for features that are equal up to rotation, scale and shift; nan for a layer whose features
     are the same for all examples. Row: the start's layer, column: the end's.
     """
 
+    FORMAT = "lerpscape similarity 1"
+
     layers: tuple[str, ...]
     cka: Floats
     examples: int
     label: str
     how: dict[str, Any] = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        """How alike each layer stays, in a sentence."""
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in self.same_layer.items())
+        return f"Linear CKA of each layer at the start with itself at the end: {shown} (n = {self.examples:,})."
 
     @property
     def same_layer(self) -> dict[str, float]:
@@ -54,38 +59,17 @@ class FeatureSimilarity:
 
         return plot_similarity(self, ax)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, FORMAT)
 
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `FeatureSimilarity.load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> FeatureSimilarity:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, FORMAT)
-        return cls(**saved | {"layers": tuple(saved["layers"]), "cka": array(saved["cka"])})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FeatureSimilarity) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.cka.tobytes(), self.layers))
-
-
-@dataclass(frozen=True)
-class FeatureLinearity:
+@dataclass(frozen=True, eq=False)
+class FeatureLinearity(Result):
     """Does layer l at θ(α) compute the mixture (1−α)f(0) + αf(1) of both ends' features? Shape (points, layers).
 
     `cosine` is the mean over examples of the cosine between the two, *with its sign*: 1 is linear, 0 unrelated, −1
     opposite, which is not linear. `coefficient` is the mean of ⟨f(α), mixture⟩ / ‖mixture‖²: 1 where the size fits too.
     `opposite` is the share of examples with a negative cosine, `silent` the number left out as either side is 0.
     """
+
+    FORMAT = "lerpscape feature linearity 1"
 
     layers: tuple[str, ...]
     alphas: Floats
@@ -96,15 +80,23 @@ class FeatureLinearity:
     examples: int
     label: str
 
+    @property
+    def summary(self) -> str:
+        """Where features follow the line least, in a sentence."""
+        if not np.isfinite(self.cosine).any():
+            return f"No layer has features to compare (n = {self.examples:,})."
+        at, layer = np.unravel_index(np.nanargmin(self.cosine), self.cosine.shape)
+        return (
+            f"Least linear is {self.layers[layer]} at α = {self.alphas[at]:.4g}, with a cosine of "
+            f"{self.cosine[at, layer]:+.4g} to the mixture of both ends' features ({len(self.layers)} layers, "
+            f"{len(self.alphas)} points, n = {self.examples:,})."
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the cosine of every layer against α; returns the matplotlib axes."""
         from lerpscape.plots_features import plot_linearity
 
         return plot_linearity(self, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON."""
-        return as_dict(self, "lerpscape feature linearity 1")
 
 
 def feature_similarity(

@@ -371,18 +371,6 @@ def test_the_budget_and_the_clock_end_the_search():
     assert ls.certify(model, line, data, gap=1e-9, seconds=0.0).stopped == "time"
 
 
-def test_a_certificate_survives_the_disk(tmp_path):
-    x = torch.ones(4, 1, dtype=torch.float64)
-    found = ls.certify(SCALAR, scalar_line(0.0, 1.0), [(x, 0.75 * x)], loss="squared_error")
-    found.save(tmp_path / "certificate.json")
-    again = ls.Certificate.load(tmp_path / "certificate.json")
-    assert again == found
-    assert again.summary == found.summary
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="certificate"):
-        ls.Certificate.load(tmp_path / "other.json")
-
-
 def test_the_picture_shows_the_enclosure_and_what_is_decided():
     import matplotlib
     from matplotlib.figure import Figure

@@ -147,7 +147,7 @@ def test_the_angle_of_a_kink(angle):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_angles_on_a_grid_stay_in_their_bounds(seed, tmp_path):
+def test_angles_on_a_grid_stay_in_their_bounds(seed):
     model, end, x, y, policy = network(3 * seed + seed % 2)
     line = ls.Line(model, end)
     found = ls.certify_angles(model, line, [(x, y)], intervals=64, batch_norm=policy)
@@ -161,10 +161,6 @@ def test_angles_on_a_grid_stay_in_their_bounds(seed, tmp_path):
     true = torch.acos(cosine).numpy()
     assert np.all(true <= found.upper + 1e-6)
     assert np.all(found.lower <= found.upper + 1e-6)
-    found.save(tmp_path / "angles.json")
-    again = ls.AngleBounds.load(tmp_path / "angles.json")
-    assert np.array_equal(again.upper, found.upper)
-    assert again.summary == found.summary
 
 
 def test_angles_need_a_line_and_a_power_of_two():

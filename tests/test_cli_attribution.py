@@ -25,7 +25,7 @@ def test_attribute(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     found = ls.layer_contributions(CASE.ends()[0], ls.Line(*CASE.ends()), CASE.data(), between=(0, 1))
     assert ls.Contributions.load("o/c.json").parts.tolist() == found.parts.tolist()
-    assert found.verdict() in out
+    assert found.summary in out
     assert "<svg" in Path("o/c.svg").read_text()
     main(words("attribute", "--between", "0:1", "--by", "tensor", "--json"))
     assert json.loads(capsys.readouterr().out)["names"][0] == "0.weight"
@@ -52,7 +52,7 @@ def test_policies(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     start, end = CNN.ends()
     found = ls.batch_norm_sweep(start, ls.Line(start, end), CNN.data(), estimate_from=CNN.data(), alphas=5, budget=9)
-    assert found.verdict() in out
+    assert found.summary in out
     assert "recalibrate" in out
     assert "<svg" in Path("p.svg").read_text()
     main(words("policies", "--alphas", "5", "--budget", "9", "--json", name="normed"))

@@ -49,7 +49,7 @@ def test_gauss_prints_what_the_library_measures(work: Path, capsys: pytest.Captu
     found = ls.gauss_length(*direct(), budget=65)
     loaded = ls.GaussLength.load("g.json")
     assert loaded.per_example.tolist() == found.per_example.tolist()
-    assert found.verdict() in printed
+    assert found.summary in printed
     assert "<svg" in Path("g.svg").read_text()
     main(["gauss", *ENDS, "--method", "integral", "--alphas", "21", "--tolerance", "None", "--json"])
     printed_json = json.loads(capsys.readouterr().out)
@@ -62,7 +62,7 @@ def test_condition_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     found = ls.sufficient_condition(*direct(), budget=65)
     assert found.table() in printed
-    assert found.verdict() in printed
+    assert found.summary in printed
     main(["condition", *ENDS, "--budget", "65", "--json"])
     assert json.loads(capsys.readouterr().out)["max_angle"] == found.max_angle.tolist()
 

@@ -145,7 +145,7 @@ def test_a_study_prints_what_the_library_finds(name: str, work: Path, capsys: py
     saved = type(expected).load("o/study.json")
     assert Path("o/study.svg").read_text().startswith("<?xml")
     main([*words, *BUILT])
-    assert saved.summary() in capsys.readouterr().out
+    assert saved.summary in capsys.readouterr().out
 
 
 def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,7 +157,7 @@ def test_summaries_and_columns() -> None:
     assert found.share_target_monotone == found.target_monotone.mean()
     assert found.share_below_half_pi <= found.share_max_angle_below_half_pi <= found.share_monotone
     assert (found.error <= 0.01).all() or (found.points >= 513 // 2).any()
-    assert "Of 40 examples" in found.verdict()
+    assert "Of 40 examples" in found.summary
     assert len(found.to_pandas()) == 40
     assert found.to_dict()["monotone"] == found.monotone.tolist()
     assert sum(int(line.split()[-1]) for line in found.table().splitlines()[1:]) == 40

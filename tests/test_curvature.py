@@ -132,16 +132,12 @@ def test_refusals_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None
         ls.curvature(model, line, [(x, x)], loss="squared_error")
 
 
-def test_saving_and_pictures(tmp_path: Path) -> None:
+def test_words_and_a_frame() -> None:
     case = CASES[0]
     start, end = case.ends()
     found = ls.curvature(start, ls.Line(start, end), case.data(), alphas=3, iterations=8, probes=9)
-    found.save(tmp_path / "c.json")
-    assert ls.Curvature.load(tmp_path / "c.json") == found
     assert found.to_pandas()["alpha"].tolist() == [0, 0.5, 1]
-    assert "bends downwards at" in found.verdict()
-    assert "<svg" in found._repr_html_()
-    matplotlib.pyplot.close("all")
+    assert "bends downwards at" in found.summary
 
 
 def linear_pair() -> tuple[nn.Module, list[Any]]:
@@ -231,15 +227,6 @@ def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
         ls.feature_similarity(start, ls.Line(start, end), [(x, torch.zeros(3).long())])
 
 
-def test_similarity_saves(tmp_path: Path) -> None:
-    start, end = CASES[0].ends()
-    found = ls.feature_similarity(start, ls.Line(start, end), CASES[0].data())
-    found.save(tmp_path / "s.json")
-    assert ls.FeatureSimilarity.load(tmp_path / "s.json") == found
-    assert found.plot().get_xlabel() == "layer at the end"
-    matplotlib.pyplot.close("all")
-
-
 @pytest.mark.usefixtures("work")
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     words = command()[1:]
@@ -260,7 +247,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
         ]
     )
     found = ls.Curvature.load("c.json")
-    assert found.verdict() in capsys.readouterr().out
+    assert found.summary in capsys.readouterr().out
     start, end = CASES[0].ends()
     line, data = ls.Line(start, end), CASES[0].data()
     assert found.top.tolist() == ls.curvature(start, line, data, alphas=3, iterations=5, probes=6).top.tolist()

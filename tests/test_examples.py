@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 import pytest
@@ -93,11 +91,9 @@ def test_nothing_that_rises_and_grids_that_lack_the_point_are_refused() -> None:
     assert found.by_class(0.0) == []
 
 
-def test_saving_tables_and_pictures(tmp_path: Path) -> None:
+def test_tables_and_pictures() -> None:
     start, end = CASES[0].ends()
     found = ls.example_curves(start, ls.Line(start, end), CASES[0].data(), alphas=5)
-    found.save(tmp_path / "e.json")
-    assert ls.ExampleCurves.load(tmp_path / "e.json") == found
     frame = found.to_pandas()
     assert frame["max_rise"].tolist() == found.rise.tolist()
     assert set(frame["class"]) <= {0, 1, 2}

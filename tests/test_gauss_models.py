@@ -123,7 +123,7 @@ def test_a_recurrent_network_gives_one_length_per_example_and_position() -> None
     assert_allclose(found.stderr, clustered, rtol=1e-5)
     whole = measured(model, line, batches, per="example")
     assert_allclose(whole.per_example, oracle(model, line, lambda at: at(ids).flatten(1)), atol=1e-6)
-    assert "positions" in found.verdict()
+    assert "positions" in found.summary
     assert "position" in found.to_pandas()
 
 

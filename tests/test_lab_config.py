@@ -71,7 +71,7 @@ def test_there_and_back(table: dict[str, Any]) -> None:
         ({"optimizer": {"nesterov": 1}}, r"expected: true or false for optimizer\.nesterov\.\ngot: 1 \(int\)"),
         ({"optimizer": {"nesterov": True}}, r"expected: a momentum above 0 with nesterov\."),
         ({"optimizer": {"lr": 0}}, r"expected: a learning rate above 0\.\ngot: optimizer\.lr = 0"),
-        ({"optimizer": {"betas": [0.9]}}, r"expected: a list of a number for optimizer\.betas"),
+        ({"optimizer": {"betas": [0.9]}}, r"expected: a list of 2 numbers for optimizer\.betas"),
         ({"optimizer": 0.1}, r"expected: a table for optimizer\.\ngot: 0\.1"),
         ({"training": {"epochs": True}}, r"expected: a whole number for training\.epochs\.\ngot: True"),
         ({"training": {"epochs": 2, "snapshots": [3]}}, r"expected: epochs from 1 to 2\.\ngot: training\.snapshots"),

@@ -549,33 +549,6 @@ def test_a_data_loader_measures_like_a_list() -> None:
         measured(case, None, data=DataLoader(TensorDataset(inputs, labels), batch_size=5, shuffle=True))
 
 
-@pytest.mark.parametrize(("name", "case", "policy"), VARIANTS, ids=IDS)
-def test_saved_and_loaded_is_the_same(name: str, case: Case, policy: Any, tmp_path: Any) -> None:
-    found = measured(case, policy, label="train")
-    found.save(tmp_path / "deep" / "profile.json")
-    again = ls.Profile.load(tmp_path / "deep" / "profile.json")
-    assert again == found and hash(again) == hash(found)
-    assert (again.loss == found.loss).all() and again.how == found.how
-    assert again != measured(case, policy, label="other")
-
-
-def test_nan_survives_the_round_trip(tmp_path: Any) -> None:
-    case = CASES[1]
-    found = measured(case, None, loss=lambda z, y: (z - y).sum(1).log())
-    assert found.invalid
-    found.save(tmp_path / "p.json")
-    again = ls.Profile.load(tmp_path / "p.json")
-    np.testing.assert_array_equal(again.loss, found.loss)
-    assert again == found
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"format": "other 9"}'])
-def test_other_files_are_not_profiles(text: str, tmp_path: Any) -> None:
-    (tmp_path / "p.json").write_text(text)
-    with pytest.raises(ValueError, match=r"p\.json to be"):
-        ls.Profile.load(tmp_path / "p.json")
-
-
 def test_a_data_frame_has_a_row_per_alpha() -> None:
     found = measured(CASES[0], None)
     frame = found.to_pandas()

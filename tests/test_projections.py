@@ -90,7 +90,7 @@ def test_paths_of_two_networks_side_by_side() -> None:
         texts = [text.get_text() for text in figure.legends[0].get_texts()]
         assert texts == ["4", "7", "α = 0", "α = 1"]
         assert as_svg(figure).startswith("<svg")
-    assert isinstance(found[0].plot(), Figure)
+    assert isinstance(found[0].figure(), Figure)
 
 
 def test_gauss_length_is_drawn_with_half_pi() -> None:

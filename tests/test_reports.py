@@ -20,7 +20,6 @@ import lerpscape as ls
 from lerpscape.plots import (
     INK,
     as_svg,
-    certificate_figure,
     plot_accuracy,
     plot_derivative,
     plot_profiles,
@@ -151,7 +150,7 @@ def test_a_gauss_length_shares_the_section_of_its_line(tmp_path: Path) -> None:
     assert path.read_text().count("<h2>") == 1
     assert path.read_text().count("<svg") == 2
     assert "math" not in path.read_text()[path.read_text().index("<svg") :]  # no unset formulas on any axis
-    assert turn.verdict() in text
+    assert turn.summary in text
     assert f"{turn.mean:.4g}" in text
     assert all(meaning in text for _, meaning in GAUSS_MEANINGS.values())
 
@@ -208,7 +207,7 @@ def test_the_longest_legends_leave_room_for_the_curves() -> None:
         **{"evaluations": 3, "examples": 1, "unit": "nats", "loss_name": "x", "seconds": 0.0, "how": {}, **bounds},
         **{"accuracy_low": None, "accuracy_high": None},
     )
-    as_svg(certificate_figure(proof))
+    as_svg(proof.figure())
 
 
 def test_plot_without_axes_makes_a_figure_and_changes_no_setting() -> None:

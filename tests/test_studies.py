@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,6 @@ from cases import CASES, cnn, mlp, random, seeded
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.studies.measuring import StudyResult
 
 MLP, CNN = CASES[0], CASES[3]
 
@@ -46,43 +44,6 @@ def wave_at(x: np.ndarray) -> np.ndarray:
     return 4 * (x - 1) ** 2 + np.sin(2 * np.pi * x) ** 2
 
 
-RESULTS: dict[str, Callable[[], StudyResult]] = {
-    "starts": lambda: ls.compare_starts(seeded(mlp, 0).double(), *MLP.ends(), MLP.data(), fresh=2, noise=2, alphas=5),
-    "onset": lambda: ls.onset(Place(), [at(0, 0), at(0.4, 0), at(1, 0)], DATA, tolerance=0.01, loss=wave, alphas=21),
-    "pairwise": lambda: ls.pairwise(Place(), {"a": at(0, 0), "b": at(1, 0), "c": at(0, 1)}, DATA, loss=wave, alphas=9),
-    "layerwise": lambda: ls.layerwise(seeded(mlp, 0).double(), *MLP.ends(), MLP.data(), rest="start", alphas=5),
-    "plane": lambda: ls.plane(
-        Place(), at(0, 0), at(0, 1), at(1, 0), DATA, trajectory=[at(0, 0), at(0.5, 0.5), at(1, 0)], loss=wave, points=7
-    ),
-    "plane without trajectory": lambda: ls.plane(
-        Place(), at(0, 0), at(0, 1), at(1, 0), DATA, loss=wave, points=4, alphas=5
-    ),
-    "trajectory": lambda: ls.trajectory(Place(), [at(0, 0), at(0.5, 0.5), at(1, 0)], DATA, loss=wave),
-}
-
-
-@pytest.mark.parametrize("name", RESULTS)
-def test_results_are_saved_read_back_and_drawn(name: str, tmp_path: Path) -> None:
-    from lerpscape.plots_studies import study_figure
-
-    matplotlib.use("agg")
-    found = RESULTS[name]()
-    found.save(tmp_path / "found.json")
-    again = type(found).load(tmp_path / "found.json")
-    assert again.to_dict() == found.to_dict()
-    assert again.summary() == found.summary()
-    for field in vars(found):
-        assert type(getattr(again, field)) is type(getattr(found, field)), field
-    ax = found.plot()
-    assert ax.get_xlabel()
-    matplotlib.pyplot.close("all")
-    figure = study_figure(found)
-    figure.savefig(tmp_path / "found.svg")
-    assert (tmp_path / "found.svg").stat().st_size > 5000
-    with pytest.raises(ValueError, match="to be a saved"):
-        ls.Profile.load(tmp_path / "found.json")
-
-
 def test_starts_are_the_lines_measured_one_by_one() -> None:
     start, end = MLP.ends()
     model = seeded(mlp, 0).double()
@@ -98,7 +59,7 @@ def test_starts_are_the_lines_measured_one_by_one() -> None:
     excess = found.excess("fresh init")
     assert excess == pytest.approx((found.max_rise[0] - rises.mean(), np.std(rises, ddof=1) / 3**0.5, 3), rel=1e-14)
     assert np.isnan(found.excess("zero").error)
-    assert "zero (n = 1)" in found.summary()
+    assert "zero (n = 1)" in found.summary
     factory = ls.compare_starts(
         model, start, end, MLP.data(), fresh=1, noise=0, zero=False, factory=mlp, seed=9, alphas=3
     )
@@ -122,12 +83,12 @@ def test_onset_of_a_wave() -> None:
     np.testing.assert_allclose(found.max_rise, rises, rtol=1e-12, atol=1e-15)
     assert found.monotonic == (False, False, True, False, True, True)
     assert (found.onset, found.end) == ("4", "6")
-    assert "From 4 on" in found.summary() and "before it, 1 of 4 are" in found.summary()
+    assert "From 4 on" in found.summary and "before it, 1 of 4 are" in found.summary
     all_fine = ls.onset(Place(1), [at(0.85), at(0.9)], DATA, tolerance=1e-9, end=at(1.0), loss=wave, alphas=201)
     assert all_fine.onset == "0"
     none = ls.onset(Place(1), [at(0.8), at(0.0), at(1.0)], DATA, tolerance=1e-9, loss=wave, alphas=201)
     assert none.onset is None
-    assert none.summary().startswith("No onset")
+    assert none.summary.startswith("No onset")
 
 
 def test_snapshots_of_a_folder_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -157,7 +118,7 @@ def test_pairs_are_read_from_both_sides() -> None:
     assert set(blocks) == {("init", "init"), ("init", "opt"), ("opt", "init")}
     assert blocks["init", "opt"] == pytest.approx((found.max_rise[:2, 2].mean(), found.barrier[:2, 2].mean(), 2))
     assert blocks["opt", "init"].max_rise == pytest.approx(found.max_rise[2, :2].mean())
-    assert "init to opt (2 lines)" in found.summary()
+    assert "init to opt (2 lines)" in found.summary
 
 
 def test_every_layer_alone_by_hand() -> None:
@@ -233,7 +194,7 @@ def test_a_trajectory_is_the_closed_form() -> None:
     assert (found.length, found.road) == pytest.approx((1.0, road))
     np.testing.assert_allclose(found.losses, [wave_at(np.array(x)) + y**2 for x, y in places], rtol=1e-12)
     np.testing.assert_allclose(found.line, wave_at(np.array([0, 0.3, 0.5, 1])), rtol=1e-12)
-    assert "at 1" in found.summary()
+    assert "at 1" in found.summary
 
 
 def test_batch_norm_is_chosen_for_studies_too() -> None:

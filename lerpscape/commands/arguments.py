@@ -32,6 +32,11 @@ def called(name: str) -> Any:
     return found() if callable(found) and not is_model else found
 
 
+def loss_of(text: str) -> Any:
+    """The name of a loss, or the user's own where it is package.module:name."""
+    return named(text) if ":" in text else text
+
+
 def alphas_of(text: str) -> Any:
     """A count of points, or the values from first to last, as `ls.profile` takes them."""
     parts = text.split(":")

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lerpscape.commands.arguments import End, Name, OptionalName, Start, between_of, called
-from lerpscape.commands.measured import PRINTED, HowMeasured, Measured, WhereTo
-from lerpscape.commands.roads import STRAIGHT, OnRoad
+from lerpscape.commands.arguments import OptionalName, between_of, called
+from lerpscape.commands.measured import PRINTED, AlongAsked, HowMeasured, Measured, WhereTo
 
 FIFTY = Measured(alphas="50")
 
 
 def attribute_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
-    road: OnRoad = STRAIGHT,
+    along: AlongAsked,
     between: str | None = None,
     by: Literal["module", "tensor"] = "module",
     tolerance: float = 1e-2,
@@ -28,11 +22,7 @@ def attribute_command(
     """Which layers make a rise: its parts, layer by layer, which add up to it.
 
     Args:
-        start: Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module, found from the current folder.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        road: Which path.
+        along: Which path.
         between: The stretch to take apart, a:b; by default the largest rise on the grid of --alphas.
         by: One part per module that owns parameters, or per tensor.
         tolerance: Share of the parts' sizes within which they must add up.
@@ -41,36 +31,19 @@ def attribute_command(
         output: Where to.
     """
     from lerpscape.attribution import layer_contributions
-    from lerpscape.plots_attribution import contributions_figure
 
     output.check()
-    built, batches = called(model), called(data)
+    model, path, data = along.opened()
+    stretch, choices = between_of(between), measured.choices(data)
     found = layer_contributions(
-        built,
-        road.path(start, end, built),
-        batches,
-        between=between_of(between),
-        by=by,
-        tolerance=tolerance,
-        budget=budget,
-        **measured.choices(batches),
+        model, path, data, between=stretch, by=by, tolerance=tolerance, budget=budget, **choices
     )
     lines = [f"{part:+12.5g}  {name}" for name, part in found.ranked()]
-    output.write(
-        {"verdict": found.verdict()} | found.to_dict(),
-        found.save,
-        lambda: contributions_figure(found),
-        [*lines, found.verdict()],
-    )
+    output.write(found, {"verdict": found.summary} | found.to_dict(), [*lines, found.summary])
 
 
 def examples_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
-    road: OnRoad = STRAIGHT,
+    along: AlongAsked,
     tolerance: float = 0.0,
     most: int = 10,
     measured: HowMeasured = FIFTY,
@@ -79,22 +52,17 @@ def examples_command(
     """Which classes and examples rise along the line, and what the average hides.
 
     Args:
-        start: Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module, found from the current folder.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        road: Which path.
+        along: Which path.
         tolerance: Rise of one example or class that is forgiven, in the unit of the loss.
         most: How many examples to list, those that raise the mean most.
         measured: How.
         output: Where to; JSON holds every example's curve.
     """
     from lerpscape.examples import example_curves
-    from lerpscape.plots_attribution import examples_figure
 
     output.check()
-    built, batches = called(model), called(data)
-    found = example_curves(built, road.path(start, end, built), batches, **measured.choices(batches))
+    model, path, data = along.opened()
+    found = example_curves(model, path, data, **measured.choices(data))
     lines = [
         f"class {each.number}: n = {each.examples}, max_rise {each.rise:.4g}, "
         f"{100 * each.share_rising:.3g} % of its examples rise, part of the change {each.part:+.4g}"
@@ -102,16 +70,11 @@ def examples_command(
     ]
     lines += [f"example {number}: {part:+.4g}" for number, part in found.ranked(found.stretch)[:most]]
     verdict = found.verdict(tolerance)
-    output.write({"verdict": verdict} | found.to_dict(), found.save, lambda: examples_figure(found), [*lines, verdict])
+    output.write(found, {"verdict": verdict} | found.to_dict(), [*lines, verdict])
 
 
 def policies_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
-    road: OnRoad = STRAIGHT,
+    along: AlongAsked,
     estimate_from: OptionalName = None,
     between: str | None = None,
     tolerance: float = 1e-2,
@@ -122,11 +85,7 @@ def policies_command(
     """Every batch-norm policy in one sweep, and how much of each change is weights and how much statistics.
 
     Args:
-        start: Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module, found from the current folder.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        road: Which path.
+        along: Which path.
         estimate_from: Data to estimate statistics from where a policy does; by default DATA.
         between: The stretch to split, a:b; by default each curve's largest rise, or all of it.
         tolerance: Share of the parts' sizes within which they must add up.
@@ -134,29 +93,17 @@ def policies_command(
         measured: How; --batch-norm has no say here.
         output: Where to.
     """
-    from lerpscape.plots_attribution import policies_figure
     from lerpscape.policies import batch_norm_sweep
+    from lerpscape.saving import plain
 
     output.check()
-    built, batches = called(model), called(data)
-    choices = measured.choices(batches)
+    model, path, data = along.opened()
+    choices = measured.choices(data) | {"between": between_of(between), "tolerance": tolerance, "budget": budget}
     del choices["batch_norm"]
-    found = batch_norm_sweep(
-        built,
-        road.path(start, end, built),
-        batches,
-        estimate_from=called(estimate_from) if estimate_from else batches,
-        between=between_of(between),
-        tolerance=tolerance,
-        budget=budget,
-        **choices,
-    )
-    output.write(
-        {"verdict": found.verdict()} | found.to_dict(),
-        found.save,
-        lambda: policies_figure(found),
-        [*map(_row, found.table()), found.verdict()],
-    )
+    source = called(estimate_from) if estimate_from else data
+    found = batch_norm_sweep(model, path, data, estimate_from=source, **choices)
+    shown = {"verdict": found.summary} | {each.name: plain(each) for each in found}
+    output.write(found, shown, [*map(_row, found.table()), found.summary])
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -8,28 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lerpscape.commands.arguments import (
-    Device,
-    End,
-    Json,
-    Name,
-    OptionalFile,
-    Start,
-    Switch,
-    called,
-    print_written,
-    require_writable,
-)
+from lerpscape.commands.arguments import Device, Json, OptionalFile, Switch, loss_of, print_written, require_writable
+from lerpscape.commands.measured import EndsAsked
 from lerpscape.commands.profile import print_table
-from lerpscape.names import named
 
 
 def connect_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
+    ends: EndsAsked,
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
     loss: str = "cross_entropy",
     epochs: int = 20,
@@ -45,10 +30,7 @@ def connect_command(
     """Train the control point of a Bezier curve of low loss between two checkpoints.
 
     Args:
-        start: Checkpoint at α = 0.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the training data.
+        ends: Which ends.
         out: File for the control point (.safetensors); `lerpscape profile --control` measures the curve.
         loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
         epochs: Passes over the data.
@@ -70,14 +52,13 @@ def connect_command(
     from lerpscape.paths import Line
 
     require_writable(out, plot)
-    built, read = called(model), called(data)
-    chosen = named(loss) if ":" in loss else loss
-    policy = named_policy(batch_norm, read)
+    (model, data), chosen = ends.called(), loss_of(loss)
+    policy = named_policy(batch_norm, data)
     curve = connect(
-        built,
-        start,
-        end,
-        read,
+        model,
+        ends.start,
+        ends.end,
+        data,
         chosen,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -90,7 +71,7 @@ def connect_command(
     first = twins(curve.control)
     save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
     profiles = [
-        profile(built, path, read, loss=chosen, batch_norm=policy, device=device, label=label, progress=progress)
+        profile(model, path, data, loss=chosen, batch_norm=policy, device=device, label=label, progress=progress)
         for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
     ]
     if plot:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lerpscape.commands.arguments import End, Name, Start, called
-from lerpscape.commands.measured import PRINTED, USUAL, HowMeasured, WhereTo
+from lerpscape.commands.arguments import End, Start
+from lerpscape.commands.measured import PRINTED, USUAL, EndsAsked, HowMeasured, NetworkAsked, WhereTo
 from lerpscape.errors import three_parts
 from lerpscape.names import named
 
@@ -17,11 +17,7 @@ OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 
 
 def starts_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
+    ends: EndsAsked,
     fresh: int = 5,
     noise: int = 5,
     zero: bool = True,
@@ -32,11 +28,8 @@ def starts_command(
     """Compare the line from the network's own start with lines from other starts: fresh, noise, zero.
 
     Args:
-        start: Checkpoint of the network's own initialisation.
-        end: Checkpoint that all lines lead to.
-        model: Your function without arguments that builds the module; fresh starts are what it draws.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
-        fresh: How many fresh initialisations.
+        ends: Which ends.
+        fresh: How many fresh initialisations, as MODEL draws them.
         noise: How many Gaussian starts with the norms of START.
         zero: Also from zero.
         seed: Seed of the first fresh start and the first noise.
@@ -46,19 +39,18 @@ def starts_command(
     from lerpscape.studies.starts import compare_starts
 
     output.check()
-    built, read = called(model), called(data)
-    factory = named(model)
+    (model, data), factory = ends.called(), named(ends.model)
     found = compare_starts(
-        built,
-        start,
-        end,
-        read,
+        model,
+        ends.start,
+        ends.end,
+        data,
         fresh=fresh,
         noise=noise,
         zero=zero,
-        factory=None if factory is built else factory,
+        factory=None if factory is model else factory,
         seed=seed,
-        **measured.choices(read),
+        **measured.choices(data),
     )
     output.show(found)
 
@@ -66,8 +58,7 @@ def starts_command(
 def onset_command(
     folder: Folder,
     /,
-    model: Name,
-    data: Name,
+    network: NetworkAsked,
     tolerance: float,
     end: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     measured: HowMeasured = USUAL,
@@ -77,8 +68,7 @@ def onset_command(
 
     Args:
         folder: Snapshots of a run, in the order of the numbers in their names.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        network: What is measured on what.
         tolerance: Rise that a verdict forgives, in the unit of the loss.
         end: The final network; by default the last snapshot.
         measured: How each line is measured.
@@ -87,15 +77,14 @@ def onset_command(
     from lerpscape.studies.onsets import onset
 
     output.check()
-    read = called(data)
-    output.show(onset(called(model), folder, read, tolerance=tolerance, end=end, **measured.choices(read)))
+    model, data = network.called()
+    output.show(onset(model, folder, data, tolerance=tolerance, end=end, **measured.choices(data)))
 
 
 def pairwise_command(
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")],
     /,
-    model: Name,
-    data: Name,
+    network: NetworkAsked,
     group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…")] = (),
     kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
     measured: HowMeasured = USUAL,
@@ -105,8 +94,7 @@ def pairwise_command(
 
     Args:
         checkpoints: Checkpoint files, or one folder of them.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        network: What is measured on what.
         group: Groups for means over blocks: "init*=init" puts files whose names match into the group init.
         kind: Which barrier.
         measured: How each line is measured.
@@ -120,17 +108,13 @@ def pairwise_command(
     found = snapshots(single if single is not None else {each.stem: each for each in checkpoints})
     if single is None and len(found) < len(checkpoints):
         raise ValueError(three_parts("files with different names.", "two with one stem.", "Rename one of them."))
-    read = called(data)
+    model, data = network.called()
     groups = _grouped(list(found), group) if group else None
-    output.show(pairwise(called(model), found, read, groups=groups, kind=kind, **measured.choices(read)))
+    output.show(pairwise(model, found, data, groups=groups, kind=kind, **measured.choices(data)))
 
 
 def layerwise_command(
-    start: Start,
-    end: End,
-    /,
-    model: Name,
-    data: Name,
+    ends: EndsAsked,
     rest: Literal["start", "end"],
     measured: HowMeasured = USUAL,
     output: WhereTo = PRINTED,
@@ -138,10 +122,7 @@ def layerwise_command(
     """Move every layer alone from start to end, all others held at one end: a heat map, layer against α.
 
     Args:
-        start: Checkpoint at α = 0.
-        end: Checkpoint at α = 1.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        ends: Which ends.
         rest: Where all other layers are held.
         measured: How each line is measured.
         output: Where the result goes.
@@ -149,8 +130,8 @@ def layerwise_command(
     from lerpscape.studies.layers import layerwise
 
     output.check()
-    read = called(data)
-    output.show(layerwise(called(model), start, end, read, rest=rest, **measured.choices(read)))
+    model, data = ends.called()
+    output.show(layerwise(model, ends.start, ends.end, data, rest=rest, **measured.choices(data)))
 
 
 def plane_command(
@@ -158,8 +139,7 @@ def plane_command(
     other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")],
     end: End,
     /,
-    model: Name,
-    data: Name,
+    network: NetworkAsked,
     trajectory: OptionalFolder = None,
     points: int = 25,
     margin: float = 0.2,
@@ -172,8 +152,7 @@ def plane_command(
         start: Checkpoint of the network's own initialisation.
         other: Checkpoint of another one.
         end: Checkpoint of the optimum.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        network: What is measured on what.
         trajectory: Folder of snapshots of training, to project on the plane.
         points: Points along each side of the grid.
         margin: How much farther than corners and trajectory the grid reaches, in shares of their extent.
@@ -183,16 +162,15 @@ def plane_command(
     from lerpscape.studies.surfaces import plane
 
     output.check()
-    read = called(data)
-    built, choices = called(model), measured.choices(read)
-    output.show(plane(built, start, other, end, read, trajectory=trajectory, points=points, margin=margin, **choices))
+    model, data = network.called()
+    choices = measured.choices(data)
+    output.show(plane(model, start, other, end, data, trajectory=trajectory, points=points, margin=margin, **choices))
 
 
 def trajectory_command(
     folder: Folder,
     /,
-    model: Name,
-    data: Name,
+    network: NetworkAsked,
     measured: HowMeasured = USUAL,
     output: WhereTo = PRINTED,
 ) -> None:
@@ -200,16 +178,17 @@ def trajectory_command(
 
     Args:
         folder: Snapshots of a run, in the order of the numbers in their names.
-        model: Your function without arguments that builds the module.
-        data: Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts.
+        network: What is measured on what.
         measured: How each snapshot is measured; the number of points has no meaning here.
         output: Where the result goes.
     """
     from lerpscape.studies.trajectories import trajectory
 
     output.check()
-    read = called(data)
-    output.show(trajectory(called(model), folder, read, **measured.choices_without_alphas(read)))
+    model, data = network.called()
+    choices = measured.choices(data)
+    del choices["alphas"]
+    output.show(trajectory(model, folder, data, **choices))
 
 
 def _grouped(labels: list[str], groups: tuple[str, ...]) -> dict[str, str]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from lerpscape.errors import ConfigError, three_parts
+from lerpscape.lab.options import typed
 from lerpscape.names import unknown_name
 
 SCHEMA = 1  # part of every key: a change of what a field means changes the names of all runs
@@ -237,52 +237,11 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
             prefix = f"{where}." if where else ""
             raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{each}" for each in known - {"options"})))
         values[name] = (
-            _read(hints[name], value, place) if is_dataclass(hints[name]) else _typed(value, hints[name], place)
+            _read(hints[name], value, place) if is_dataclass(hints[name]) else typed(value, hints[name], place)
         )
     if open_ended:
         values["options"] = options
     return cls(**values)
-
-
-def _typed(value: Any, hint: Any, place: str) -> Any:
-    fitting = _fit(value, hint)
-    if fitting is _MISFIT:
-        raise ConfigError(
-            three_parts(f"{_words(hint)} for {place}.", f"{value!r} ({type(value).__name__}).", "Correct the value.")
-        )
-    return fitting
-
-
-_MISFIT = object()
-
-
-def _fit(value: Any, hint: Any) -> Any:
-    """The value as the hint wants it, or _MISFIT: True is no number, 1 is a float, a list is a tuple."""
-    origin, inside = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return next((found for each in inside if (found := _fit(value, each)) is not _MISFIT), _MISFIT)
-    if origin is Literal:
-        return value if value in inside else _MISFIT
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return _MISFIT
-        hints = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
-        parts = [_fit(part, each) for part, each in zip(value, hints, strict=False)]
-        return tuple(parts) if len(value) == len(hints) and _MISFIT not in parts else _MISFIT
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value if type(value) is hint else _MISFIT
-
-
-def _words(hint: Any) -> str:
-    origin, inside = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(each) for each in inside if each is not type(None)) + ", or nothing"
-    if origin is Literal:
-        return "one of " + ", ".join(repr(each) for each in inside)
-    if origin is tuple:
-        return f"a list of {_words(inside[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
 
 
 def _check(config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""Options from a configuration, held to the signature of the function that takes them."""
+"""Values and options from a configuration, held to the types of fields and to signatures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_options(
     """Hold options to the arguments of a function: their names, those that it needs, and the types that it states.
 
     `name` is what messages call the function, `given` are arguments that are not options. Known types are bool, int,
-    float, str, `Size`, sequences of `Size`, Literal and unions of them; any other type takes any value.
+    float, str, `Size`, sequences, Literal and unions of them; any other type takes any value.
 
     Raises `ConfigError` for an unknown option, with the nearest, for a missing one and for a value of another type.
 
@@ -41,15 +41,7 @@ def check_options(
     for option, value in options.items():
         if option not in known and not free:
             raise ConfigError(unknown_name(f"option of {name!r}", option, known))
-        hint = hints.get(option, Any)
-        if not _fits(value, hint):
-            raise ConfigError(
-                three_parts(
-                    f"{_words(hint)} for {option} of {name!r}.",
-                    f"{value!r} ({type(value).__name__}).",
-                    "Correct the value.",
-                )
-            )
+        typed(value, hints.get(option, Any), f"{option} of {name!r}")
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(
@@ -61,29 +53,59 @@ def check_options(
             )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a TOML file is of this type: true is no number, and 1 is as good as 1.0."""
+def typed(value: Any, hint: Any, place: str) -> Any:
+    """A value from TOML as the type wants it: 1 is 1.0 for a float, a list is a tuple, and True is no number.
+
+    Raises `ConfigError` that says what `place` takes.
+
+    >>> typed([1, 2], tuple[float, ...], "here")
+    (1.0, 2.0)
+    """
+    found = _fit(value, hint)
+    if found is _MISFIT:
+        came = f"{value!r} ({type(value).__name__})."
+        raise ConfigError(three_parts(f"{_words(hint)} for {place}.", came, "Correct the value."))
+    return found
+
+
+_MISFIT = object()
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """The value as the type wants it, or _MISFIT."""
+    origin, inside = get_origin(hint), get_args(hint)
     if hint == Size:
-        return type(value) is int and value >= 1
-    if hint == Sequence[Size]:
-        return isinstance(value, list | tuple) and all(_fits(each, Size) for each in value)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint if hint in (bool, int, str, type(None)) else True
+        return value if type(value) is int and value >= 1 else _MISFIT
+    if origin in (Union, types.UnionType):
+        return next((found for each in inside if (found := _fit(value, each)) is not _MISFIT), _MISFIT)
+    if origin is Literal:
+        return value if value in inside else _MISFIT
+    if origin in (tuple, Sequence):
+        if not isinstance(value, (list, tuple)):
+            return _MISFIT
+        hints = inside if _counted(hint) else inside[:1] * len(value)
+        parts = [_fit(part, each) for part, each in zip(value, hints, strict=False)]
+        return tuple(parts) if len(value) == len(hints) and _MISFIT not in parts else _MISFIT
+    if hint is float and type(value) is int:
+        return float(value)
+    return value if type(value) is hint or hint not in (bool, int, float, str, types.NoneType) else _MISFIT
+
+
+def _counted(hint: Any) -> bool:
+    """Whether a type says how many values it takes, as `tuple[float, float]` does and `tuple[float, ...]` does not."""
+    return get_origin(hint) is tuple and get_args(hint)[-1] is not Ellipsis
 
 
 def _words(hint: Any) -> str:
+    origin, inside = get_origin(hint), get_args(hint)
     if hint == Size:
         return "a whole number ≥ 1"
-    if hint == Sequence[Size]:
-        return "a list of whole numbers ≥ 1"
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(map(_words, get_args(hint)))
-    known = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "nothing"}
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, inside))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inside))
+    if origin in (tuple, Sequence):
+        count = f"{len(inside)} " if _counted(hint) else ""
+        return f"a list of {count}{_words(inside[0]).removeprefix('a ').replace('number', 'numbers')}"
+    known = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", types.NoneType: "nothing"}
     return known.get(hint, "a value")

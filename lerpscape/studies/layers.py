@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -15,14 +15,15 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, Rest, moving
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.studies.measuring import Choices, StudyResult, how_of, rise_of
+from lerpscape.results import Result
+from lerpscape.studies.measuring import Choices, how_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class Layerwise(StudyResult):
+@dataclass(frozen=True, eq=False)
+class Layerwise(Result):
     """Loss along the line on which one layer moves, for every layer.
 
     `layers` are the modules that own parameters, in the order of the checkpoint; `losses` has shape (layers, points);
@@ -30,7 +31,7 @@ class Layerwise(StudyResult):
     layers that are the same at both ends.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape layerwise 1"
+    FORMAT = "lerpscape layerwise 1"
 
     layers: tuple[str, ...]
     unmoved: tuple[str, ...]
@@ -44,6 +45,7 @@ class Layerwise(StudyResult):
     unit: str
     how: dict[str, Any] = field(repr=False)
 
+    @property
     def summary(self) -> str:
         """The layers whose own line rises, in a sentence."""
         rising = [(rise, layer) for rise, layer in zip(self.max_rise, self.layers, strict=True) if not rise <= 0]

@@ -1,12 +1,9 @@
-"""What studies share: the choices that every line is measured with, and results that save themselves."""
+"""What studies share: the choices that every line is measured with, and what they keep of its profile."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -14,10 +11,9 @@ from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.losses import Loss, PerExample
 from lerpscape.monotonicity import Floats
 from lerpscape.profiles import Profile
-from lerpscape.saving import array, as_dict, read_json, write_json
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 
 class Choices(TypedDict, total=False):
@@ -28,45 +24,6 @@ class Choices(TypedDict, total=False):
     batch_norm: BatchNormPolicy | None
     device: torch.device | str | None
     dtype: torch.dtype | None
-
-
-class StudyResult(ABC):
-    """A result of many lines: plain numbers, saved as JSON and read back exactly."""
-
-    FORMAT: ClassVar[str]
-
-    @abstractmethod
-    def summary(self) -> str:
-        """The answer in words."""
-
-    @abstractmethod
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the result; returns the matplotlib axes."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
-        return as_dict(self, self.FORMAT)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `load` gives back exactly the same numbers."""
-        write_json(self.to_dict(), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a result written by `save`.
-
-        Raises `ValueError` for a file of another kind.
-        """
-        saved = read_json(path, cls.FORMAT)
-        for each in fields(cls):  # type: ignore[arg-type]
-            value = saved[each.name]
-            if "Floats" in str(each.type):
-                saved[each.name] = array(value)
-            elif str(each.type).startswith("tuple"):
-                saved[each.name] = tuple(value)
-            elif each.type == "float":
-                saved[each.name] = float(value)
-        return cls(**saved)
 
 
 def rise_of(profile: Profile) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -15,22 +15,23 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, moving
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, StudyResult, how_of, rise_of
+from lerpscape.studies.measuring import Choices, how_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class Onset(StudyResult):
+@dataclass(frozen=True, eq=False)
+class Onset(Result):
     """Loss along the lines from every snapshot of a run to its end.
 
     `labels` name the snapshots in order, `losses` has shape (snapshots, points), `max_rise` (snapshots,) is nan where
     a loss is NaN or infinite, and the verdicts forgive rises up to `tolerance`, in the unit of the loss.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape onset 1"
+    FORMAT = "lerpscape onset 1"
 
     labels: tuple[str, ...]
     end: str
@@ -57,6 +58,7 @@ class Onset(StudyResult):
             found = label
         return found
 
+    @property
     def summary(self) -> str:
         """The answer in a sentence."""
         where = f"tolerance {self.tolerance:g} {self.unit}, {len(self.labels)} snapshots, n = {self.examples:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from torch import nn
@@ -17,8 +17,9 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import BarrierKind, Floats
 from lerpscape.paths import Line
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, StudyResult, how_of
+from lerpscape.studies.measuring import Choices, how_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +34,15 @@ class Block(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class Pairwise(StudyResult):
+@dataclass(frozen=True, eq=False)
+class Pairwise(Result):
     """Readings of the line from each checkpoint (row) to each other (column), 0 on the diagonal.
 
     `max_rise` and `barrier` have shape (checkpoints, checkpoints), in the unit of the loss, nan where a loss is NaN or
     infinite; `barrier` is of the stated kind and symmetric. `groups` names the group of each checkpoint.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape pairwise 1"
+    FORMAT = "lerpscape pairwise 1"
 
     labels: tuple[str, ...]
     groups: tuple[str, ...]
@@ -71,6 +72,7 @@ class Pairwise(StudyResult):
                     found[one, other] = Block(rise, barrier, len(here))
         return found
 
+    @property
     def summary(self) -> str:
         """The blocks in sentences."""
         return "\n".join(

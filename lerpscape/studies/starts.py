@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 from torch import nn
@@ -18,7 +18,8 @@ from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, moving
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.studies.measuring import Choices, StudyResult, how_of, rise_of
+from lerpscape.results import Result
+from lerpscape.studies.measuring import Choices, how_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,15 +35,15 @@ class Excess(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class StartComparison(StudyResult):
+@dataclass(frozen=True, eq=False)
+class StartComparison(Result):
     """Loss along lines from different starts to one end.
 
     `families` says of each line what its start is; `losses` (lines, points), `max_rise` and `relative_distance`
     (lines,) belong to them; `max_rise` is nan for a line with NaN or infinite losses.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape start comparison 1"
+    FORMAT = "lerpscape start comparison 1"
 
     families: tuple[str, ...]
     alphas: Floats
@@ -66,6 +67,7 @@ class StartComparison(StudyResult):
         error = float(rises.std(ddof=1) / np.sqrt(len(rises))) if len(rises) > 1 else float("nan")
         return Excess(float(self.max_rise[0] - rises.mean()), error, len(rises))
 
+    @property
     def summary(self) -> str:
         """The comparison in sentences, one for each family."""
         lines = [f"{OWN}: max_rise {self.max_rise[0]:.4g} {self.unit}"]

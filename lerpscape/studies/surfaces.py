@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -16,8 +16,9 @@ from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
 from lerpscape.planes import Plane, Stops
 from lerpscape.progress import Progress
+from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, StudyResult, how_of
+from lerpscape.studies.measuring import Choices, how_of
 from lerpscape.studies.trajectories import on_line
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class LossPlane(StudyResult):
+@dataclass(frozen=True, eq=False)
+class LossPlane(Result):
     """Loss on a plane through a start, another start and an end, in distances of parameter space.
 
     `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the end to the right of
@@ -35,7 +36,7 @@ class LossPlane(StudyResult):
     the plane, `travelled` the share of the way gone and `along` the loss there; empty without snapshots.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape loss plane 1"
+    FORMAT = "lerpscape loss plane 1"
 
     names: tuple[str, ...]
     corners: Floats
@@ -53,6 +54,7 @@ class LossPlane(StudyResult):
     unit: str
     how: dict[str, Any] = field(repr=False)
 
+    @property
     def summary(self) -> str:
         """What the plane shows, in a sentence."""
         size = f"{len(self.x)} × {len(self.y)} points, n = {self.examples:,}"
@@ -118,7 +120,7 @@ def plane(
     corners = np.array([on.position(each)[:2] for each in (on.origin, on.y, on.x)])
     road = {} if trajectory is None else snapshots(trajectory)
     places = [on.position(each) for each in road.values()]
-    projected = np.array([place[:2] for place in places]).reshape(-1, 2)
+    projected = np.array([place[:2] for place in places])
     low, high = np.min([*corners, *projected], axis=0), np.max([*corners, *projected], axis=0)
     more = margin * (high - low).max()
     x, y = np.linspace(low - more, high + more, points).T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -17,15 +17,16 @@ from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, distance
 from lerpscape.planes import Stops
 from lerpscape.progress import Progress
+from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, StudyResult, how_of
+from lerpscape.studies.measuring import Choices, how_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class Trajectory(StudyResult):
+@dataclass(frozen=True, eq=False)
+class Trajectory(Result):
     """Snapshots of training measured against the line from the first to the last, d = θ_T − θ₀.
 
     Arrays have shape (snapshots,): `projection` is ⟨θ_k − θ₀, d⟩ / ‖d‖², the α of the nearest point of the line;
@@ -34,7 +35,7 @@ class Trajectory(StudyResult):
     `road` the length of the way.
     """
 
-    FORMAT: ClassVar[str] = "lerpscape trajectory 1"
+    FORMAT = "lerpscape trajectory 1"
 
     labels: tuple[str, ...]
     projection: Floats
@@ -48,6 +49,7 @@ class Trajectory(StudyResult):
     unit: str
     how: dict[str, Any] = field(repr=False)
 
+    @property
     def summary(self) -> str:
         """How straight the road was, in a sentence."""
         far = int(np.argmax(self.residual))
