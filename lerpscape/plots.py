@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008): told apart by colour-blind readers, on white and on black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 RISE_COLOUR = "#D55E00"
+ALPHA = "α   (0: start, 1: end)"
 # Lines and text take this colour; in SVG it becomes the colour of the surrounding text, light or dark.
 INK = "#444444"
 
@@ -70,9 +71,8 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
         if profiles[0].alphas.min() < 0 or profiles[0].alphas.max() > 1:
             for end in (0, 1):
                 ax.axvline(end, color=INK, linewidth=0.6)
-        unit = f" ({profiles[0].unit})" if profiles[0].unit else ""
-        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", profiles[0].unit))
+        legend_above(ax, 3)
     return ax
 
 
@@ -121,7 +121,7 @@ def profile_figure(profiles: Sequence[Profile]) -> Figure:
         plot_accuracy(profiles, top)
         if with_derivative:
             top.set_xlabel("")
-            bottom.set_xlabel("α   (0: start, 1: end)")
+            bottom.set_xlabel(ALPHA)
     return figure
 
 
@@ -146,9 +146,8 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
             label = None if words[direction] in seen else words[direction]
             seen.add(words[direction])
             ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
-        unit = f" ({certificate.unit})" if certificate.unit else ""
-        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}", xlim=(0, 1))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", certificate.unit), xlim=(0, 1))
+        legend_above(ax, 2)
     return ax
 
 
@@ -194,6 +193,21 @@ def save_figure(figure: Figure, path: str) -> None:
     """Write a figure in the format of the file's ending (svg, pdf, png)."""
     with style():
         figure.savefig(path, dpi=200, facecolor="white")
+
+
+def with_unit(name: str, unit: str) -> str:
+    """A label with its unit in brackets, where there is one."""
+    return f"{name} ({unit})" if unit else name
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and dash of a line among many: there are few colours, and no two lines look alike up to 24."""
+    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+
+
+def legend_above(ax: Axes, columns: int, **options: Any) -> None:
+    """The legend over the axes, where it hides nothing."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **options)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
+from lerpscape.plots import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, look, style, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,7 @@ def plot_contributions(found: Contributions, ax: Axes | None = None, most: int =
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.set_yticks(rows, [found.names[i] for i in largest])
         left, right = found.between
-        unit = f" ({found.unit})" if found.unit else ""
-        ax.set(xlabel=f"part of L({right:.3g}) − L({left:.3g}) = {found.change:+.4g}{unit}")
+        ax.set(xlabel=with_unit(f"part of L({right:.3g}) − L({left:.3g}) = {found.change:+.4g}", found.unit))
         if len(largest) < len(found.parts):
             ax.set_title(f"the {len(largest)} largest of {len(found.parts)} parts")
     return ax
@@ -45,12 +44,11 @@ def plot_examples(found: ExampleCurves, ax: Axes | None = None) -> Axes:
         ax.fill_between(found.alphas, low, high, color=INK, alpha=0.12, linewidth=0, label="90 % of examples")
         ax.fill_between(found.alphas, lower, upper, color=INK, alpha=0.2, linewidth=0, label="50 %")
         for index, each in enumerate(found.by_class(0.0)[:24]):
-            colour, dash = COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+            colour, dash = look(index)
             ax.plot(found.alphas, each.curve, dash, color=colour, linewidth=0.9, label=f"class {each.number}")
         ax.plot(found.alphas, found.mean, color=INK, linewidth=2.2, label="mean")
-        unit = f" ({found.unit})" if found.unit else ""
-        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", found.unit))
+        legend_above(ax, 5)
     return ax
 
 
@@ -63,9 +61,8 @@ def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
             curves.plot(
                 each.profile.alphas, each.profile.loss, ("-", "--", ":")[index % 3], color=colour, label=each.name
             )
-        unit = f" ({found.rows[0].profile.unit})" if found.rows[0].profile.unit else ""
-        curves.set(xlabel="α   (0: start, 1: end)", ylabel=f"loss{unit}")
-        curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        curves.set(xlabel=ALPHA, ylabel=with_unit("loss", found.rows[0].profile.unit))
+        legend_above(curves, 3)
         known = [each for each in found if each.split is not None]
         rows = np.arange(len(known))[::-1]
         for shift, part in ((0.2, "weights"), (-0.2, "statistics")):
@@ -76,8 +73,8 @@ def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
             f"{each.name}\n{each.split.between[0]:.2g} to {each.split.between[1]:.2g}" for each in known if each.split
         ]
         bars.set_yticks(rows, labels)
-        bars.set(xlabel=f"part of the change of the loss{unit}")
-        bars.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        bars.set(xlabel=with_unit("part of the change of the loss", found.rows[0].profile.unit))
+        legend_above(bars, 2)
     return axes
 
 

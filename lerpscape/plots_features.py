@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, axes_or_new, style
+from lerpscape.plots import ALPHA, COLOURS, INK, axes_or_new, legend_above, look, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,8 @@ def plot_curvature(found: Curvature, ax: Axes | None = None) -> Axes:
         sizes = np.abs(np.concatenate([found.top, found.bottom, found.rayleigh[np.isfinite(found.rayleigh)]]))
         ax.set_yscale("symlog", linthresh=max(float(np.median(sizes)) / 10, 1e-300))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.set(xlabel="α   (0: start, 1: end)", ylabel=f"curvature ({found.unit or 'loss'} per squared length)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        ax.set(xlabel=ALPHA, ylabel=f"curvature ({found.unit or 'loss'} per squared length)")
+        legend_above(ax, 2)
     return ax
 
 
@@ -57,14 +57,12 @@ def plot_linearity(found: FeatureLinearity, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_or_new(ax)
         for index, name in enumerate(found.layers):
-            dash = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-            ax.plot(found.alphas, found.cosine[:, index], dash, color=COLOURS[index % len(COLOURS)], label=name)
+            colour, dash = look(index)
+            ax.plot(found.alphas, found.cosine[:, index], dash, color=colour, label=name)
         ax.axhline(0, color=INK, linewidth=0.8)
         low = float(np.nanmin(found.cosine)) if np.isfinite(found.cosine).any() else 0.0
-        ax.set(
-            xlabel="α   (0: start, 1: end)", ylabel="cosine to the mixture of both ends", ylim=(min(-0.05, low), 1.03)
-        )
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+        ax.set(xlabel=ALPHA, ylabel="cosine to the mixture of both ends", ylim=(min(-0.05, low), 1.03))
+        legend_above(ax, 4)
     return ax
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, look, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
         rows = "examples" if found[0].position is None else "positions"
         ax.set(xlabel="Gauss length (rad)", ylabel=f"share of {rows} up to there (%)", ylim=(0, 102))
         ax.set_xlim(left=0)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+        legend_above(ax, 4)
     return ax
 
 
@@ -71,10 +71,10 @@ def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None 
         labels = sorted({label for each in found for label in each.labels}, key=lambda label: (len(label), label))
         for each, ax in zip(found, axes, strict=True):
             for row, label in enumerate(each.labels):
-                _draw_path(each, row, *_line(labels.index(label)), ax)
+                _draw_path(each, row, *look(labels.index(label)), ax)
             _name_axes(each, ax)
         for index, label in enumerate(labels):
-            colour, dash = _line(index)
+            colour, dash = look(index)
             axes[0].plot([], [], dash, color=colour, label=label)
         axes[0].plot([], [], "o", color=INK, markersize=4, label="α = 0")
         axes[0].plot([], [], "s", color=INK, markersize=5, label="α = 1")
@@ -83,11 +83,6 @@ def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None 
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(8, len(names)))
     return figure  # type: ignore[return-value]
-
-
-def _line(index: int) -> tuple[str, str]:
-    """Colour and dash of a class: there are fewer colours than classes, and no two classes look alike up to 24."""
-    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
 def _draw_path(found: OutputPaths, row: int, colour: str, dash: str, ax: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, axes_or_new, style
+from lerpscape.plots import COLOURS, INK, axes_or_new, legend_above, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plot_plateaus(found: Plateaus, ax: Axes | None = None) -> Axes:
                 label=f"{each} (b = {found.bias[each]:+.2g})",
             )
         ax.set(xlabel="predicted by the last biases (α)", ylabel="observed end of the plateau (α)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, title="class", title_fontsize="small")
+        legend_above(ax, 3, title="class", title_fontsize="small")
     return ax
 
 
@@ -57,7 +57,7 @@ def plot_biases(found: BiasStudy, ax: Axes | None = None) -> Axes:
             else f"loss ({found.variants[0].profile.unit})"
         )
         ax.set(xlabel="α   (dots: where the plateau ends)", ylabel=unit)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        legend_above(ax, 2)
     return ax
 
 
@@ -78,7 +78,7 @@ def plot_scaling(found: ScaleInvariance, ax: Axes | None = None) -> Axes:
             )
         ax.axhline(100 * found.curves[0].error[-1], color=INK, linewidth=0.8, linestyle=":", label="the end")
         ax.set(xlabel="log₁₀ κ‖ε‖/‖θ_T‖   (right: nearer to the start)", ylabel="error (%)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        legend_above(ax, 2)
     return ax
 
 

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
+from lerpscape.plots import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, style, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MAP = "viridis"
 _OWN, _OTHER, _ROAD = COLOURS[0], COLOURS[2], RISE_COLOUR
-ALPHA = "α   (0: start, 1: end)"
 
 
 def plot_starts(found: StartComparison, ax: Axes | None = None) -> Axes:
@@ -36,8 +35,8 @@ def plot_starts(found: StartComparison, ax: Axes | None = None) -> Axes:
             ax.plot(found.alphas, curves.mean(0), "-" if index == 0 else "--", color=colour, label=f"{family}{count}")
             if len(curves) > 1:
                 ax.fill_between(found.alphas, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
-        ax.set(xlabel=ALPHA, ylabel=_with_unit("loss", found.unit))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", found.unit))
+        legend_above(ax, 2)
     return ax
 
 
@@ -53,9 +52,9 @@ def plot_onset(found: Onset, ax: Axes | None = None) -> Axes:
         ax.axhline(found.tolerance, color=INK, linestyle=":", linewidth=1)
         if found.onset is not None:
             ax.axvline(found.labels.index(found.onset), color=COLOURS[0], linewidth=1, label=f"onset: {found.onset}")
-        ax.set(xlabel="line from this snapshot to the end", ylabel=_with_unit("max_rise", found.unit))
+        ax.set(xlabel="line from this snapshot to the end", ylabel=with_unit("max_rise", found.unit))
         _ticks(ax, found.labels)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        legend_above(ax, 3)
     return ax
 
 
@@ -75,7 +74,7 @@ def plot_matrix(found: Pairwise, which: Literal["max_rise", "barrier"], ax: Axes
         ax.set_yticks(places, found.labels)
         name = f"barrier_{found.kind}" if which == "barrier" else which
         ax.set(xlabel="to", ylabel="from")
-        _colour_bar(ax, image, _with_unit(name, found.unit))
+        _colour_bar(ax, image, with_unit(name, found.unit))
     return ax
 
 
@@ -103,7 +102,7 @@ def plot_layerwise(found: Layerwise, ax: Axes | None = None) -> Axes:
         ax.set_yticks(range(len(rows)), names)
         ax.invert_yaxis()
         ax.set(xlabel=f"{ALPHA}, all other layers at the {found.rest}")
-        _colour_bar(ax, shown, _with_unit("loss", found.unit), pad=0.12 if any(rises) else 0.02)
+        _colour_bar(ax, shown, with_unit("loss", found.unit), pad=0.12 if any(rises) else 0.02)
     return ax
 
 
@@ -134,7 +133,7 @@ def plot_plane(found: LossPlane, ax: Axes | None = None) -> Axes:
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
             )
         ax.set(xlabel="distance in parameter space", ylabel="distance", aspect="equal")
-        _colour_bar(ax, shown, _with_unit("loss", found.unit), format="%.2g", ticks=levels[::3], shrink=0.8)
+        _colour_bar(ax, shown, with_unit("loss", found.unit), format="%.2g", ticks=levels[::3], shrink=0.8)
     return ax
 
 
@@ -146,9 +145,9 @@ def plot_plane_lines(found: LossPlane, ax: Axes | None = None) -> Axes:
             ax.plot(found.travelled, found.along, ".-", color=_ROAD, markersize=5, label="training (left: its shadow)")
         ax.plot(found.alphas, found.lines[0], color=_OWN, label="line from init")
         ax.plot(found.alphas, found.lines[1], color=_OTHER, label="line from other init")
-        ax.set(xlabel="share of the way travelled (line: α)", ylabel=_with_unit("loss", found.unit))
+        ax.set(xlabel="share of the way travelled (line: α)", ylabel=with_unit("loss", found.unit))
         ax.set_ylim(bottom=min(0, float(np.nanmin(found.lines))))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1))
+        legend_above(ax, 1)
     return ax
 
 
@@ -173,14 +172,14 @@ def plot_trajectory(found: Trajectory, ax: Axes | None = None) -> Axes:
         ax = axes_or_new(ax)
         ax.plot(found.projection, found.losses, ".-", color=RISE_COLOUR, label="on the road")
         ax.plot(found.projection, found.line, "--", color=INK, label="nearest point of the line")
-        ax.set(xlabel="projection on the line, α", ylabel=_with_unit("loss", found.unit))
+        ax.set(xlabel="projection on the line, α", ylabel=with_unit("loss", found.unit))
         right = ax.twinx()
         right.spines["right"].set_visible(True)
         right.fill_between(
             found.projection, 0, found.residual / found.length, color=COLOURS[0], alpha=0.15, linewidth=0
         )
         right.set(ylabel="distance from the line / its length (filled)", ylim=(0, None))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        legend_above(ax, 2)
     return ax
 
 
@@ -206,7 +205,3 @@ def _colour_bar(ax: Axes, shown: Any, label: str, **options: Any) -> None:
     assert figure is not None
     bar = figure.colorbar(shown, ax=ax, label=label, **options)
     bar.outline.set_visible(False)
-
-
-def _with_unit(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit else name

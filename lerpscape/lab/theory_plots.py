@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, RISE_COLOUR, style
+from lerpscape.plots import ALPHA, COLOURS, INK, RISE_COLOUR, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lerpscape.lab.width import WidthStudy
     from lerpscape.monotonicity import Floats
 
-ALPHA = "α   (0: start, 1: end)"
 DASHES = ("-", "--", "-.", ":")
 
 

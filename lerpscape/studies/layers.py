@@ -11,12 +11,11 @@ from torch import nn
 from lerpscape.batches import Data
 from lerpscape.checkpoints import Checkpoint, Source
 from lerpscape.matching import listed
-from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, Rest, moving
-from lerpscape.progress import Progress, progress_bar
+from lerpscape.progress import Progress
 from lerpscape.results import Result
-from lerpscape.studies.measuring import Choices, how_of, rise_of
+from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,11 +104,7 @@ def layerwise(
     line = Line(start, end)
     layers, unmoved = layers_of(line.start, line.end)
     alone = [line.only(*_owned(layer, line.start), rest=rest) for layer in layers]
-    profiles = []
-    with progress_bar(progress, total=len(layers) + 1, what="layerwise", unit="line") as report:
-        for each in [*alone, line]:
-            profiles.append(profile(model, each, data, derivative=False, progress=False, **choices))
-            report(1)
+    profiles = profiles_of(model, [*alone, line], data, "layerwise", progress, choices)
     return Layerwise(
         layers=tuple(layers),
         unmoved=tuple(unmoved),

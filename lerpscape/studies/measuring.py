@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import torch
+from torch import nn
 
 from lerpscape.batch_norm import BatchNormPolicy
+from lerpscape.batches import Data
 from lerpscape.losses import Loss, PerExample
+from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
+from lerpscape.paths import ParamPath
 from lerpscape.profiles import Profile
-
-if TYPE_CHECKING:
-    pass
+from lerpscape.progress import Progress, progress_bar
 
 
 class Choices(TypedDict, total=False):
@@ -24,6 +26,18 @@ class Choices(TypedDict, total=False):
     batch_norm: BatchNormPolicy | None
     device: torch.device | str | None
     dtype: torch.dtype | None
+
+
+def profiles_of(
+    model: nn.Module, lines: Sequence[ParamPath], data: Data, what: str, progress: Progress, choices: Choices
+) -> list[Profile]:
+    """The loss along each of the lines of a study called `what`."""
+    found = []
+    with progress_bar(progress, total=len(lines), what=what, unit="line") as report:
+        for each in lines:
+            found.append(profile(model, each, data, derivative=False, progress=False, **choices))
+            report(1)
+    return found
 
 
 def rise_of(profile: Profile) -> float:

@@ -11,13 +11,12 @@ from torch import nn
 from lerpscape.batches import Data
 from lerpscape.checkpoints import Source, checkpoint
 from lerpscape.errors import three_parts
-from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, moving
-from lerpscape.progress import Progress, progress_bar
+from lerpscape.progress import Progress
 from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, how_of, rise_of
+from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,11 +106,8 @@ def onset(
     lines = {label: each for label, each in found.items() if moving(each, final)}
     if not lines:
         raise ValueError(three_parts("snapshots other than the end.", "none.", "Give earlier ones."))
-    profiles = []
-    with progress_bar(progress, total=len(lines), what="onset", unit="line") as report:
-        for each in lines.values():
-            profiles.append(profile(model, Line(each, final), data, derivative=False, progress=False, **choices))
-            report(1)
+    roads = [Line(each, final) for each in lines.values()]
+    profiles = profiles_of(model, roads, data, "onset", progress, choices)
     return Onset(
         labels=tuple(lines),
         end=list(found)[-1] if end is None else final.source,

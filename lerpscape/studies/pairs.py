@@ -13,13 +13,12 @@ from torch import nn
 from lerpscape import monotonicity
 from lerpscape.batches import Data
 from lerpscape.errors import three_parts
-from lerpscape.measure import profile
 from lerpscape.monotonicity import BarrierKind, Floats
 from lerpscape.paths import Line
-from lerpscape.progress import Progress, progress_bar
+from lerpscape.progress import Progress
 from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, how_of
+from lerpscape.studies.measuring import Choices, how_of, profiles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,18 +145,16 @@ def pairwise(
     labels = list(found)
     pairs = list(combinations(range(len(labels)), 2))
     rises, barriers = (np.zeros((len(labels), len(labels))) for _ in range(2))
-    with progress_bar(progress, total=len(pairs), what="pairwise", unit="line") as report:
-        for i, j in pairs:
-            line = Line(found[labels[i]], found[labels[j]])
-            measured = profile(model, line, data, derivative=False, progress=False, **choices)
-            inside = measured.loss[(grid >= 0) & (grid <= 1)]
-            alphas = grid[(grid >= 0) & (grid <= 1)]
-            if measured.invalid:
-                rises[i, j] = rises[j, i] = barriers[i, j] = barriers[j, i] = np.nan
-            else:
-                rises[i, j], rises[j, i] = monotonicity.max_rise(inside), monotonicity.max_rise(inside[::-1])
-                barriers[i, j] = barriers[j, i] = monotonicity.barrier(inside, kind, alphas)
-            report(1)
+    lines = [Line(found[labels[i]], found[labels[j]]) for i, j in pairs]
+    profiles = profiles_of(model, lines, data, "pairwise", progress, choices)
+    for (i, j), measured in zip(pairs, profiles, strict=True):
+        inside = measured.loss[(grid >= 0) & (grid <= 1)]
+        alphas = grid[(grid >= 0) & (grid <= 1)]
+        if measured.invalid:
+            rises[i, j] = rises[j, i] = barriers[i, j] = barriers[j, i] = np.nan
+        else:
+            rises[i, j], rises[j, i] = monotonicity.max_rise(inside), monotonicity.max_rise(inside[::-1])
+            barriers[i, j] = barriers[j, i] = monotonicity.barrier(inside, kind, alphas)
     return Pairwise(
         labels=tuple(labels),
         groups=tuple(named[label] for label in labels),
@@ -165,7 +162,7 @@ def pairwise(
         barrier=barriers,
         kind=kind,
         points=len(grid),
-        examples=measured.examples,
-        unit=measured.unit,
-        how=how_of(measured),
+        examples=profiles[0].examples,
+        unit=profiles[0].unit,
+        how=how_of(profiles[0]),
     )

@@ -14,12 +14,11 @@ from lerpscape.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.endpoints import fresh_init, noise_like, zeros_like
 from lerpscape.errors import three_parts
 from lerpscape.matching import matched
-from lerpscape.measure import profile
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line, moving
-from lerpscape.progress import Progress, progress_bar
+from lerpscape.progress import Progress
 from lerpscape.results import Result
-from lerpscape.studies.measuring import Choices, how_of, rise_of
+from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,11 +139,8 @@ def compare_starts(
                     f"seed={seed + 1000}, or any that the run did not use.",
                 )
             )
-    profiles = []
-    with progress_bar(progress, total=len(starts), what="starts", unit="line") as report:
-        for _, each in starts:
-            profiles.append(profile(model, Line(each, target), data, derivative=False, progress=False, **choices))
-            report(1)
+    lines = [Line(each, target) for _, each in starts]
+    profiles = profiles_of(model, lines, data, "starts", progress, choices)
     return StartComparison(
         families=tuple(family for family, _ in starts),
         alphas=profiles[0].alphas,
