@@ -109,10 +109,8 @@ def test_what_measures_gives_a_result() -> None:
     functions = {name: each for name, each in public.items() if inspect.isfunction(each)}
     measuring = {name: each for name, each in functions.items() if "data" in inspect.signature(each).parameters}
     given = {name: getattr(ls, each.__annotations__["return"]) for name, each in measuring.items()}
-    assert {name for name, each in given.items() if not issubclass(each, Result)} == {
-        "aligned",
-        "connect",
-    }  # a checkpoint, a path
+    others = {"aligned", "connect"}  # a checkpoint, a path
+    assert {name for name, each in given.items() if not issubclass(each, Result)} == others
     skills = ("to_dict", "save", "plot", "to_pandas", "_repr_html_")
     skilled = {each for each in CLASSES if is_dataclass(each) and any(hasattr(each, skill) for skill in skills)}
     assert {each for each in skilled if not issubclass(each, Result)} == set()
@@ -154,15 +152,18 @@ def comes_back(name: str, found: Any, tmp_path: Path) -> None:
 
 
 def shows_itself(name: str, found: Any) -> None:
+    open_before = plt.get_fignums()
     view = found._repr_html_()
+    assert plt.get_fignums() == open_before  # notebooks show open figures too
     ET.fromstring(f"<div>{view}</div>")  # well-formed
     assert html.escape(found.summary) in view
     drawn = name not in ("AngleBounds", "Condition", "Linearity", "Readings")
     assert ("<svg" in view) == drawn == isinstance(found.figure(), Figure)
-    assert plt.get_fignums() == []  # notebooks show open figures too
     if hasattr(found, "plot"):
         axes = Figure().subplots()
         assert found.plot(axes) is axes and axes.get_xlabel()
+    if hasattr(found, "to_pandas"):
+        assert len(found.to_pandas())
     assert ("<table" in view) == (name == "Readings")
 
 

@@ -66,8 +66,8 @@ class Along(Ends):
 
     def opened(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
-        model, data = self.called()
-        return model, self.road.path(self.start, self.end, model), data
+        model = called(self.model)
+        return model, self.road.path(self.start, self.end, model), called(self.data)
 
 
 @dataclass(frozen=True)
