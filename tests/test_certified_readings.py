@@ -65,7 +65,10 @@ def test_the_largest_step_of_lines_against_a_grid(values, width, seed):
     assert abs(most_over_a_step(edges, lines, width) - true) <= 6 * len(lines) / 40_000
 
 
-@pytest.mark.parametrize("seed", range(6))
+LONGER = [pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2)]
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 5, *LONGER])
 def test_the_accuracy_and_steps_of_a_dense_grid_stay_in_their_bounds(seed):
     model, end, x, y, policy = network(seed, examples=40)
     line = ls.Line(model, end)
@@ -89,14 +92,15 @@ def test_decisions_made_too_sure_are_caught(monkeypatch):
 
     rule = loss_enclosures.LossRule(original.value, original.slope, sure)
     monkeypatch.setitem(loss_enclosures.LOSS_RULES, "cross_entropy", rule)
-    caught = 0
-    for seed in range(6):
+
+    def escapes(seed):
         model, end, x, y, policy = network(seed, examples=40)
         found = ls.certify(model, ls.Line(model, end), [(x, y)], batch_norm=policy, budget=40)
         profile = ls.profile(model, ls.Line(model, end), [(x, y)], alphas=769, batch_norm=policy, dtype=torch.float64)
         low, high = found.accuracy_bounds(profile.alphas)
-        caught += bool(np.any((low > profile.accuracy + 1e-12) | (profile.accuracy > high + 1e-12)))
-    assert caught
+        return np.any((low > profile.accuracy + 1e-12) | (profile.accuracy > high + 1e-12))
+
+    assert any(escapes(seed) for seed in range(6))
 
 
 def test_no_accuracy_where_nothing_is_right():

@@ -75,7 +75,7 @@ def inputs(count: int = 7, size: int = 5, dtype: torch.dtype = DOUBLE) -> list[t
     return [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(3)]  # the last batch has one
 
 
-@pytest.mark.parametrize("phi", [0.1, 0.5, 1.0, math.pi / 2, math.pi, 4.0, 2 * math.pi, 6 * math.pi])
+@pytest.mark.parametrize("phi", [0.1, math.pi / 2, 3 * math.pi])
 @pytest.mark.parametrize("method", ["turning", "integral", "polygon"])
 def test_an_arc_has_its_angle_within_the_error_reported(phi: float, method: Any) -> None:
     for bend in (lambda t: t, lambda t: t + 0.3 * t * t):
@@ -111,17 +111,17 @@ def test_a_kink_counts_in_the_turning_and_not_in_the_integral() -> None:
 def test_scaling_rotation_reversal_and_speed_change_nothing(method: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=DOUBLE, generator=generator))[0]
-    plain = measured(spiral, method=method, tolerance=1e-3, budget=1025)
+    plain = measured(spiral, method=method)
     allowed = plain.mean_error + 1e-9
     changed = [
-        measured(lambda t: 1e-7 * spiral(t), method=method, tolerance=1e-3, budget=1025),
-        measured(lambda t: spiral(t) @ rotation, method=method, tolerance=1e-3, budget=1025),
-        measured(spiral, ends(1.0, 0.0), method=method, tolerance=1e-3, budget=1025),
+        measured(lambda t: 1e-7 * spiral(t), method=method),
+        measured(lambda t: spiral(t) @ rotation, method=method),
+        measured(spiral, ends(1.0, 0.0), method=method),
     ]
     for other in changed:
         assert_allclose(other.per_example, plain.per_example, rtol=1e-9)
         assert_allclose(other.max_angle, plain.max_angle, atol=1e-6)
-    hasty = measured(lambda t: spiral((t + t**2) / 2), method=method, tolerance=1e-3, budget=1025)
+    hasty = measured(lambda t: spiral((t + t**2) / 2), method=method)
     assert_allclose(hasty.per_example, plain.per_example, atol=float(allowed + hasty.mean_error))
 
 
@@ -129,9 +129,9 @@ def test_refining_never_lowers_the_turning() -> None:
     for kind in (nn.ReLU, nn.Tanh):
         model, line = net(kind)
         for method in ("turning", "polygon"):
-            found = ls.gauss_length(model, line, inputs(), method=method, tolerance=1e-9, budget=257)
+            found = ls.gauss_length(model, line, inputs(), method=method, tolerance=1e-9, budget=129)
             means = [level.mean for level in found.levels]
-            assert [level.points for level in found.levels] == [17, 33, 65, 129, 257]
+            assert [level.points for level in found.levels] == [17, 33, 65, 129]
             assert all(later >= earlier - 1e-12 for earlier, later in pairwise(means))
             assert found.mean == means[-1]
 
@@ -157,18 +157,18 @@ def test_only_batches_that_need_it_are_refined() -> None:
             return x * spiral(self.t) + (1 - x) * self.t
 
     data = [(torch.full((2, 1), size, dtype=DOUBLE), torch.zeros(2)) for size in (0.0, 1.0, 0.0)]
-    found = ls.gauss_length(Two(), ends(), data, tolerance=1e-4)
+    found = ls.gauss_length(Two(), ends(), data, tolerance=1e-3)
     assert found.points[[0, 1, 4, 5]].tolist() == [33] * 4
     assert (found.points[2:4] > 33).all()
-    assert (found.error <= 1e-4).all()
-    alone = ls.gauss_length(Two(), ends(), data[1:2], tolerance=1e-4)
+    assert (found.error <= 1e-3).all()
+    alone = ls.gauss_length(Two(), ends(), data[1:2], tolerance=1e-3)
     assert_allclose(found.per_example[2:4], alone.per_example, rtol=1e-14)
 
 
 def test_order_of_convergence_is_two_on_smooth_networks() -> None:
     model, line = net(nn.Tanh)
+    exact = ls.gauss_length(model, line, inputs(4), alphas=1025, tolerance=None).mean
     for method, expected in (("turning", 2), ("integral", 2), ("polygon", 1)):
-        exact = ls.gauss_length(model, line, inputs(4), alphas=1025, tolerance=None).mean
         off = [
             abs(ls.gauss_length(model, line, inputs(4), method=method, alphas=n, tolerance=None).mean - exact)
             for n in (33, 65)
@@ -310,9 +310,9 @@ def test_float32_warns_where_its_rounding_counts_and_float64_does_not() -> None:
     assert_allclose(found.per_example, exact.per_example, atol=1e-3)
     assert 1e-8 < found.how["direction_noise"] < 1e-5
     bent = ls.Line(line.start.tensors, {k: v * 1.05 for k, v in line.start.tensors.items()})
-    many: dict[str, Any] = {"alphas": 1001, "tolerance": None}
+    many: dict[str, Any] = {"alphas": 401, "tolerance": None}
     # Rounding of velocities hardly adds up: ten thousand points would be needed to turn by a hundredth of a radian.
-    assert ls.gauss_length(model, straight, data, **many).rounding.max() < 1e-3
+    assert ls.gauss_length(model, straight, data, **many).rounding.max() < 4e-4
     assert ls.gauss_length(model, straight, data, dtype=DOUBLE, **many).rounding.max() < 1e-9
     with pytest.warns(UserWarning, match=r"float32 may account for"):
         ls.gauss_length(model, straight, data, tolerance=1e-6, budget=513)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ INSTRUMENT = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("studies/*.py"))]
 EVERYTHING = sorted(ROOT.rglob("*.py"))
 
 
+@cache
 def imported(file: Path, *, for_types: bool = True) -> set[str]:
     """Every module that a file names in an import, anywhere in it; or all but those for type checkers alone."""
     names: set[str] = set()

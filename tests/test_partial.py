@@ -149,7 +149,8 @@ found.save("done.json")
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+# Ctrl-C on the command line is among the quick tests: test_cli.py.
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_process_loses_at_most_one_alpha(how: signal.Signals, tmp_path: Path) -> None:
     def run(stop_at: int) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-c", STOPPING, str(stop_at), str(int(how))]

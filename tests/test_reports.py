@@ -30,7 +30,7 @@ from lerpscape.readings import GAUSS_MEANINGS, MEANINGS, number_rows
 from lerpscape.reports import Section
 
 matplotlib.use("agg")
-VARIANTS = variants()
+VARIANTS = [each for each in variants() if not each[1].batch_norm or each[0] == "cnn-recalibrate"]
 
 
 def humps(label: str = "train", *, end: float = 1.0, nan: bool = False) -> ls.Profile:

@@ -48,6 +48,7 @@ class Place(nn.Module):
 
 PLACES = {name: {"weight": torch.tensor(place).double()} for name, place in zip("abc", np.eye(3, 2), strict=True)}
 THREE = Place(), *PLACES.values(), [(torch.zeros(3, 1).double(), torch.ones(3, 2).double())]
+FIXED = {"end": ls.EndStatistics(), "interpolate": ls.InterpolateStatistics()}
 SQUARED: dict[str, Any] = {"loss": "squared_error", "alphas": 5}
 
 
@@ -76,7 +77,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "OutputPaths": lambda: along(ls.output_paths, examples=2, dimensions=3, alphas=5),
     "Pairwise": lambda: ls.pairwise(THREE[0], PLACES, THREE[-1], **SQUARED),
     "Plateaus": lambda: along(ls.plateau_ends, alphas=5),
-    "PolicySweep": lambda: along(ls.batch_norm_sweep, NORMED, estimate_from=NORMED.data(), alphas=3, budget=9),
+    "PolicySweep": lambda: along(ls.batch_norm_sweep, NORMED, estimate_from=[], policies=FIXED, alphas=3, budget=9),
     "Profile": lambda: along(ls.profile, alphas=5),
     "Profile with NaN": lambda: along(ls.profile, REGRESSION, alphas=3, loss=lambda z, y: (z - y).sum(1).log()),
     "Readings": lambda: along(ls.profile, alphas=5).readings(),
