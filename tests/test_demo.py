@@ -88,7 +88,8 @@ def test_the_printed_command_measures_the_files_again_exactly(
 def test_the_command_prints_where_the_report_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "EPOCHS", 1)
+    for name, value in {"EPOCHS": 1, "SEEDS": (0,), "RADII": (0.0, lab.PUSHED)}.items():
+        monkeypatch.setattr(lab, name, value)
     monkeypatch.chdir(tmp_path)
     main(["demo", "--folder", "out"])
     out = capsys.readouterr().out
