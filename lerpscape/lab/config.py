@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from lerpscape.errors import ConfigError, three_parts
@@ -217,10 +218,14 @@ def _hash(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+# Worked out once for each section, not for each of thousands of runs.
+_hints = cache(get_type_hints)
+
+
 def _read(cls: type[Section], table: Any, where: str) -> Section:
     if not isinstance(table, Mapping):
         raise ConfigError(three_parts(f"a table for {where}.", f"{table!r}.", f'[{where}] name = "…"'))
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
     open_ended = "options" in known
     values: dict[str, Any] = {}
