@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.batches import Batch, alike, divided
+from lerpscape.adaptive import scouts
+from lerpscape.batches import Batch, Reader, alike, divided, spread
 from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, Shared, traced
 from lerpscape.losses import Loss
@@ -164,6 +165,16 @@ class Walk:
             self._report(whole)
             self._owed -= whole
 
+    def ahead(self, chunk: list[Batch]) -> tuple[Walk, Reader] | None:
+        """A few examples to be measured before the others; None where batches cannot be divided anew."""
+        if self.statistics.by_batch() or not alike(chunk):
+            return None
+        few = spread(chunk, scouts(sum(len(batch.inputs) for batch in chunk)))
+        data = [(batch.inputs, batch.targets) for batch in few]
+        statistics = self.statistics.on(data)
+        walk = Walk(self.on_path, self.loss, statistics, lambda _: None, derivative=False, probe=few[0])
+        return walk, Reader(data)
+
     def be_silent(self) -> None:
         """Report no progress from now on: another process does."""
         self._report = lambda _: None
@@ -176,7 +187,7 @@ class Walk:
             )
         except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
             return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
-        if not row.moves:
+        if row.slopes is None:
             return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
         return None
 
@@ -290,12 +301,16 @@ def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
         ("losses", found.losses, expected.losses),
         ("derivatives", found.slopes, expected.slopes),
     ):
-        if mine.shape != plain.shape or not np.array_equal(np.isfinite(mine), np.isfinite(plain)):
+        if mine is None or plain is None:
+            if mine is not plain:
+                return f"other {what}"
+            continue
+        finite = plain.isfinite()
+        if mine.shape != plain.shape or not mine.isfinite().equal(finite):
             return f"other {what}"
-        kept = np.isfinite(plain)
         # A kink within rounding gives a single example another derivative: they are compared together.
-        off = float(np.linalg.norm(mine[kept] - plain[kept]))
-        if off > tolerance * (1e-3 + float(np.linalg.norm(plain[kept]))) * (1 if what == "losses" else 16):
+        off = float((mine - plain)[finite].double().norm())
+        if off > tolerance * (1e-3 + float(plain[finite].double().norm())) * (1 if what == "losses" else 16):
             return f"{what} off by {off:.2g}"
     return None
 

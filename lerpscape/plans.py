@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +16,6 @@ from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
-from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import PooledMoments, Statistics
 from lerpscape.sums import Row
 
@@ -199,13 +197,7 @@ def _row(parts: list[Part]) -> Row:
     losses, slopes = duals.split(torch.cat([values for values, _ in parts]))
     right = [correct for _, correct in parts if correct is not None]
     return Row(
-        losses=_float64(losses),
-        slopes=np.full(len(losses), np.nan) if slopes is None else _float64(slopes),
-        right=float(torch.cat(right).double().sum()) if right else float("nan"),
-        moves=slopes is not None,
+        losses.detach(),
+        None if slopes is None else slopes.detach(),
+        torch.cat(right).double().sum() if right else None,
     )
-
-
-def _float64(values: Tensor) -> Floats:
-    array: Floats = values.detach().double().cpu().numpy()
-    return array

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -20,6 +20,9 @@ from lerpscape.sums import Row
 
 if TYPE_CHECKING:
     from lerpscape.planning import Walk
+
+# The group, the position of the α, and the row's numbers.
+Message: TypeAlias = tuple[int, int, tuple[Floats, Floats | None, float | None]]
 
 
 def check_workers(workers: int, device: torch.device) -> None:
@@ -69,8 +72,8 @@ def measured_by(
                 if message is None:
                     pipes.remove(pipe)
                     continue
-                number, position, row = message
-                found[number][position] = row
+                number, position, arrays = message
+                found[number][position] = Row.of(*arrays)
                 while delivered < len(weights) and len(found[delivered]) == len(alphas):
                     rows = found.pop(delivered)
                     yield weights[delivered], [rows[place] for place in range(len(alphas))]
@@ -81,10 +84,10 @@ def measured_by(
             process.join()
 
 
-def _received(pipe: Connection) -> tuple[int, int, Row] | None:
+def _received(pipe: Connection) -> Message | None:
     """What a process says: a row, None at its end; its exception is raised here."""
     try:
-        message: tuple[int, int, Row] | Exception | None = pipe.recv()
+        message: Message | Exception | None = pipe.recv()
     except EOFError:
         message = RuntimeError(
             three_parts(
@@ -117,7 +120,7 @@ def _work(
                 continue
             for position, alpha in enumerate(alphas):
                 if not by_alpha or position % workers == worker:
-                    pipe.send((number - skip, position, measured.at(float(alpha), group)))
+                    pipe.send((number - skip, position, measured.at(float(alpha), group).arrays()))
         pipe.send(None)
     except Exception as error:
         pipe.send(_sendable(error))
