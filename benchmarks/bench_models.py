@@ -95,7 +95,7 @@ def summed(kind: str, outputs: Tensor, targets: Tensor) -> float:
 def loop(
     start: nn.Module, end: nn.Module, data: list[tuple[Tensor, Tensor]], kind: str, alphas: Any, count: int, warm: bool
 ) -> np.ndarray:
-    """Weights at α into the module, statistics from a pass in training mode where wanted, mean loss over the batches."""
+    """Weights at α into the module, statistics from a pass in training mode where wanted, then the mean loss."""
     model, found = deepcopy(start), []
     first, last = start.state_dict(), end.state_dict()
     with torch.no_grad():

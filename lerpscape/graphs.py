@@ -70,6 +70,7 @@ class Graph:
         self._written = {node.args[0] for node in self._nodes if self._writes(node)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
         self.convolutions = any(isinstance(module, nn.Conv2d) for module in self._modules.values())
+        self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.linear: Linear = F.linear
         self._sizes: list[list[int]] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}

@@ -55,16 +55,20 @@ class Statistics:
         self._batches: list[Batch] | Reader = []
         self._order: tuple[str, ...] = ()
         self._estimated: dict[tuple[float, frozenset[str]], dict[str, tuple[Tensor, Tensor | None]]] = {}
-        # Exact statistics by a faster way than a pass for each layer, where the engine has one.
+        # Statistics at a state and an α by a faster way than hooks in the module, where the engine has one.
         self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
         if isinstance(self._policy, Recalibrate):
             reader = Reader(self._policy.data, "the data of Recalibrate")
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
 
-    def exact_data(self) -> list[Batch] | None:
-        """The batches of exact recalibration, where that is the policy and they fit in memory."""
-        exact = isinstance(self._policy, Recalibrate) and not self._policy.pooled and self._policy.momentum is None
-        return self._batches if exact and not isinstance(self._batches, Reader) else None
+    def held_data(self) -> list[Batch] | None:
+        """The batches that exact or pooled statistics come from, where that is the policy and they fit in memory."""
+        wanted = isinstance(self._policy, Recalibrate) and self._policy.momentum is None
+        return self._batches if wanted and not isinstance(self._batches, Reader) else None
+
+    def pools(self) -> bool:
+        """Whether statistics are pooled over batches that are each normalised by their own on the way."""
+        return isinstance(self._policy, Recalibrate) and self._policy.pooled
 
     def on(self, data: Data) -> Statistics:
         """The same policy with other data to estimate statistics from, where it estimates any."""
@@ -155,15 +159,15 @@ class Statistics:
             for _ in range(policy.passes):
                 self._gather(state, averages, by_batch=True)
             return state | _as_statistics(averages, state)
+        if self.faster is not None:
+            for layer, moments in self.faster(state, alpha).items():
+                state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
+            return state
         single = not isinstance(self._batches, Reader) and len(self._batches) == 1
         if policy.pooled or single:
             pooled = {name: PooledMoments() for name in self._layers}
             self._gather(state, pooled, by_batch=True)
             return state | _as_statistics(pooled, state)
-        if self.faster is not None:
-            for layer, moments in self.faster(state, alpha).items():
-                state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
-            return state
         for layer in self._execution_order(state):
             exact = {layer: PooledMoments()}
             self._gather(state, exact, by_batch=False)
@@ -256,8 +260,10 @@ class PooledMoments:
 
     def add(self, values: Tensor) -> None:
         """Take in the inputs of a layer, channels in dimension 1."""
-        count = values.numel() // values.shape[1]
-        variance, mean = _moments(values)
+        self.merge(values.numel() // values.shape[1], *moments(values))
+
+    def merge(self, count: int, variance: Tensor, mean: Tensor) -> None:
+        """Take in so many values of each channel with this biased variance and mean."""
         shift, total = mean - self.mean, self.count + count
         self.squares = self.squares + variance * count + shift * shift * (self.count * count / total)
         self.mean = self.mean + shift * (count / total)
@@ -279,7 +285,7 @@ class _Exponential:
 
     def add(self, values: Tensor) -> None:
         self.count = values.numel() // values.shape[1]
-        variance, mean = _moments(values)
+        variance, mean = moments(values)
         unbiased = variance * (self.count / max(self.count - 1, 1))
         self.mean = (1 - self.momentum) * self.mean + self.momentum * mean
         self.variance = (1 - self.momentum) * self.variance + self.momentum * unbiased
@@ -288,7 +294,7 @@ class _Exponential:
         return torch.as_tensor(self.mean), torch.as_tensor(self.variance)
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Biased variance and mean of each channel (dimension 1), in float64.
 
     Summed in the type of the values over short stretches, many channels abreast, and over these in float64: as exact

@@ -25,7 +25,7 @@ from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
-from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, tensors_at
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
 from lerpscape.sums import Row
 
 # Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
@@ -41,7 +41,9 @@ MOST_GROUP = 1 << 14
 PROBE_ROWS = 64
 PROBE_ALPHA = 0.37
 
-Exact: TypeAlias = Literal["", "pool", "whole"]
+# How batch-norm statistics are estimated: as the module does, or in the graph, from one pass over their data batch by
+# batch, over all their data at once, or over the data measured, at once with the losses.
+Estimate: TypeAlias = Literal["", "batches", "exact", "whole"]
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,20 @@ class Choice:
     why: str
     rows: int = 0
     group: int = 0
-    exact: Exact = ""
+    estimate: Estimate = ""
     parts: int = 1
 
     def describe(self) -> str:
         """The way in words."""
         if not self.graph:
             return f"the module batch by batch: {self.why}"
-        exact = {"": "", "pool": ", exact statistics in one pass", "whole": ", exact statistics and losses in one pass"}
-        return f"{self.why}, {self.rows} examples at a time{exact[self.exact]}"
+        estimate = {
+            "": "",
+            "batches": ", pooled statistics in one pass",
+            "exact": ", exact statistics in one pass",
+            "whole": ", exact statistics and losses in one pass",
+        }
+        return f"{self.why}, {self.rows} examples at a time{estimate[self.estimate]}"
 
 
 class Group:
@@ -132,7 +139,7 @@ class Walk:
         if known is None:
             self.choice = replace(self.choice, parts=self.workers)
         if self.choice.graph and isinstance(graph, Graph):
-            self._graph = self._graph_plan(graph, self.choice)
+            self._graph = self._graph_plan(graph, self.statistics, self.choice.rows, self.choice.estimate)
         return json.dumps(asdict(self.choice))
 
     def groups(self, chunk: list[Batch]) -> Iterator[Group]:
@@ -144,7 +151,7 @@ class Walk:
                 part = placed[first : first + size]
                 yield Group(part, len(part))
             return
-        rows = sum(len(batch.inputs) for batch in placed) if self.choice.exact == "whole" else self.choice.group
+        rows = sum(len(batch.inputs) for batch in placed) if self.choice.estimate == "whole" else self.choice.group
         for pieces, progress in _gathered(placed, rows):
             yield Group(pieces, progress, self._graph, self.choice.rows)
 
@@ -152,8 +159,9 @@ class Walk:
         """Measure a group at α."""
         if self._graph is None:
             return self._plain.row(alpha, group.batches)  # which tells of every batch
-        exact = alpha in (0.0, 1.0) and self.choice.exact != "whole"
-        row = self._quiet.row(alpha, group.batches) if exact else self._graph.row(alpha, group.ready)
+        # With statistics estimated anew, the ends are not the networks that were saved.
+        end = alpha in (0.0, 1.0) and not self.statistics.estimates()
+        row = self._quiet.row(alpha, group.batches) if end else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
 
@@ -208,31 +216,39 @@ class Walk:
         if isinstance(graph, str):
             return graph
         inside = int(np.sum((alphas != 0) & (alphas != 1)))
-        if graph.convolutions or self.statistics.exact_data() is not None:  # worth it at any number of points
+        if graph.convolutions or self.statistics.held_data() is not None:  # worth it at any number of points
             return graph
         if not graph.shared:
             return "no first layer is linear in the weights"
         return graph if inside >= FEWEST_POINTS else "there are too few points to share work"
 
-    def _graph_plan(self, graph: Graph, choice: Choice) -> GraphPlan:
-        plan = GraphPlan(
-            graph, self.on_path, self.loss, self.statistics, derivative=self.derivative, whole=choice.exact == "whole"
-        )
-        if choice.exact == "pool":
-            ready = [plan.ready(batch) for batch in divided(self.statistics.exact_data() or [], choice.rows)]
-            self.statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
+    def _graph_plan(self, graph: Graph, statistics: Statistics, rows: int, estimate: Estimate) -> GraphPlan:
+        """The plan, with the statistics' faster way where it has one."""
+        whole = estimate == "whole"
+        plan = GraphPlan(graph, self.on_path, self.loss, statistics, derivative=self.derivative, whole=whole)
+        data = statistics.held_data() or []
+        if estimate == "exact":
+            ready = [plan.ready(batch) for batch in divided(data, rows)]
+            statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
+        elif estimate == "batches":
+            ready = [plan.ready(batch) for batch in data]
+            statistics.faster = lambda state, alpha: pooled_by_batch(graph, ready, state, alpha)
         return plan
 
     def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
         """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
         probe = _first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
-        trial = self.statistics.on([(batch.inputs, batch.targets) for batch in probe])
-        exact = trial.exact_data() is not None
-        plan = GraphPlan(graph, self.on_path, self.loss, trial, derivative=self.derivative, whole=exact)
-        plain = ModulePlan(self.on_path, self.loss, trial, lambda _: None, derivative=self.derivative)
+        few = [(batch.inputs, batch.targets) for batch in probe]
+        estimate: Estimate = (
+            "" if self.statistics.held_data() is None else "batches" if self.statistics.pools() else "whole"
+        )
+        by_module = self.statistics.on(few)
+        trial = self.statistics.on(few) if estimate else by_module
+        plain = ModulePlan(self.on_path, self.loss, by_module, lambda _: None, derivative=self.derivative)
         expected = plain.row(PROBE_ALPHA, probe)
         try:
+            plan = self._graph_plan(graph, trial, count, estimate)
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
             found = plan.row(PROBE_ALPHA, ready)
@@ -247,17 +263,20 @@ class Walk:
         held = sum(_bytes(value) for value in ready[0].values.values()) / examples
         rows = int(np.clip(CACHE_BYTES * examples // max(widest, 1), FEWEST_ROWS, MOST_ROWS))
         group = int(np.clip(READY_BYTES // max(held, 1), rows, MOST_GROUP))
-        return Choice(True, graph.describe(), rows, group, self._exact(most / examples, batches, complete))
+        return Choice(True, graph.describe(), rows, group, self._estimate(most / examples, held, batches, complete))
 
-    def _exact(self, bytes_each: float, batches: list[Batch], complete: bool) -> Exact:
-        """Whether exact statistics can come from one pass over all data at once, and the losses with them."""
-        data = self.statistics.exact_data()
+    def _estimate(self, at_work: float, held: float, batches: list[Batch], complete: bool) -> Estimate:
+        """How the graph estimates statistics in the memory there is; bytes for each example, at work and ready."""
+        data = self.statistics.held_data()
         if data is None or not alike(data):
             return ""
-        if bytes_each * sum(len(batch.inputs) for batch in data) > free_bytes() / 2:
+        count = sum(len(batch.inputs) for batch in data)
+        if self.statistics.pools():
+            return "batches" if held * count <= free_bytes() / 4 else ""
+        if at_work * count > free_bytes() / 2:
             return ""
         same = complete and [batch.digest() for batch in data] == [batch.digest() for batch in batches]
-        return "whole" if same else "pool"
+        return "whole" if same else "exact"
 
 
 def free_bytes() -> int:

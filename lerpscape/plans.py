@@ -16,7 +16,7 @@ from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
-from lerpscape.normalisation import PooledMoments, Statistics
+from lerpscape.normalisation import PooledMoments, Statistics, moments
 from lerpscape.sums import Row
 
 Report: TypeAlias = Callable[[int], None]
@@ -150,6 +150,24 @@ def pooled(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> tup
             mean, variance = (each.to(kind) for each in gathered.result())
             sent = statistics[layer] = mean, variance
     return statistics, outputs
+
+
+def pooled_by_batch(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> dict[str, Moments]:
+    """Statistics pooled over batches; on its way each batch is normalised by its own, as in training."""
+    gathered: dict[str, PooledMoments] = {}
+    for each in ready:
+        run = graph.run(each.values, state, alpha, estimate=True)
+        sent: Moments | None = None
+        for _ in range(graph.batch_norms):
+            layer, inputs = next(run) if sent is None else run.send(sent)
+            variance, mean = moments(inputs)
+            gathered.setdefault(layer, PooledMoments()).merge(inputs.numel() // inputs.shape[1], variance, mean)
+            sent = mean.to(inputs.dtype), variance.to(inputs.dtype)
+            del inputs
+        run.close()  # nothing behind the last layer is needed
+    kinds = {layer: state[statistic(layer, "mean")].dtype for layer in gathered}
+    results = {layer: each.result() for layer, each in gathered.items()}
+    return {layer: (mean.to(kinds[layer]), variance.to(kinds[layer])) for layer, (mean, variance) in results.items()}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import lerpscape as ls
 from lerpscape import planning
 from lerpscape.checksums import BLOCK, checksum
 from lerpscape.graphs import Shared, traced
-from lerpscape.normalisation import _moments
+from lerpscape.normalisation import moments
 
 DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
 
@@ -277,7 +277,7 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
 def test_moments_are_those_of_float64(shape: tuple[int, ...]) -> None:
     values = 5 + torch.randn(shape, generator=generator(0))
     values = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
-    variance, mean = _moments(values)
+    variance, mean = moments(values)
     wanted = torch.var_mean(values.double(), dim=[0, *range(2, len(shape))], correction=0)
     # float32 sums over at most a few thousand values
     torch.testing.assert_close(variance, wanted[0], rtol=2e-6, atol=1e-12)
