@@ -49,11 +49,16 @@ def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
         return _per_example(-(targets * logits.log_softmax(-1)).sum(-1))
     if targets.shape != logits.shape[:-1] or logits.dim() < 2:
         raise _shapes("class numbers for logits of shape (examples, …, classes)", logits, targets)
-    flat = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
+    flat = F.nll_loss(_log_softmax(logits.flatten(0, -2)), targets.flatten(), reduction="none").view(targets.shape)
     if targets.dim() == 1:
         return flat
     kept = (targets != -100).flatten(1)
     return flat.flatten(1).sum(1) / kept.sum(1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Logarithms of probabilities, (examples, classes). Few classes: with examples abreast, several times as fast."""
+    return logits.t().contiguous().log_softmax(0).t() if logits.shape[1] < 32 else logits.log_softmax(1)
 
 
 def squared_error(outputs: Any, targets: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ from lerpscape.checkpoints import Params
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, statistic
 
+# Numbers of a layer's input that are squared and added at a time.
+IN_CACHE = 1 << 16
+
 
 class Statistics:
     """A policy at work on one model and path: the tensors at α, with the statistics that the policy asks for.
@@ -305,8 +308,11 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     abreast = math.gcd(len(rows), max(1024 // channels, 1)) if len(rows) else 1
     wide = rows.reshape(-1, abreast * channels)
     mean = wide.mean(0).view(abreast, channels).double().mean(0)
-    squares = (wide - mean.to(values.dtype).repeat(abreast)).square().sum(0)
-    return squares.view(abreast, channels).double().sum(0) / len(rows), mean
+    shift = mean.to(values.dtype).repeat(abreast)
+    # Piece by piece, so that what is squared is still in the core's cache.
+    pieces = torch.split(wide, max(IN_CACHE // (abreast * channels), 1))
+    squares = torch.stack([(piece - shift).square().sum(0).double() for piece in pieces]).sum(0)
+    return squares.view(abreast, channels).sum(0) / len(rows), mean
 
 
 def _as_statistics(averages: dict[str, Any], state: Params) -> Params:

@@ -29,7 +29,7 @@ from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled
 from lerpscape.sums import Row
 
 # Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
-CACHE_BYTES = 1 << 22
+CACHE_BYTES = 1 << 21
 # Bytes that the results shared by all α may take for the examples at work.
 READY_BYTES = 1 << 26
 MOST_ROWS = 4096

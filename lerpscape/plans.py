@@ -82,7 +82,7 @@ class GraphPlan:
         self._derivative = derivative
         self._on_path = on_path
         self._statistics = statistics
-        self._start, self._end = on_path.at(0.0), on_path.at(1.0)
+        self._start, self._end = self._laid_out(on_path.at(0.0)), self._laid_out(on_path.at(1.0))
         velocity = on_path.velocity(0.0)
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)
@@ -112,11 +112,19 @@ class GraphPlan:
             found = zip(ready, outputs, strict=True)
             return _row([_part(self._loss, output, each.targets, each.examples) for each, output in found])
 
+    def _laid_out(self, tensors: Params) -> Params:
+        """Weights of convolutions with channels last, as their inputs are: it saves turning them at every call."""
+        if not self.graph.convolutions:
+            return tensors
+        last = torch.channels_last
+        return {k: each.contiguous(memory_format=last) if each.dim() == 4 else each for k, each in tensors.items()}
+
     @contextmanager
     def _tensors(self, alpha: float) -> Iterator[Params]:
         """The tensors that the operations need at α, those of `Line.at`; no others where there is no batch norm."""
         if self._on_path.batch_norms:
             with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
+                state = self._laid_out(state)
                 yield state if self.whole else self._statistics.apply(state, alpha)
             return
         nearer = self._start if alpha < 0.5 else self._end
