@@ -55,6 +55,15 @@ class Shared:
         return mixed if self.change is None else duals.dual(mixed, self.change)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the largest result, of all that are held at once at the worst moment, and of all together."""
+
+    largest: int
+    held: int
+    total: int
+
+
 class Graph:
     """A module whose operations are known, as `traced` finds it."""
 
@@ -69,10 +78,12 @@ class Graph:
         self.given = self._depend_on_data_alone()
         self._written = {node.args[0] for node in self._nodes if self._writes(node)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
-        self.convolutions = any(isinstance(module, nn.Conv2d) for module in self._modules.values())
+        layers = self._modules.values()
+        self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
+        self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.linear: Linear = F.linear
-        self._sizes: list[list[int]] | None = None
+        self._sizes: list[tuple[list[int], int]] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
@@ -123,7 +134,8 @@ class Graph:
                 known[node] = self._operation(node, known, state)
             if self._sizes is not None:
                 tensors = {id(each): each for each in known.values() if isinstance(each, Tensor)}
-                self._sizes.append([each.numel() * each.element_size() for each in tensors.values()])
+                made = known[node] if isinstance(known[node], Tensor) else torch.empty(0)
+                self._sizes.append(([_bytes(each) for each in tensors.values()], _bytes(made)))
             for used in self._done_after.get(node, ()):
                 known.pop(used, None)
         raise AssertionError("a traced graph ends in its output")
@@ -136,23 +148,19 @@ class Graph:
             return end.value
         raise AssertionError("nothing was to be estimated")
 
-    def describe(self) -> str:
-        """What is gained by knowing the operations, in words."""
-        gains = ["first layer shared by all α"] if self.shared else []
-        gains += ["channels last"] if self.convolutions else []
-        return ", ".join(gains) or "traced operations"
-
-    def sizes(self, ready: Values, state: Params, alpha: float) -> tuple[int, int]:
-        """Bytes of the largest result on the way, and of all that are held at once at the worst moment."""
-        largest = held = 0
-        known = self._sizes = []
+    def sizes(self, ready: Values, state: Params, alpha: float) -> Sizes:
+        """What the results on the way take for these examples."""
+        known: list[tuple[list[int], int]] = []
+        self._sizes = known
         try:
             self.outputs(ready, state, alpha)
         finally:
             self._sizes = None
-        for each in known:
-            largest, held = max(largest, *each, 0), max(held, sum(each))
-        return largest, held
+        return Sizes(
+            largest=max((size for held, _ in known for size in held), default=0),
+            held=max((sum(held) for held, _ in known), default=0),
+            total=sum(made for _, made in known),
+        )
 
     def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
         arguments: Any = fx.map_arg(node.args, known.__getitem__)
@@ -259,6 +267,10 @@ class Graph:
         return (
             type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.weight[0].numel() >= WORTH_SHARING
         )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class _Tracer(fx.Tracer):

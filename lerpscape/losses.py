@@ -188,7 +188,8 @@ def _squares(outputs: Any, targets: Tensor) -> Tensor:
     values = _tensor(outputs)
     if values.shape != targets.shape:
         raise _shapes("targets shaped like the outputs (nothing is broadcast)", values, targets)
-    return (values - targets).square().flatten(1) if values.dim() > 1 else (values - targets).square()[:, None]
+    squares = F.mse_loss(values, targets, reduction="none")
+    return squares.flatten(1) if values.dim() > 1 else squares[:, None]
 
 
 def _binary(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:

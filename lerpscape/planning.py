@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader, alike, divided, spread
+from lerpscape.choices import Choice, Estimate, chosen
 from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, Shared, traced
 from lerpscape.losses import Loss
@@ -28,50 +28,11 @@ from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
 from lerpscape.sums import Row
 
-# Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
-CACHE_BYTES = 1 << 21
-# Bytes that the results shared by all α may take for the examples at work.
-READY_BYTES = 1 << 26
-MOST_ROWS = 4096
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 3
-FEWEST_ROWS = 16
-MOST_GROUP = 1 << 14
 # The graph is compared with the module on so many examples at this α.
 PROBE_ROWS = 64
 PROBE_ALPHA = 0.37
-
-# How batch-norm statistics are estimated: as the module does, or in the graph, from one pass over their data batch by
-# batch, over all their data at once, or over the data measured, at once with the losses.
-Estimate: TypeAlias = Literal["", "batches", "exact", "whole"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A way to measure, and why.
-
-    `rows` examples are at work at once, `group` share the results that α does not change; `parts` is how many groups a
-    chunk is divided into where the module is called batch by batch.
-    """
-
-    graph: bool
-    why: str
-    rows: int = 0
-    group: int = 0
-    estimate: Estimate = ""
-    parts: int = 1
-
-    def describe(self) -> str:
-        """The way in words."""
-        if not self.graph:
-            return f"the module batch by batch: {self.why}"
-        estimate = {
-            "": "",
-            "batches": ", pooled statistics in one pass",
-            "exact": ", exact statistics in one pass",
-            "whole": ", exact statistics and losses in one pass",
-        }
-        return f"{self.why}, {self.rows} examples at a time{estimate[self.estimate]}"
 
 
 class Group:
@@ -139,7 +100,7 @@ class Walk:
         if known is None:
             self.choice = replace(self.choice, parts=self.workers)
         if self.choice.graph and isinstance(graph, Graph):
-            self._graph = self._graph_plan(graph, self.statistics, self.choice.rows, self.choice.estimate)
+            self._graph = self._graph_plan(graph, self.statistics, self.choice)
         return json.dumps(asdict(self.choice))
 
     def groups(self, chunk: list[Batch]) -> Iterator[Group]:
@@ -216,21 +177,28 @@ class Walk:
         if isinstance(graph, str):
             return graph
         inside = int(np.sum((alphas != 0) & (alphas != 1)))
-        if graph.convolutions or self.statistics.held_data() is not None:  # worth it at any number of points
+        if graph.convolution_weights or self.statistics.held_data() is not None:  # worth it at any number of points
             return graph
         if not graph.shared:
             return "no first layer is linear in the weights"
         return graph if inside >= FEWEST_POINTS else "there are too few points to share work"
 
-    def _graph_plan(self, graph: Graph, statistics: Statistics, rows: int, estimate: Estimate) -> GraphPlan:
+    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice) -> GraphPlan:
         """The plan, with the statistics' faster way where it has one."""
-        whole = estimate == "whole"
-        plan = GraphPlan(graph, self.on_path, self.loss, statistics, derivative=self.derivative, whole=whole)
+        plan = GraphPlan(
+            graph,
+            self.on_path,
+            self.loss,
+            statistics,
+            derivative=self.derivative,
+            channels_last=choice.channels_last,
+            whole=choice.estimate == "whole",
+        )
         data = statistics.held_data() or []
-        if estimate == "exact":
-            ready = [plan.ready(batch) for batch in divided(data, rows)]
+        if choice.estimate == "exact":
+            ready = [plan.ready(batch) for batch in divided(data, choice.rows)]
             statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
-        elif estimate == "batches":
+        elif choice.estimate == "batches":
             ready = [plan.ready(batch) for batch in data]
             statistics.faster = lambda state, alpha: pooled_by_batch(graph, ready, state, alpha)
         return plan
@@ -248,12 +216,13 @@ class Walk:
         plain = ModulePlan(self.on_path, self.loss, by_module, lambda _: None, derivative=self.derivative)
         expected = plain.row(PROBE_ALPHA, probe)
         try:
-            plan = self._graph_plan(graph, trial, count, estimate)
+            last = graph.convolution_weights > 0
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
             found = plan.row(PROBE_ALPHA, ready)
             with tensors_at(self.on_path, PROBE_ALPHA, derivative=self.derivative) as state:
-                widest, most = graph.sizes(ready[0].values, state, PROBE_ALPHA)
+                sizes = graph.sizes(ready[0].values, state, PROBE_ALPHA)
         except Exception as error:  # whatever an operation may raise on batches of another size or layout
             return Choice(False, f"its traced operations fail ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
@@ -261,9 +230,9 @@ class Walk:
             return Choice(False, f"its traced operations differ from it ({difference})")
         examples = len(ready[0].targets)
         held = sum(_bytes(value) for value in ready[0].values.values()) / examples
-        rows = int(np.clip(CACHE_BYTES * examples // max(widest, 1), FEWEST_ROWS, MOST_ROWS))
-        group = int(np.clip(READY_BYTES // max(held, 1), rows, MOST_GROUP))
-        return Choice(True, graph.describe(), rows, group, self._estimate(most / examples, held, batches, complete))
+        count, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        estimate = self._estimate(sizes.held / examples, held, batches, complete)
+        return replace(chosen(graph, sizes, examples, held, width, count), estimate=estimate)
 
     def _estimate(self, at_work: float, held: float, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is; bytes for each example, at work and ready."""

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from lerpscape import duals
 from lerpscape.batches import Batch
+from lerpscape.channel_moments import PooledMoments, moments
 from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
-from lerpscape.normalisation import PooledMoments, Statistics, moments
+from lerpscape.normalisation import Statistics
 from lerpscape.sums import Row
 
 Report: TypeAlias = Callable[[int], None]
@@ -62,8 +63,9 @@ class Ready:
 class GraphPlan:
     """A module's operations along a line, on batches of the size that suits the machine.
 
-    With `whole`, exact batch-norm statistics and losses come from one pass over the data: all batches go through the
-    network together, from one batch-norm layer to the next.
+    With `channels_last`, images and weights of convolutions lie so. With `whole`, exact batch-norm statistics and the
+    losses come from one pass over the data: all batches go through the network together, from one batch-norm layer to
+    the next.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class GraphPlan:
         statistics: Statistics,
         *,
         derivative: bool,
+        channels_last: bool,
         whole: bool = False,
     ) -> None:
         self.graph = graph
         self.whole = whole
+        self._channels_last = channels_last
         self._loss = loss
         self._derivative = derivative
         self._on_path = on_path
@@ -96,7 +100,7 @@ class GraphPlan:
     def ready(self, batch: Batch) -> Ready:
         """Compute what every α shares."""
         inputs = batch.inputs
-        if self.graph.convolutions and inputs.dim() == 4:
+        if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         values = self.graph.ready(inputs, self._start, self._end, self._change if self._derivative else None)
         return Ready(values, batch.targets, len(batch.inputs))
@@ -114,7 +118,7 @@ class GraphPlan:
 
     def _laid_out(self, tensors: Params) -> Params:
         """Weights of convolutions with channels last, as their inputs are: it saves turning them at every call."""
-        if not self.graph.convolutions:
+        if not self._channels_last:
             return tensors
         last = torch.channels_last
         return {k: each.contiguous(memory_format=last) if each.dim() == 4 else each for k, each in tensors.items()}

@@ -14,11 +14,11 @@ from cases import batches, classes, generator, random, seeded, variants
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape import planning
+from lerpscape import choices, planning
+from lerpscape.channel_moments import moments
 from lerpscape.checksums import BLOCK, checksum
 from lerpscape.graphs import Shared, traced
 from lerpscape.losses import NAMED
-from lerpscape.normalisation import moments
 
 DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
 
@@ -93,10 +93,10 @@ def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> 
     return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
 
 
-def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **choices: Any) -> ls.Profile:
+def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
     with monkeypatch.context() as patched:
         patched.setattr(planning, "traced", lambda model: "switched off")
-        found = ls.profile(*arguments, **choices)
+        found = ls.profile(*arguments, **asked)
     assert found.how["plan"] == "the module batch by batch: switched off"
     return found
 
@@ -119,15 +119,15 @@ def test_the_operations_measure_what_the_module_does(
 ) -> None:
     start, end = ends(build)
     line = ls.Line(start, end)
-    monkeypatch.setattr(planning, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(planning, "MOST_ROWS", rows)
-    monkeypatch.setattr(planning, "MOST_GROUP", 2 * rows)
+    monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(choices, "MOST_ROWS", rows)
+    monkeypatch.setattr(choices, "MOST_GROUP", 2 * rows)
     for data in (DATA, [tuple(torch.cat(parts) for parts in zip(*DATA, strict=True))]):
         seen: list[tuple[int, int]] = []
-        choices = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
-        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **choices)
+        asked = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
+        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **asked)
         assert "first layer shared by all α" in found.how["plan"]
-        assert_same(found, by_module(monkeypatch, start, line, data, **choices))
+        assert_same(found, by_module(monkeypatch, start, line, data, **asked))
         assert seen == sorted(seen) and seen[-1] == (14 * len(data),) * 2
 
 
@@ -140,11 +140,11 @@ def test_convolutions_and_batch_norm_too(
     name: str, case: Any, policy: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, end = case.ends()
-    choices = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
-    found = ls.profile(start, ls.Line(start, end), case.data(), **choices)
+    asked = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
+    found = ls.profile(start, ls.Line(start, end), case.data(), **asked)
     assert "channels last" in found.how["plan"]
     assert ("losses in one pass" in found.how["plan"]) == (name == "cnn-recalibrate")
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **choices))
+    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **asked))
 
 
 def test_exact_statistics_of_other_data_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
 
     with pytest.raises(KeyboardInterrupt):
         ls.profile(start, line, data, alphas=9, partial=file, progress=stop)
-    monkeypatch.setattr(planning, "MOST_ROWS", 16)  # another machine, another cache
+    monkeypatch.setattr(choices, "MOST_ROWS", 16)  # another machine, another cache
     resumed = ls.profile(start, line, data, alphas=9, partial=file)
     assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
     assert resumed.how["plan"] == whole.how["plan"]
