@@ -2,11 +2,12 @@
 
 usage: python benchmarks/bench_models.py [WORDS …] [--rounds 5]
 
-One thread, float32, random data of the usual shapes, 50 α (12 for convolutions); interleaved rounds, ratios of the same round. The loop measures
-the loss alone, `profile(derivative=False)` loss and accuracy. Networks with batch norm are measured with statistics on
-the line in both ways, and with statistics that each way estimates anew at every α from the same data: the loop by a
-pass in training mode before the one that measures (pooled over batches), `profile` by the same or exactly. With words,
-only the networks whose name has one of them; other results are kept. Written to benchmarks/results/models.json.
+One thread, float32, random data of the usual shapes, 50 α (12 for convolutions); interleaved rounds, ratios of the
+same round. The loop measures the loss alone, `profile(derivative=False)` loss and accuracy. Networks with batch norm
+are measured with statistics on the line in both ways, and with statistics that each way estimates anew at every α from
+the same data: the loop by a pass in training mode before the one that measures (pooled over batches), `profile` by the
+same or exactly. With words, only the networks whose name has one of them; other results are kept. Written to
+benchmarks/results/models.json.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] 
     ),
     "autoencoder 512": ("autoencoder", {}, IMAGE, 784, 1024, 256),
     "linear autoencoder": ("linear_autoencoder", {}, IMAGE, 784, 1024, 256),
-    "lenet": ("lenet", {}, IMAGE, 10, 512, 128),
-    "lenet, batch norm": ("lenet", {"batch_norm": True}, IMAGE, 10, 512, 128),
-    "alexnet": ("alexnet", {}, PICTURE, 10, 128, 64),
-    "vgg-16": ("vgg", {}, PICTURE, 10, 32, 32),
-    "vgg-16, batch norm": ("vgg", {"batch_norm": True}, PICTURE, 10, 32, 32),
+    "lenet": ("lenet", {}, IMAGE, 10, 2048, 128),
+    "lenet, batch norm": ("lenet", {"batch_norm": True}, IMAGE, 10, 2048, 128),
+    "alexnet": ("alexnet", {}, PICTURE, 10, 512, 64),
+    "vgg-16": ("vgg", {}, PICTURE, 10, 128, 32),
+    "vgg-16, batch norm": ("vgg", {"batch_norm": True}, PICTURE, 10, 128, 32),
     "resnet-20, identity": ("resnet", {"norm": "identity"}, PICTURE, 10, 256, 128),
     "resnet-20, residual scale": ("resnet", {"norm": "residual_scale"}, PICTURE, 10, 256, 128),
     "resnet-20, fixup": ("resnet", {"norm": "fixup"}, PICTURE, 10, 256, 128),
     "resnet-20, batch norm": ("resnet", {}, PICTURE, 10, 256, 128),
-    "lstm": ("lstm", {}, (), 1000, 32, 16),
-    "transformer": ("transformer", {}, (), 1000, 32, 16),
+    "lstm": ("lstm", {}, (), 1000, 128, 16),
+    "transformer": ("transformer", {}, (), 1000, 128, 16),
 }
 
 

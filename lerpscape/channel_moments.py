@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     channels = values.shape[1]
     rows = values.movedim(1, -1).reshape(-1, channels)
-    abreast = math.gcd(len(rows), max(1024 // channels, 1)) if len(rows) else 1
+    abreast = _divisor(len(rows), max(1024 // channels, 1))
     wide = rows.reshape(-1, abreast * channels)
     mean = wide.mean(0).view(abreast, channels).double().mean(0)
     shift = mean.to(values.dtype).repeat(abreast)
@@ -73,3 +73,9 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     pieces = torch.split(wide, max(IN_CACHE // (abreast * channels), 1))
     squares = torch.stack([(piece - shift).square().sum(0).double() for piece in pieces]).sum(0)
     return squares.view(abreast, channels).sum(0) / len(rows), mean
+
+
+@cache
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most so large."""
+    return next(each for each in range(most, 0, -1) if number % each == 0)

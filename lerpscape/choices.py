@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from lerpscape.graphs import Graph, Sizes
+from lerpscape.graphs import Graph, Step
 
 # Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
 CACHE_BYTES = 1 << 21
@@ -53,21 +53,40 @@ class Choice:
         return f"{self.why}{layout}, {self.rows} examples at a time{estimate[self.estimate]}"
 
 
-def chosen(graph: Graph, sizes: Sizes, examples: int, held: float, width: int, batch: int) -> Choice:
-    """The traced operations, on examples and in a layout that suit their sizes; never by timing, which would vary.
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes for each example: of the largest result, of what is held at once, of all results, of what all α share."""
 
-    `sizes` are those of so many `examples`, `held` the bytes that all α share for each, `width` the bytes of a weight,
-    and `batch` how many examples there are.
+    largest: float
+    held: float
+    total: float
+    shared: float
+
+    @classmethod
+    def of(cls, steps: list[Step], piece: int, examples: int, shared: float) -> Sizes:
+        """The sizes of steps seen with so many examples, at most `piece` at a time."""
+        return cls(
+            largest=max((step.largest for step in steps), default=0) / piece,
+            held=max((step.held for step in steps), default=0) / piece,
+            total=sum(step.made for step in steps) / examples,
+            shared=shared,
+        )
+
+
+def chosen(graph: Graph, sizes: Sizes, width: int, examples: int) -> Choice:
+    """The traced operations, on batches and in a layout that suit their sizes; never by timing, which would vary.
+
+    `width` is the bytes of a weight, `examples` how many there are.
     """
     # Results stay in the cache, unless weights are the larger part: they pass through it with every batch.
     enough = max(CACHE_BYTES / max(sizes.largest, 1), 2 * width * graph.weights / max(sizes.total, 1))
-    rows = int(np.clip(enough * examples, FEWEST_ROWS, MOST_ROWS))
+    rows = int(np.clip(enough, FEWEST_ROWS, MOST_ROWS))
     # Weights are put in order at every call, which pays where there is much to multiply them with.
-    results = sizes.total / examples * min(rows, batch)
+    results = sizes.total * min(rows, examples)
     return Choice(
         True,
         "first layer shared by all α" if graph.shared else "traced operations",
         rows,
         channels_last=0 < width * graph.convolution_weights <= results / WORTH_TURNING,
-        group=int(np.clip(READY_BYTES // max(held, 1), rows, MOST_GROUP)),
+        group=int(np.clip(READY_BYTES // max(sizes.shared, 1), rows, MOST_GROUP)),
     )

@@ -7,7 +7,8 @@ weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_T
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -56,12 +57,12 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Bytes of the largest result, of all that are held at once at the worst moment, and of all together."""
+class Step:
+    """Bytes of what one step made, of the largest result then held, and of all of them."""
 
+    made: int
     largest: int
     held: int
-    total: int
 
 
 class Graph:
@@ -83,7 +84,7 @@ class Graph:
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.linear: Linear = F.linear
-        self._sizes: list[tuple[list[int], int]] | None = None
+        self._watched: list[Step] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
@@ -132,10 +133,11 @@ class Graph:
                 del inputs
             else:
                 known[node] = self._operation(node, known, state)
-            if self._sizes is not None:
-                tensors = {id(each): each for each in known.values() if isinstance(each, Tensor)}
-                made = known[node] if isinstance(known[node], Tensor) else torch.empty(0)
-                self._sizes.append(([_bytes(each) for each in tensors.values()], _bytes(made)))
+            if self._watched is not None:
+                held = {id(each): _bytes(each) for each in known.values() if isinstance(each, Tensor)}
+                self._watched.append(
+                    Step(held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
+                )
             for used in self._done_after.get(node, ()):
                 known.pop(used, None)
         raise AssertionError("a traced graph ends in its output")
@@ -148,19 +150,15 @@ class Graph:
             return end.value
         raise AssertionError("nothing was to be estimated")
 
-    def sizes(self, ready: Values, state: Params, alpha: float) -> Sizes:
-        """What the results on the way take for these examples."""
-        known: list[tuple[list[int], int]] = []
-        self._sizes = known
+    @contextmanager
+    def watched(self) -> Iterator[list[Step]]:
+        """While inside, what each step makes, and what is held then, goes into a list."""
+        found: list[Step] = []
+        self._watched = found
         try:
-            self.outputs(ready, state, alpha)
+            yield found
         finally:
-            self._sizes = None
-        return Sizes(
-            largest=max((size for held, _ in known for size in held), default=0),
-            held=max((sum(held) for held, _ in known), default=0),
-            total=sum(made for _, made in known),
-        )
+            self._watched = None
 
     def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
         arguments: Any = fx.map_arg(node.args, known.__getitem__)

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader, alike, divided, spread
-from lerpscape.choices import Choice, Estimate, chosen
+from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, Shared, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
-from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
 
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 3
 # The graph is compared with the module on so many examples at this α.
-PROBE_ROWS = 64
+PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
 
 
@@ -214,35 +214,33 @@ class Walk:
         by_module = self.statistics.on(few)
         trial = self.statistics.on(few) if estimate else by_module
         plain = ModulePlan(self.on_path, self.loss, by_module, lambda _: None, derivative=self.derivative)
-        expected = plain.row(PROBE_ALPHA, probe)
         try:
+            expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            found = plan.row(PROBE_ALPHA, ready)
-            with tensors_at(self.on_path, PROBE_ALPHA, derivative=self.derivative) as state:
-                sizes = graph.sizes(ready[0].values, state, PROBE_ALPHA)
+            with graph.watched() as steps:
+                found = plan.row(PROBE_ALPHA, ready)
         except Exception as error:  # whatever an operation may raise on batches of another size or layout
-            return Choice(False, f"its traced operations fail ({type(error).__name__})")
+            return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        examples = len(ready[0].targets)
-        held = sum(_bytes(value) for value in ready[0].values.values()) / examples
-        count, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
-        estimate = self._estimate(sizes.held / examples, held, batches, complete)
-        return replace(chosen(graph, sizes, examples, held, width, count), estimate=estimate)
+        shared = sum(_bytes(value) for each in ready for value in each.values.values()) / count
+        sizes = Sizes.of(steps, len(ready[0].targets), count, shared)
+        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        return replace(chosen(graph, sizes, width, examples), estimate=self._estimate(sizes, batches, complete))
 
-    def _estimate(self, at_work: float, held: float, batches: list[Batch], complete: bool) -> Estimate:
-        """How the graph estimates statistics in the memory there is; bytes for each example, at work and ready."""
+    def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
+        """How the graph estimates statistics in the memory there is."""
         data = self.statistics.held_data()
         if data is None or not alike(data):
             return ""
         count = sum(len(batch.inputs) for batch in data)
         if self.statistics.pools():
-            return "batches" if held * count <= free_bytes() / 4 else ""
-        if at_work * count > free_bytes() / 2:
+            return "batches" if sizes.shared * count <= free_bytes() / 4 else ""
+        if sizes.held * count > free_bytes() / 2:
             return ""
         same = complete and [batch.digest() for batch in data] == [batch.digest() for batch in batches]
         return "whole" if same else "exact"
