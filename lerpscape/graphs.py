@@ -79,6 +79,7 @@ class Graph:
         self.given = self._depend_on_data_alone()
         self._written = {node.args[0] for node in self._nodes if self._writes(node)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
+        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
         layers = self._modules.values()
         self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
         self.weights = sum(parameter.numel() for parameter in model.parameters())
@@ -94,7 +95,7 @@ class Graph:
         """Names of the tensors that change what the operations behind the shared layers give."""
         found: set[str] = set()
         for node in self._nodes:
-            if node.op == "get_attr":
+            if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
             elif node.op == "call_module" and node not in self.shared:
                 found |= set(self._own(node).values())
@@ -109,8 +110,8 @@ class Graph:
             elif node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
-                ends = [self._operation(node, values, tensors) for tensors in (start, end)]
-                moving = self._operation(node, values, change) if change is not None else None
+                ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
+                moving = self._first_layer(node, values, change) if change is not None else None
                 values[node] = Shared(ends[0], ends[1], moving)
         return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
@@ -121,7 +122,7 @@ class Graph:
             if node in ready:
                 value = ready[node].at(alpha) if isinstance(ready[node], Shared) else ready[node]
                 known[node] = value.clone() if node in self._written else value
-            elif node in self.given or node.op == "placeholder":
+            elif node in self.given or node in self._absorbed or node.op == "placeholder":
                 continue
             elif node.op == "output":
                 return fx.map_arg(node.args[0], known.__getitem__)
@@ -159,6 +160,10 @@ class Graph:
             yield found
         finally:
             self._watched = None
+
+    def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
+        own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
+        return self._operation(node, values | own, state)
 
     def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
         arguments: Any = fx.map_arg(node.args, known.__getitem__)
@@ -256,7 +261,13 @@ class Graph:
                 found.add(node)
         return found
 
+    def _is_tensor_of_model(self, node: Any) -> bool:
+        return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in self._constants
+
     def _is_first_layer(self, node: fx.Node) -> bool:
+        if node.op == "call_function" and node.target is F.linear:
+            first, *own = [*node.args, *node.kwargs.values()]
+            return first in self.given and all(each is None or self._is_tensor_of_model(each) for each in own)
         if node.op != "call_module" or not all(before in self.given for before in node.all_input_nodes):
             return False
         module = self._modules[str(node.target)]

@@ -14,7 +14,7 @@ from lerpscape import duals
 from lerpscape.batches import Batch
 from lerpscape.channel_moments import PooledMoments, moments
 from lerpscape.checkpoints import Params
-from lerpscape.functional import ModelOnPath, forward_mode, statistic
+from lerpscape.functional import ModelOnPath, forward_mode, seed, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
 from lerpscape.normalisation import Statistics
@@ -44,7 +44,7 @@ class ModulePlan:
         With `only`, derivatives are those of the named tensors' movement; with `held`, batch-norm statistics have the
         policy's values but do not move.
         """
-        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
+        seed(self._on_path.device)
         with tensors_at(self._on_path, alpha, derivative=self._derivative, only=only) as state:
             if held:
                 return _row(self._statistics.call_held(self._pass, state, alpha, batches))
