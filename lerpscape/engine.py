@@ -37,7 +37,7 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
         for chunk in reader.chunks():
             for batch in chunk:
                 hasher.update(batch.digest())
-            if measured.workers > 1:
+            if measured.workers != 1:
                 weights = [group.progress for group in measured.groups(chunk)]
                 done = max(min(len(weights), sums.chunks - number), 0)
                 measured.done(sum(weights[:done]) * len(alphas))
@@ -118,7 +118,7 @@ def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], st
     for chunk in reader.chunks():
         for batch in chunk:
             hasher.update(batch.digest())
-        if measured.workers > 1:
+        if measured.workers != 1:
             for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=0):
                 measured.done(progress * len(alphas))
                 for part, row in zip(parts, rows, strict=True):

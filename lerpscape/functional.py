@@ -34,7 +34,7 @@ class ModelOnPath:
         self.device = _device(model, path, device)
         self.dtype = dtype
         self.path = path.to(self.device, dtype)
-        self._given = path
+        self.given = path
         self._names, self._constant = _matched_names(model, path)
         for name, tensor in self._constant.items():
             self._constant[name] = tensor.to(self.device, dtype if tensor.is_floating_point() else None)
@@ -57,11 +57,11 @@ class ModelOnPath:
 
     def distance(self) -> float:
         """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once."""
-        return distance(self._given.start, self._given.end, self._parameters())
+        return distance(self.given.start, self.given.end, self._parameters())
 
     def relative_distance(self) -> float:
         """‖θ_T − θ₀‖ / ‖θ₀‖ over the module's parameters."""
-        return relative_distance(self._given.start, self._given.end, self._parameters())
+        return relative_distance(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
         """The floating-point type of the module's first parameter on the path."""

@@ -46,7 +46,7 @@ def profile(
     dtype: torch.dtype | None = None,
     progress: Progress = None,
     label: str = "",
-    workers: int = 1,
+    workers: int | str = 1,
     partial: str | Path | None = None,
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -64,7 +64,8 @@ def profile(
     * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)` in batches.
-    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. The same numbers.
+    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
+      `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
       Delete it when done.
 

@@ -32,7 +32,7 @@ class Statistics:
     def __init__(self, on_path: ModelOnPath, policy: BatchNormPolicy | None) -> None:
         self._on_path = on_path
         self._layers = on_path.batch_norms
-        self._policy = policy if self._layers else None
+        self.policy = policy if self._layers else None
         if self._layers and policy is None:
             raise ValueError(
                 three_parts(
@@ -57,48 +57,48 @@ class Statistics:
         self._estimated: dict[tuple[float, frozenset[str]], dict[str, tuple[Tensor, Tensor | None]]] = {}
         # Statistics at a state and an α by a faster way than hooks in the module, where the engine has one.
         self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
-        if isinstance(self._policy, Recalibrate):
-            reader = Reader(self._policy.data, "the data of Recalibrate")
+        if isinstance(self.policy, Recalibrate):
+            reader = Reader(self.policy.data, "the data of Recalibrate")
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
 
     def held_data(self) -> list[Batch] | None:
         """The batches that exact or pooled statistics come from, where that is the policy and they fit in memory."""
-        wanted = isinstance(self._policy, Recalibrate) and self._policy.momentum is None
+        wanted = isinstance(self.policy, Recalibrate) and self.policy.momentum is None
         return self._batches if wanted and not isinstance(self._batches, Reader) else None
 
     def pools(self) -> bool:
         """Whether statistics are pooled over batches that are each normalised by their own on the way."""
-        return isinstance(self._policy, Recalibrate) and self._policy.pooled
+        return isinstance(self.policy, Recalibrate) and self.policy.pooled
 
     def on(self, data: Data) -> Statistics:
         """The same policy with other data to estimate statistics from, where it estimates any."""
-        policy = self._policy
+        policy = self.policy
         return Statistics(self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy)
 
     def estimates(self) -> bool:
         """Whether statistics are estimated anew at every α."""
-        return isinstance(self._policy, Recalibrate)
+        return isinstance(self.policy, Recalibrate)
 
     def by_batch(self) -> bool:
         """Whether the answer depends on how the examples are grouped into batches."""
-        return isinstance(self._policy, BatchStatistics)
+        return isinstance(self.policy, BatchStatistics)
 
     def describe(self) -> str | None:
         """The policy in words; None for a model without batch norm."""
-        return self._policy.describe() if self._policy else None
+        return self.policy.describe() if self.policy else None
 
     def apply(self, state: Params, alpha: float) -> Params:
         """The tensors of the model at α with the policy's statistics in place; dual tensors stay dual.
 
         Statistics of an α and of the tensors that move are estimated once, however many chunks the data come in.
         """
-        if isinstance(self._policy, EndStatistics):
+        if isinstance(self.policy, EndStatistics):
             return state | {name: tensor.clone() for name, tensor in self._on_path.end_statistics().items()}
-        if not isinstance(self._policy, Recalibrate):
+        if not isinstance(self.policy, Recalibrate):
             return state
         key = alpha, frozenset(name for name, tensor in state.items() if duals.split(tensor)[1] is not None)
         if key not in self._estimated:
-            found = self._recalibrated(state, self._policy, alpha)
+            found = self._recalibrated(state, self.policy, alpha)
             self._estimated[key] = {name: duals.split(found[name]) for name in self._on_path.end_statistics()}
         kept = self._estimated[key].items()
         return state | {name: each if moves is None else duals.dual(each, moves) for name, (each, moves) in kept}
@@ -110,7 +110,7 @@ class Statistics:
         statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
         """
         if by_batch is None:
-            by_batch = isinstance(self._policy, BatchStatistics)
+            by_batch = isinstance(self.policy, BatchStatistics)
         state = dict(state)
         with ExitStack() as stack:
             for name, layer in self._layers.items():
@@ -132,7 +132,7 @@ class Statistics:
         Raises `ValueError` where a batch's own statistics cannot be held, as the layer keeps no running ones.
         """
         values = {name: duals.split(tensor)[0] for name, tensor in state.items()}
-        if not isinstance(self._policy, BatchStatistics):
+        if not isinstance(self.policy, BatchStatistics):
             fixed = self.apply(values, alpha)
             held = {name: fixed[name] for name in self._on_path.end_statistics()}
             found: list[Any] = self.call(module, state | held, batches)

@@ -66,7 +66,7 @@ class Walk:
         *,
         derivative: bool,
         probe: Batch,
-        workers: int = 1,
+        workers: int | str = 1,
     ) -> None:
         self.on_path = on_path
         self.statistics = statistics
@@ -98,9 +98,14 @@ class Walk:
         else:
             self.choice = self._planned(graph, [self.place(batch) for batch in chunk], complete)
         if known is None:
-            self.choice = replace(self.choice, parts=self.workers)
+            self.choice = replace(self.choice, parts=self.workers if isinstance(self.workers, int) else 1)
         if self.choice.graph and isinstance(graph, Graph):
             self._graph = self._graph_plan(graph, self.statistics, self.choice)
+        return self.plan
+
+    @property
+    def plan(self) -> str:
+        """The way that was chosen, to be kept and taken up again by `choose`."""
         return json.dumps(asdict(self.choice))
 
     def groups(self, chunk: list[Batch]) -> Iterator[Group]:

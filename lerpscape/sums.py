@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from lerpscape.monotonicity import Floats
 from lerpscape.partial import Arrays
 from lerpscape.statistics import Moments
+
+# A row's losses, slopes and right predictions in float64.
+Numbers: TypeAlias = tuple[Floats, Floats | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,17 @@ class Row:
             torch.stack(right).sum() if right else None,
         )
 
-    def arrays(self) -> tuple[Floats, Floats | None, float | None]:
+    def numbers(self) -> Numbers:
         """The numbers in float64, to be sent to another process."""
         slopes = None if self.slopes is None else in_float64([self.slopes])[0]
         return in_float64([self.losses])[0], slopes, None if self.right is None else float(self.right)
 
     @classmethod
     def of(cls, losses: Floats, slopes: Floats | None, right: float | None) -> Row:
-        """The row of which these are the `arrays`."""
+        """The row of which these are the `numbers`."""
         return cls(
-            torch.from_numpy(losses),
-            None if slopes is None else torch.from_numpy(slopes),
+            torch.tensor(losses),
+            None if slopes is None else torch.tensor(slopes),
             None if right is None else torch.tensor(right, dtype=torch.float64),
         )
 
