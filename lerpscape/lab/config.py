@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
@@ -219,7 +219,7 @@ def _hash(table: Mapping[str, Any]) -> str:
 
 
 # Worked out once for each section, not for each of thousands of runs.
-_hints = cache(get_type_hints)
+_hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 def _read(cls: type[Section], table: Any, where: str) -> Section:
