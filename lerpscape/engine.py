@@ -82,7 +82,7 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     rows: dict[float, Row] = {}
     asked, data = grid, ""
     while len(asked):
-        found, data = _rows(measured, asked, reader)
+        found, data = rows_of(measured, asked, reader)
         rows |= dict(zip(asked.tolist(), found, strict=True))
         grid = np.array(sorted(rows))
         _check_same_examples(list(rows.values()))
@@ -95,7 +95,7 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     return grid, sums, data
 
 
-def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
+def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
     """One row for each α with all examples of the data."""
     parts: list[list[Row]] = [[] for _ in alphas]
     hasher = hashlib.sha256()
