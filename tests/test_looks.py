@@ -51,22 +51,33 @@ def test_brackets_fail_no_more_often_than_they_say(kind: str) -> None:
     assert low >= error * trials / 10
 
 
+def test_a_flat_curve_is_seldom_called_rising_though_any_pair_of_points_may_be() -> None:
+    noise = np.random.default_rng(3).standard_normal((POINTS, 3000))
+    trials, error = 200, 0.1
+    _, high = wrong(1 + noise - noise.mean(1, keepdims=True), error, [256, 1024], trials)
+    assert error * trials / 10 <= high <= error * trials + 3 * math.sqrt(trials * error * (1 - error))
+
+
 def test_bounds_hold_for_a_handful_of_examples() -> None:
     losses = population("bounded", 60)
     low, high = wrong(losses, 0.2, [5, 10, 20, 40], 200, bounds=(0.0, 1.0))
     assert low <= 40 and high <= 40  # 0.2 · 200, without any allowance: the inequality is no approximation
-    tight = look(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
-    assert 0 < tight.lower < 0.3 < tight.upper < 0.4
+    pair = population("bounded")[[0, 5], :2000]
+    seen = look(pair, 4000, 0.01, bounds=(0.0, 1.0))
+    margin = 2 * math.sqrt((1 - 1999 / 4000) * math.log(100) / 4000)  # one pair: nothing to divide the error by
+    assert (seen.lower, seen.upper) == pytest.approx((pair[1].mean() - margin, pair[1].mean() + margin))
+    more = look(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
+    assert more.lower == pytest.approx(pair[1].mean() - margin * math.sqrt(math.log(3600) / math.log(100)))
 
 
 def test_the_upper_end_of_two_points_is_the_normal_bound_and_widens_with_skewness() -> None:
     draw = np.random.default_rng(0)
-    rise = draw.standard_normal(1000)
+    common, rise = draw.exponential(3.0, 1000), draw.exponential(1.0, 1000)
     rise -= rise.mean()
     third = (rise**3).mean() / rise.std(ddof=1) ** 3
     found = {}
     for sign in (1, -1):
-        losses = np.stack([np.zeros(1000), sign * rise + 5])
+        losses = np.stack([common, common + sign * rise + 5])
         found[sign] = look(losses, 4000, 0.01)
         z, share = 2.3263478740408408, 0.25
         error = rise.std(ddof=1) * math.sqrt((1 - share) / 1000)
@@ -106,6 +117,8 @@ def test_points_that_agree_and_single_examples() -> None:
     found = look(losses, 1000, 0.01)  # equal points add nothing to the largest of all
     assert (found.first, found.second) in {(1, 3), (2, 3)}
     assert 0.9 < found.lower < 1 < found.upper < 1.1
+    parabola = np.linspace(-1, 1, 50)[:, None] ** 2 * draw.uniform(1, 4, 256)  # both halves agree but for rounding
+    assert 1.8 < look(parabola, 1000, 0.01).lower < 2.5
     flat = look(np.ones((3, 50)), 1000, 0.01)
     assert flat.lower == 0 and flat.upper < 1e-11
     one = look(losses[:, :1], 1000, 0.01)

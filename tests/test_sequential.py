@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
+from lerpscape.looks import look
+from lerpscape.samples import Sample
 
 COUNT = 8000
 SEEDS = range(20)
@@ -123,6 +125,19 @@ def test_each_look_measures_new_examples_only() -> None:
     seen = ls.sequential_verdict(start, ls.Line(start, end), data(), loss=loss, tolerance=whole(2).max_rise, alphas=9)
     assert seen.examples == COUNT
     assert loss.examples == COUNT * 9 + 2 * 16  # and the look at whether examples see one another
+
+
+def test_looks_are_those_of_the_losses_in_the_samples_order() -> None:
+    start, _, end = networks()
+    losses = ls.example_curves(start, ls.Line(start, end), data(), alphas=9).losses
+    seen = found(2, tolerance=whole(2).max_rise, seed=4, confidence=0.9)
+    order = Sample(data(), 4)._order.numpy()
+    for number, each in enumerate(seen.looks):
+        expected = look(losses[:, order[: each.examples]], COUNT, 0.1 / 5, seed=4 + number)
+        assert (each.first, each.second) == (expected.first, expected.second)
+        assert each.upper == pytest.approx(expected.upper, rel=1e-5)  # float32 losses
+        # Their last digits turn the eigenvectors and so the draws: a quantile with 20 draws beyond moves by a per cent.
+        assert each.lower == pytest.approx(expected.lower, rel=0.02)
 
 
 def test_seeds_workers_and_readers_give_one_answer() -> None:
