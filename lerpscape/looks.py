@@ -39,8 +39,8 @@ class Look:
 def schedule(first: int, most: int) -> list[int]:
     """How many examples have been seen at each look: doubling from the first to the most.
 
-    >>> schedule(256, 1000), schedule(256, 100)
-    ([256, 512, 1000], [100])
+    >>> schedule(1024, 5000), schedule(1024, 100)
+    ([1024, 2048, 4096, 5000], [100])
     """
     counts = []
     while first < most:

@@ -44,7 +44,7 @@ def sequential_verdict(
     loss: str | PerExample | Loss = "cross_entropy",
     alphas: int | Sequence[float] | Floats = 50,
     bounds: tuple[float, float] | None = None,
-    first: int = 256,
+    first: int = 1024,
     budget: int | None = None,
     seed: int = 0,
     batch_norm: BatchNormPolicy | None = None,
@@ -56,7 +56,7 @@ def sequential_verdict(
 ) -> SequentialVerdict:
     """Decide whether max_rise of the mean loss over *all* data exceeds `tolerance`, from as few examples as it takes.
 
-    Examples are taken in a random order, without replacement. There is a look at 256, 512, 1,024, … of them, which
+    Examples are taken in a random order, without replacement. There is a look at 1,024, 2,048, 4,096, … of them, which
     brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Every
     look measures new examples only. A line that cannot be decided from a sample costs what `profile` costs, and the
     answer is then exact.
@@ -80,10 +80,10 @@ def sequential_verdict(
     >>> from lerpscape.paths import Line
     >>> model = nn.Linear(1, 1, bias=False).double()
     >>> line = Line({"weight": torch.ones(1, 1).double()}, {"weight": torch.full((1, 1), -1.0).double()})
-    >>> x = torch.linspace(1, 2, 4000).double()[:, None]
+    >>> x = torch.linspace(1, 2, 20_000).double()[:, None]
     >>> found = sequential_verdict(model, line, [(x, 0 * x)], loss="squared_error", tolerance=0.1)
     >>> found.verdict, found.examples, found.of
-    ('violated', 256, 4000)
+    ('violated', 1024, 20000)
     >>> found.lower < float(x.square().mean()) < found.upper
     True
     """
@@ -194,7 +194,7 @@ def _check(
         )
     for name, count in (("first", first), ("budget", budget)):
         if count is not None and count < 2:
-            raise ValueError(three_parts(f"{name} of at least 2 examples.", f"{count}.", "first=256 is usual."))
+            raise ValueError(three_parts(f"{name} of at least 2 examples.", f"{count}.", "first=1024 is usual."))
     check_confidence(confidence, bounds)
 
 

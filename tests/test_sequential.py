@@ -54,7 +54,7 @@ def data(size: int = 500) -> list[Any]:
 
 def found(end: int = 1, **choices: Any) -> ls.SequentialVerdict:
     start = networks()[0]
-    settings: dict[str, Any] = {"tolerance": 0.02, "alphas": 9, "progress": False} | choices
+    settings: dict[str, Any] = {"tolerance": 0.02, "alphas": 9, "first": 256, "progress": False} | choices
     return ls.sequential_verdict(start, ls.Line(start, networks()[end]), data(), **settings)
 
 
@@ -147,7 +147,7 @@ def test_seeds_workers_and_readers_give_one_answer() -> None:
         assert other.looks == first.looks and other.loss.tolist() == first.loss.tolist()
     start, end, _ = networks()
     loader = DataLoader(TensorDataset(*examples()), batch_size=500)
-    read = ls.sequential_verdict(start, ls.Line(start, end), loader, tolerance=0.02, alphas=9)
+    read = ls.sequential_verdict(start, ls.Line(start, end), loader, tolerance=0.02, alphas=9, first=256)
     assert read.loss.tolist() == first.loss.tolist()
 
 

@@ -19,7 +19,7 @@ def verdict_command(
     road: OnRoad = STRAIGHT,
     confidence: float = 0.99,
     bounds: tuple[float, float] | None = None,
-    first: int = 256,
+    first: int = 1024,
     budget: int | None = None,
     seed: int = 0,
     workers: int = 1,
