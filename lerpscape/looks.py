@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from lerpscape.bounded_means import least_differences
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 
@@ -63,11 +64,11 @@ def look(losses: Floats, of: int, error: float, *, bounds: tuple[float, float] |
     by the first term of Cornish & Fisher's expansion for the studentised mean of a skewed finite population,
     γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), f = n/N, γ_ij the skewness of the difference in the sample.
 
-    With `bounds` of a single loss, margins are those of Hoeffding's inequality without replacement,
-    2 (high − low) √((1 − (n − 1)/N) ln(1/error) / 2n), over the number of pairs for `lower`: true for every n.
+    With `bounds` of a single loss both ends are those of `least_differences`, with error over the number of pairs for
+    `lower`: true for every n.
 
     Sources: Chernozhukov, Chetverikov & Kato (2013) for the maximum; Berger (1982) for the intersection; Hall (1992)
-    for the expansion, with the finite population's cumulants *derived* here; Serfling (1974).
+    for the expansion, with the finite population's cumulants *derived* here.
 
     >>> losses = np.array([[1.0], [0.0], [0.5]]) + 0.1 * np.random.default_rng(0).standard_normal((3, 400))
     >>> found = look(losses, of=10_000, error=0.01)
@@ -81,9 +82,11 @@ def look(losses: Floats, of: int, error: float, *, bounds: tuple[float, float] |
     if count == of:
         below = above = rise
     elif bounds is not None:
-        width = 2 * (bounds[1] - bounds[0]) * math.sqrt((1 - (count - 1) / of) / (2 * count))
-        below = rise - width * math.sqrt(math.log(len(rise) / error))
-        above = rise + width * math.sqrt(math.log(1 / error))
+        width = bounds[1] - bounds[0]
+        # In an order of its own, as examples may come in the order of the data within a sample.
+        scaled = (np.random.default_rng(seed).permutation(losses, axis=1) - bounds[0]) / width
+        below = width * least_differences(scaled, of, error / len(rise))[first, second]
+        above = -width * least_differences(scaled, of, error)[second, first]
     else:
         below, above = _gaussian(losses, mean, rise, of, error, seed)
     largest = int(np.argmax(below))

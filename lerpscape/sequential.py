@@ -124,7 +124,7 @@ def sequential_verdict(
                     break
     last = looks[-1]
     missing = 1 - last.examples / len(sample)
-    deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.full(len(grid), np.nan)
+    deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.zeros(len(grid))
     return SequentialVerdict(
         verdict="violated" if last.lower > tolerance else "monotonic" if last.upper <= tolerance else "undecided",
         tolerance=tolerance,

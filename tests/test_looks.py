@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lerpscape as ls
+from lerpscape.bounded_means import least_differences
 from lerpscape.looks import check_confidence, look, schedule, unseen
 
 POINTS = 9
@@ -62,12 +63,20 @@ def test_bounds_hold_for_a_handful_of_examples() -> None:
     losses = population("bounded", 60)
     low, high = wrong(losses, 0.2, [5, 10, 20, 40], 200, bounds=(0.0, 1.0))
     assert low <= 40 and high <= 40  # 0.2 · 200, without any allowance: the inequality is no approximation
-    pair = population("bounded")[[0, 5], :2000]
-    seen = look(pair, 4000, 0.01, bounds=(0.0, 1.0))
-    margin = 2 * math.sqrt((1 - 1999 / 4000) * math.log(100) / 4000)  # one pair: nothing to divide the error by
-    assert (seen.lower, seen.upper) == pytest.approx((pair[1].mean() - margin, pair[1].mean() + margin))
-    more = look(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
-    assert more.lower == pytest.approx(pair[1].mean() - margin * math.sqrt(math.log(3600) / math.log(100)))
+    scaled = look(3 + 2 * population("bounded")[:, :2000], 4000, 0.01, bounds=(3.0, 5.0))
+    plain = look(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
+    assert (scaled.lower, scaled.upper) == pytest.approx((2 * plain.lower, 2 * plain.upper))
+    assert 0.2 < plain.lower < 0.3 < plain.upper < 0.4
+    order = np.random.default_rng(0).permutation(population("bounded")[:, :2000], axis=1)
+    assert plain.lower == pytest.approx(least_differences(order, 4000, 0.01 / 36).max())  # 36 pairs of 9 points
+    assert plain.upper == pytest.approx(-np.tril(least_differences(order, 4000, 0.01)).min())
+
+
+def test_bounded_examples_may_come_in_the_order_of_the_data() -> None:
+    losses = np.sort(population("bounded")[[0, 5]][:, :2000], axis=1)  # all wrong ones last: no order that chance makes
+    found = look(losses, 4000, 0.01, bounds=(0.0, 1.0))
+    assert found.lower <= losses[1].mean() <= found.upper
+    assert found.upper - found.lower < 0.1
 
 
 def test_the_upper_end_of_two_points_is_the_normal_bound_and_widens_with_skewness() -> None:
