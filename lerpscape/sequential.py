@@ -64,7 +64,7 @@ def sequential_verdict(
     * `tolerance`: the rise that is forgiven, in the unit of the loss. With 0, lines that are flat somewhere need all.
     * `confidence`: a wrong verdict has a probability of at most 1 − confidence over the random order, which is divided
       evenly among the looks before the last example. Without `bounds` that holds as sample means become normal; see
-      `Look` and [engine](../engine.md) for what was measured, and where it fails.
+      `looks.look` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
     * `first`: examples at the first look. `budget`: the most to measure, after which it is `undecided`; all by default.
@@ -102,7 +102,8 @@ def sequential_verdict(
         statistics = Statistics(on_path, batch_norm)
         _check_alone(on_path, chosen, statistics, next(sample.batches(0, min(PROBE, len(sample)))))
         counts = schedule(first, min(budget or len(sample), len(sample)))
-        error = (1 - confidence) / sum(count < len(sample) for count in counts) if counts[0] < len(sample) else 1.0
+        guesses = sum(count < len(sample) for count in counts)
+        error = (1 - confidence) / guesses if guesses else 0.0
         losses = np.empty((len(grid), 0))
         looks: list[Look] = []
         pieces = [list(_pieces(before, count)) for before, count in pairwise([0, *counts])]
@@ -149,7 +150,7 @@ def sequential_verdict(
             "path_digest": path.digest(),
             "model": type(model).__name__,
             "planned_looks": counts,
-            "error_of_a_look": error if counts[0] < len(sample) else 0.0,
+            "error_of_a_look": error,
             "batch_norm": statistics.describe(),
             "plan": walker.choice.describe(),
             "device": str(on_path.device),
