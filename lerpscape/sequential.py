@@ -58,8 +58,8 @@ def sequential_verdict(
 
     Examples are taken in a random order, without replacement. There is a look at 1,024, 2,048, 4,096, … of them, which
     brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Every
-    look measures new examples only. A line that cannot be decided from a sample costs what `profile` costs, and the
-    answer is then exact.
+    look measures new examples only. A line that cannot be decided from a sample costs somewhat more than `profile`, and
+    the answer is then exact.
 
     * `tolerance`: the rise that is forgiven, in the unit of the loss. With 0, lines that are flat somewhere need all.
     * `confidence`: a wrong verdict has a probability of at most 1 − confidence over the random order, which is divided
