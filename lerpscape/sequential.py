@@ -12,6 +12,7 @@ from torch import nn
 
 from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Batch, Data, Reader
+from lerpscape.choices import MOST_GROUP
 from lerpscape.engine import rows_of
 from lerpscape.errors import NonFiniteLoss, three_parts
 from lerpscape.functional import ModelOnPath, undisturbed
@@ -21,13 +22,14 @@ from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
-from lerpscape.planning import MOST_GROUP, Walk
+from lerpscape.planning import Walk
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.samples import Sample
 from lerpscape.saving import versions
 from lerpscape.sequential_verdicts import SequentialVerdict
 from lerpscape.shards import check_workers
+from lerpscape.sums import in_float64
 
 # So many examples are measured in one batch and in two, at this α, to find out whether they see one another.
 PROBE = 16
@@ -52,7 +54,7 @@ def sequential_verdict(
     dtype: torch.dtype | None = None,
     progress: Progress = None,
     label: str = "",
-    workers: int = 1,
+    workers: int | str = 1,
 ) -> SequentialVerdict:
     """Decide whether max_rise of the mean loss over *all* data exceeds `tolerance`, from as few examples as it takes.
 
@@ -118,7 +120,7 @@ def sequential_verdict(
                     if not begin:
                         walker.choose(grid, batches, complete=False)
                     rows, _ = rows_of(walker, grid, Reader([(each.inputs, each.targets) for each in batches]))
-                    losses = np.hstack([losses, np.stack([row.losses for row in rows])])
+                    losses = np.hstack([losses, in_float64([row.losses for row in rows])])
                 _check_losses(losses, grid, bounds)
                 looks.append(look(losses, len(sample), error, bounds=bounds, seed=seed + len(looks)))
                 if looks[-1].lower > tolerance or looks[-1].upper <= tolerance:
@@ -210,7 +212,7 @@ def _check_alone(on_path: ModelOnPath, loss: Loss, statistics: Statistics, probe
         return
     plan = ModulePlan(on_path, loss, statistics.on([(probe.inputs, probe.targets)]), lambda _: None, derivative=False)
     halves = [probe.rows(part) for part in torch.arange(count).tensor_split(2)]
-    whole, parts = (plan.row(PROBE_ALPHA, batches).losses for batches in ([probe], halves))
+    whole, parts = in_float64([plan.row(PROBE_ALPHA, batches).losses for batches in ([probe], halves)])
     tolerance = 4096 * torch.finfo(on_path.compute_dtype()).eps
     if not np.allclose(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise ValueError(
