@@ -82,6 +82,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "Profile with NaN": lambda: along(ls.profile, REGRESSION, alphas=3, loss=lambda z, y: (z - y).sum(1).log()),
     "Readings": lambda: along(ls.profile, alphas=5).readings(),
     "ScaleInvariance": lambda: ls.scale_invariance(MLP.ends()[0], *MLP.ends(), MLP.data(), alphas=4),
+    "SequentialVerdict": lambda: along(ls.sequential_verdict, tolerance=0.1, alphas=5),
     "StartComparison": lambda: ls.compare_starts(MLP.ends()[0], *MLP.ends(), MLP.data(), fresh=1, noise=1, alphas=3),
     "Trajectory": lambda: ls.trajectory(THREE[0], list(PLACES.values()), THREE[-1], loss="squared_error"),
 }  # fmt: skip
