@@ -129,3 +129,8 @@ def test_ray_gives_the_same_profile(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_an_exception_on_ray_arrives_here() -> None:
     with pytest.raises(ValueError, match="one target in"):
         measured(CASES[0], loss="binary_cross_entropy", workers="ray", derivative=False)
+
+
+def test_other_words_for_workers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'(?s)or "ray", "ray://host:port".*\'rays\' on cpu'):
+        measured(CASES[0], workers="rays")

@@ -22,6 +22,7 @@ Switch = Annotated[bool | None, tyro.conf.arg(metavar="{True,False}")]
 Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"] | None
 BatchNorm: TypeAlias = Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None
+Workers = Annotated[str, tyro.conf.arg(metavar="N|ray|ray://…")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
@@ -49,6 +50,11 @@ def alphas_of(text: str) -> Any:
         raise ValueError(
             three_parts("a number of points, or first:last:count.", f"{text!r}.", "--alphas -0.25:1.25:61")
         ) from error
+
+
+def workers_of(text: str) -> int | str:
+    """A number of processes, or the word for another kind of workers."""
+    return int(text) if text.isdigit() else text
 
 
 def between_of(text: str | None) -> tuple[float, float] | None:

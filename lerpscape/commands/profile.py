@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lerpscape.commands.arguments import OptionalName, alphas_of, called, loss_of, print_written
+from lerpscape.commands.arguments import OptionalName, Workers, alphas_of, called, loss_of, print_written, workers_of
 from lerpscape.commands.measured import NO_PAGE, PLACED, AlongAsked, HowPlaced, OnPage, Page
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def profile_command(
     alphas: str = "50",
     derivative: bool = True,
     precision: float = 1e-3,
-    workers: int = 1,
+    workers: Workers = "1",
     tolerance: float = 0.0,
     readings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     placed: HowPlaced = PLACED,
@@ -39,7 +39,7 @@ def profile_command(
             measurement of a fixed grid goes on when the command is repeated.
         derivative: Also dL/dα, exact, for about twice the time more.
         precision: With adaptive alphas, how well the curve is to be known, as a share of its range (an estimate).
-        workers: Processes that divide the work, each on one core.
+        workers: Processes that divide the work, each on one core; or ray (started here, or the cluster of RAY_ADDRESS).
         tolerance: Rise that the verdict forgives, in the unit of the loss.
         readings: Also every published reading with who uses it, on half the grid too, and where they disagree.
         placed: How.
@@ -54,7 +54,7 @@ def profile_command(
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": derivative,
         "tolerance": precision,
-        "workers": workers,
+        "workers": workers_of(workers),
     }
     parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})
     out = output.out if alphas != "adaptive" else None

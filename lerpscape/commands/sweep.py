@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from lerpscape.commands.arguments import Json, OptionalFile, Switch, print_written, require_writable
+from lerpscape.commands.arguments import Json, OptionalFile, Switch, print_written, require_writable, workers_of
 
 if TYPE_CHECKING:
     from lerpscape.lab.sweep import Sweep
@@ -66,7 +66,7 @@ def sweep_command(
             sweep,
             kept,
             data_folder=None if data_dir is None else str(data_dir),
-            workers=int(workers) if workers.isdigit() else workers,
+            workers=workers_of(workers),
             gpus=gpus,
             progress=progress,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lerpscape.commands.arguments import Workers, workers_of
 from lerpscape.commands.measured import PRINTED, AlongAsked, HowMeasured, Measured, WhereTo
 
 FIFTY = Measured(alphas="50")
@@ -15,7 +16,7 @@ def verdict_command(
     first: int = 1024,
     budget: int | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: Workers = "1",
     measured: HowMeasured = FIFTY,
     output: WhereTo = PRINTED,
 ) -> None:
@@ -30,7 +31,7 @@ def verdict_command(
         first: Examples at the first look; each further look sees twice as many.
         budget: Most examples to measure; all by default.
         seed: Of the random order.
-        workers: Processes that divide the work, each on one core.
+        workers: Processes that divide the work, each on one core; or ray (started here, or the cluster of RAY_ADDRESS).
         measured: How.
         output: Where to.
     """
@@ -48,7 +49,7 @@ def verdict_command(
         first=first,
         budget=budget,
         seed=seed,
-        workers=workers,
+        workers=workers_of(workers),
         **measured.choices(data),
     )
     output.show(found)
