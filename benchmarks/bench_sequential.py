@@ -216,6 +216,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="")
     asked = parser.parse_args()
+    if "LERPSCAPE_DATA" not in os.environ:
+        parser.error("set LERPSCAPE_DATA to a folder with MNIST/raw and FashionMNIST/raw")
     torch.set_num_threads(1)
     machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
     for part in asked.parts or PARTS:
