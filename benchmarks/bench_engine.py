@@ -213,7 +213,7 @@ def widths(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def resnet(options: argparse.Namespace) -> list[dict[str, Any]]:
-    count, points, results = 256, 50, []
+    count, points, results = 128, 50, []
     x, y = torch.randn(count, 3, 32, 32), torch.randint(0, 10, (count,))
     data = batches(x, y, 128)
     for batch_norm in (False, True):
@@ -274,7 +274,7 @@ def derivative(options: argparse.Namespace) -> dict[str, Any]:
 def adaptive(options: argparse.Namespace) -> dict[str, Any]:
     from lerpscape.adaptive import interpolated
 
-    count = 2048
+    count = 6000
     x, y, what = images(count)
     data = batches(x, y)
     start = fully_connected(784, 1024, 1024, 10)

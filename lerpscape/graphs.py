@@ -7,7 +7,7 @@ weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_T
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,13 +20,13 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape import duals
+from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
 # Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
-Linear: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 # Products per output below which computing a layer costs less than reading two stored results and mixing them.
 WORTH_SHARING = 64
@@ -50,10 +50,11 @@ class Shared:
     end: Tensor
     change: Tensor | None
 
-    def at(self, alpha: float) -> Tensor:
-        """The layer's result at α, a dual tensor where there is a derivative."""
-        mixed = torch.lerp(self.start, self.end, alpha)
-        return mixed if self.change is None else duals.dual(mixed, self.change)
+    def at(self, alpha: float, into: Tensor | None) -> Tensor:
+        """The layer's result at α, a dual tensor where there is a derivative; written `into` a tensor if given."""
+        if self.change is not None:
+            return duals.dual(torch.lerp(self.start, self.end, alpha), self.change)
+        return torch.lerp(self.start, self.end, alpha, out=into)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Graph:
         self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
-        self.linear: Linear = F.linear
+        self.buffers = Buffers()
         self._watched: list[Step] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
@@ -116,11 +117,17 @@ class Graph:
         return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
     def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
-        """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics."""
+        """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics.
+
+        Only then may several runs be under way: without, each writes over the results of the one before.
+        """
         known: Values = {}
+        reuse = not estimate
         for node in self._nodes:
             if node in ready:
-                value = ready[node].at(alpha) if isinstance(ready[node], Shared) else ready[node]
+                value = ready[node]
+                if isinstance(value, Shared):
+                    value = value.at(alpha, self.buffers.at(node, value.start.shape, value.start) if reuse else None)
                 known[node] = value.clone() if node in self._written else value
             elif node in self.given or node in self._absorbed or node.op == "placeholder":
                 continue
@@ -133,7 +140,7 @@ class Graph:
                 known[node] = self._normalised(node, inputs, moments, state)
                 del inputs
             else:
-                known[node] = self._operation(node, known, state)
+                known[node] = self._operation(node, known, state, reuse)
             if self._watched is not None:
                 held = {id(each): _bytes(each) for each in known.values() if isinstance(each, Tensor)}
                 self._watched.append(
@@ -165,7 +172,14 @@ class Graph:
         own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
         return self._operation(node, values | own, state)
 
-    def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
+    def _linear(self, node: fx.Node, inputs: Tensor, weight: Tensor, bias: Tensor | None, reuse: bool) -> Tensor:
+        parts = [each for each in (inputs, weight, bias) if each is not None]
+        if not reuse or inputs.dim() != 2 or len(parts) < 3 or any(duals.split(each)[1] is not None for each in parts):
+            return F.linear(inputs, weight, bias)
+        into = self.buffers.at(node, torch.Size((len(inputs), len(weight))), inputs)
+        return torch.addmm(parts[2], inputs, weight.t(), out=into)
+
+    def _operation(self, node: fx.Node, known: Values, state: Params, reuse: bool = False) -> Any:
         arguments: Any = fx.map_arg(node.args, known.__getitem__)
         options: Any = fx.map_arg(node.kwargs, known.__getitem__)
         if node.op == "get_attr":
@@ -182,7 +196,7 @@ class Graph:
         module = self._modules[str(node.target)]
         own = {short: state[name] for short, name in self._own(node).items() if name in state}
         if type(module) is nn.Linear:
-            return self.linear(arguments[0], own["weight"], own.get("bias"))
+            return self._linear(node, arguments[0], own["weight"], own.get("bias"), reuse)
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
             shape: Any = module.stride, module.padding, module.dilation, module.groups
             return F.conv2d(arguments[0], own["weight"], own.get("bias"), *shape)

@@ -114,7 +114,13 @@ class GraphPlan:
             else:
                 outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
             found = zip(ready, outputs, strict=True)
-            return _row([_part(self._loss, output, each.targets, each.examples) for each, output in found])
+            return _row([self._kept(_part(self._loss, out, each.targets, each.examples)) for each, out in found])
+
+    def _kept(self, part: Part) -> Part:
+        """The numbers of a batch in memory of their own: a loss may give a part of the network's output as it is."""
+        values, right = (each.clone() if each is not None and self.graph.buffers.hold(each) else each for each in part)
+        assert values is not None
+        return values, right
 
     def _laid_out(self, tensors: Params) -> Params:
         """Weights of convolutions with channels last, as their inputs are: it saves turning them at every call."""

@@ -253,7 +253,7 @@ def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
     start, end = ends(plain)
     line = ls.Line(start, end)
     expected = by_module(monkeypatch, start, line, DATA)
-    monkeypatch.setattr(Shared, "at", lambda shared, alpha: torch.lerp(shared.start, shared.end, 1.001 * alpha))
+    monkeypatch.setattr(Shared, "at", lambda shared, alpha, into: torch.lerp(shared.start, shared.end, 1.001 * alpha))
     found = ls.profile(start, line, DATA, derivative=False)
     assert "differ from it (losses off by" in found.how["plan"]
     assert (found.loss == expected.loss).all()
@@ -384,3 +384,15 @@ def test_weights_that_outweigh_results_want_larger_batches() -> None:
         assert not isinstance(graph, str)
         rows[width] = choices.chosen(graph, sizes, 4, 4096).rows
     assert rows == {8: choices.FEWEST_ROWS, 2048: 2 * 4 * (2048**2 + 2048 + 20) // (1 << 20)}
+
+
+@pytest.mark.parametrize("build", [plain, lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 3))])
+def test_a_loss_that_is_a_part_of_the_output_is_kept(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of linear layers are written over those of the batch before."""
+    monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(choices, "MOST_ROWS", 4)
+    start, end = ends(build)
+    asked = {"loss": lambda outputs, targets: outputs[:, 0], "alphas": 7, "derivative": False}
+    found = ls.profile(start, ls.Line(start, end), DATA, **asked)
+    assert found.how["plan"].endswith("4 examples at a time")
+    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked))
