@@ -142,3 +142,10 @@ def test_counting_calls_disturbs_no_trace():
     ]
     assert bias_depths(model) == {"one.bias": 1, "two.bias": 2}
     assert model.calls == 0
+
+
+@pytest.mark.parametrize("run", [counting, with_numbers, another_buffer, reading_again])
+def test_a_trace_runs_as_the_module_does(run):
+    model, _, ((x, _),) = ends(run)
+    with torch.no_grad():
+        assert torch.equal(traced(model, "").module(x), copy.deepcopy(model)(x))
