@@ -4,7 +4,8 @@ usage: python benchmarks/bench_certify.py [--rounds N] [--workers N] [WORDS …]
 
 With words, only the cases whose name has one of them; other results are kept. Networks are trained on real images, on
 one thread: scikit-learn's digits, and MNIST and Fashion-MNIST where the environment variable LERPSCAPE_DATA names a
-folder that has them. Results go to benchmarks/results/certify.json.
+folder that has them. Results go to benchmarks/results/certify.json; CPU seconds are those of all threads, and tell more
+than the clock where the machine has other work (`load_average`).
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ def measured(
     x, y = data
     batches = list(zip(x.split(2000), y.split(2000), strict=True))
     policy = options.get("batch_norm")
-    seconds, each = [], []
+    seconds, of_cpu, each = [], [], []
     for _ in range(rounds):
+        before = time.process_time()
         found = ls.certify(model, line, batches, **{"budget": 600, "workers": workers} | options)
+        of_cpu.append(time.process_time() - before)
         seconds.append(found.seconds)
         began = time.perf_counter()
         ls.profile(model, line, batches, alphas=3, dtype=torch.float64, batch_norm=policy)
@@ -112,8 +115,11 @@ def measured(
         "narrowest": float(np.diff(found.edges).min()),
         "workers": workers,
         "median_seconds": took,
+        "median_cpu_seconds": round(statistics.median(of_cpu), 3),
         "seconds_range": [min(seconds), max(seconds)],
+        "cpu_seconds_range": [round(min(of_cpu), 3), round(max(of_cpu), 3)],
         "rounds": rounds,
+        "load_average": round(os.getloadavg()[0], 2),
         "float64_evaluations_with_derivative_it_equals": round(took / one, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),

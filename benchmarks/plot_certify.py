@@ -34,19 +34,19 @@ def series(rows: dict[str, Row], pattern: str, place: Callable[[str, Row], float
 
 
 def draw(ax: Axes, points: list[tuple[float, Row]], slope: float | None = None) -> None:
-    """Seconds with the range over rounds, how many intervals were enclosed, and what came of it."""
-    places, seconds = [x for x, _ in points], [row["median_seconds"] for _, row in points]
+    """CPU seconds with the range over rounds, how many intervals were enclosed, and what came of it."""
+    places, seconds = [x for x, _ in points], [row["median_cpu_seconds"] for _, row in points]
     ax.plot(places, seconds, color=COLOURS[0], linewidth=1)
     for x, row in points:
-        low, high = row["seconds_range"]
+        low, high = row["cpu_seconds_range"]
         ax.plot([x, x], [low, high], color=COLOURS[0], linewidth=3, alpha=0.5)
-        ax.plot(x, row["median_seconds"], MARKERS[row["verdict"]], color=COLOURS[0])
+        ax.plot(x, row["median_cpu_seconds"], MARKERS[row["verdict"]], color=COLOURS[0])
         where = {"textcoords": "offset points", "xytext": (0, 8), "ha": "center", "fontsize": 8, "color": INK}
-        ax.annotate(str(row["evaluations"]), (x, row["median_seconds"]), **where)
+        ax.annotate(str(row["evaluations"]), (x, row["median_cpu_seconds"]), **where)
     if slope is not None:
         line = [seconds[0] * (x / places[0]) ** slope for x in places]
         ax.plot(places, line, ":", color=INK, linewidth=1, label="in proportion")
-    ax.set(yscale="log", ylabel="seconds")
+    ax.set(yscale="log", ylabel="CPU seconds")
     ax.margins(y=0.25)
 
 
