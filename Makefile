@@ -29,7 +29,7 @@ test-all: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/installed-bench
-	for part in profile engine gauss certify; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done
+	for part in profile engine models gauss certify training; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

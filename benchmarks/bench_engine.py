@@ -2,11 +2,11 @@
 
 usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 6000]
 
-Parts: mlp, widths, resnet, derivative, adaptive, workers, memory; all of them without an argument. In each part
-every contender measures the same networks, examples and α in interleaved rounds in one process on one thread (but for
-workers); ratios are of the same round, and the median and the range over rounds are written. Images are MNIST's where
-LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are random. Each part is merged
-into benchmarks/results/engine.json with the machine's measured peak.
+Parts: mlp, large, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an argument. In
+each part every contender measures the same networks, examples and α in interleaved rounds in one process on one thread
+(but for workers); ratios are of the same round, and the median and the range over rounds are written. Images are
+MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are random. Each part
+is merged into benchmarks/results/engine.json with the machine's measured peak.
 """
 
 from __future__ import annotations
@@ -180,12 +180,40 @@ def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), pee
 REFERENCE = ("plain loop over tensors", losses)
 
 
+def large(options: argparse.Namespace) -> dict[str, Any]:
+    """All 60,000 images once, the libraries left out: a round takes minutes."""
+    whole = argparse.Namespace(**{**vars(options), "examples": 60_000, "rounds": min(options.rounds, 2)})
+    return mlp(whole, peers=False)
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and ratios of 784-256-256-10 as points, examples and layers become more."""
+    usual = {"points": 50, "examples": 3000, "layers": 2}
+    steps = {"points": (5, 10, 25, 50, 100, 200), "examples": (300, 1000, 3000, 10_000), "layers": (1, 2, 4, 8)}
+    found: dict[str, Any] = {}
+    for name, values in steps.items():
+        for value in values:
+            sizes = usual | {name: value}
+            x, y, _ = images(sizes["examples"])
+            data = batches(x, y)
+            start = fully_connected(784, *[256] * sizes["layers"], 10)
+            end = moved(start)
+            line, alphas = ls.Line(start, end), np.linspace(0, 1, sizes["points"])
+            ways: dict[str, Callable[[], Any]] = {
+                REFERENCE[0]: lambda s=start, e=end, d=data, a=alphas, n=sizes["examples"]: plain_loop(s, e, d, a, n),
+                "lerpscape": lambda s=start, w=line, d=data, a=alphas: ls.profile(s, w, d, alphas=a, derivative=False),
+            }
+            print(f"  {name} = {value}")
+            found.setdefault(name, {})[value] = interleaved(ways, options.rounds, *REFERENCE)
+    return {"network": "784-256-256-10", "otherwise": usual, "found": found}
+
+
 def widths(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [mlp(options, each, peers=False) for each in ((256, 256), (128,), (16,), (256,) * 4)]
 
 
 def resnet(options: argparse.Namespace) -> list[dict[str, Any]]:
-    count, points, results = 384, 12, []
+    count, points, results = 256, 50, []
     x, y = torch.randn(count, 3, 32, 32), torch.randint(0, 10, (count,))
     data = batches(x, y, 128)
     for batch_norm in (False, True):
@@ -325,7 +353,9 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "mlp": mlp,
+    "large": large,
     "widths": widths,
+    "growth": growth,
     "resnet": resnet,
     "derivative": derivative,
     "adaptive": adaptive,

@@ -1,18 +1,64 @@
-"""Where to measure next: points go where the curve is not yet predicted by its neighbours."""
+"""Where to measure next: points go where the curve is not yet predicted by its neighbours.
+
+A few examples are measured on a fine grid first, which costs about as much as all of them at one or two points. This
+scout shows where the curve bends; what the other examples add to it is smoother, and is watched at the points.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lerpscape.errors import three_parts
-from lerpscape.monotonicity import Floats
+from lerpscape.monotonicity import Floats, max_rise
 
-# Points to begin with: a bump wider than their distance leaves a trace in a value or a derivative.
-FIRST = 9
+# Points to begin with, with and without a scout.
+FIRST, FIRST_ALONE = 5, 9
+# Points and examples of a scout: one in so many, within bounds.
+SCOUTED = np.linspace(0.0, 1.0, 257)
+ONE_IN, FEWEST_SCOUTS, MOST_SCOUTS = 128, 16, 256
+# A few examples stand for all: what they show is taken for so much more.
+MARGIN = 1.5
 # Where the curve does not settle (kinks, noise), refining ends here; the result says so.
 MOST = 129
 # An error of fourth order falls to a sixteenth when an interval is halved; a quarter of that gain is trusted.
 TRUSTED_GAIN = 4.0
+
+
+@dataclass(frozen=True)
+class Scout:
+    """The mean loss of a few examples at `SCOUTED`, as a stand-in for the curve between the points measured."""
+
+    losses: Floats
+    examples: int
+
+    def at(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Losses and slopes at any α, between the points of the fine grid linear."""
+        slopes = np.gradient(self.losses, SCOUTED, edge_order=2)
+        return np.interp(alphas, SCOUTED, self.losses), np.interp(alphas, SCOUTED, slopes)
+
+    def errors(self, alphas: Floats, with_slopes: bool) -> tuple[Floats, Floats]:
+        """What interpolation from these points misses of the scout's curve inside each interval at most, and where."""
+        losses, slopes = self.at(alphas)
+        missed = np.abs(interpolated(alphas, losses, slopes if with_slopes else None, SCOUTED) - self.losses)
+        errors, places = np.zeros(len(alphas) - 1), (alphas[:-1] + alphas[1:]) / 2
+        for i in range(len(errors)):
+            inside = np.flatnonzero((alphas[i] < SCOUTED) & (alphas[i + 1] > SCOUTED))
+            if len(inside):
+                worst = inside[missed[inside].argmax()]
+                errors[i], places[i] = missed[worst], SCOUTED[worst]
+        return errors, places
+
+
+def scouts(examples: int) -> int:
+    """How many of so many examples go ahead.
+
+    >>> scouts(10), scouts(60_000)
+    (10, 256)
+    """
+    return min(examples, max(FEWEST_SCOUTS, min(examples // ONE_IN, MOST_SCOUTS)))
 
 
 def interval_errors(alphas: Floats, losses: Floats, slopes: Floats | None) -> Floats:
@@ -42,10 +88,31 @@ def interval_errors(alphas: Floats, losses: Floats, slopes: Floats | None) -> Fl
     return errors
 
 
-def next_points(alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float) -> Floats:
-    """Midpoints of the intervals whose error exceeds `tolerance` times the range of the losses; none when settled.
+def curve_errors(alphas: Floats, losses: Floats, slopes: Floats | None, scout: Scout | None) -> tuple[Floats, Floats]:
+    """Estimated error of the interpolated curve inside each interval, and where it is the largest.
 
-    Only the larger half of the errors is refined at a time, as one new point settles several intervals.
+    With a scout: what interpolation misses of the scout's curve times `MARGIN`, and the `interval_errors` of the rest.
+
+    >>> grid = np.array([0.0, 0.5, 1.0])
+    >>> errors, places = curve_errors(grid, grid, None, Scout(np.exp(-(((SCOUTED - 0.75) / 0.02) ** 2)), 16))
+    >>> round(errors[1], 2), places[1]
+    (np.float64(1.5), np.float64(0.75))
+    """
+    if scout is None:
+        return interval_errors(alphas, losses, slopes), (alphas[:-1] + alphas[1:]) / 2
+    known, known_slopes = scout.at(alphas)
+    missed, places = scout.errors(alphas, slopes is not None)
+    rest = interval_errors(alphas, losses - known, None if slopes is None else slopes - known_slopes)
+    return MARGIN * missed + rest, np.where(missed >= rest, places, (alphas[:-1] + alphas[1:]) / 2)
+
+
+def next_points(
+    alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float, scout: Scout | None = None
+) -> Floats:
+    """New points, in the intervals whose error exceeds `tolerance` times the range of the losses; none when settled.
+
+    Only the larger half of the errors is refined at a time, as one new point settles several intervals. Last come the
+    ends of the largest rise of the interpolated curve, where the points by themselves do not show its height.
 
     Raises `ValueError` for a tolerance that is not positive.
 
@@ -59,11 +126,44 @@ def next_points(alphas: Floats, losses: Floats, slopes: Floats | None, tolerance
                 "a tolerance above 0, as a share of the range of the loss.", f"{tolerance!r}.", "1e-3 is usual."
             )
         )
-    errors = interval_errors(alphas, losses, slopes)
+    if not np.isfinite(losses).all():
+        return alphas[:0]
+    errors, places = curve_errors(alphas, losses, slopes, scout)
+    allowed = tolerance * float(np.ptp(losses))
+    wanted = (errors > allowed) & (errors >= errors.max() / 2) & (np.diff(alphas) > 1e-6)
+    found = places[wanted] if wanted.any() else _ends_of_the_rise(alphas, losses, slopes, allowed)
+    return found[: max(MOST - len(alphas), 0)]
+
+
+def reached(
+    alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float, scout: Scout | None
+) -> dict[str, Any]:
+    """What these points have come to, in plain numbers. The error is an estimate; only a certificate is a bound.
+
+    >>> reached(np.linspace(0, 1, 9), np.linspace(1, 0, 9), None, 1e-3, None)["settled"]
+    True
+    """
+    finite = bool(np.isfinite(losses).all())
+    error = float(curve_errors(alphas, losses, slopes, scout)[0].max()) if finite else float("nan")
     scale = float(np.ptp(losses))
-    wanted = (errors > tolerance * scale) & (errors >= errors.max() / 2) & (np.diff(alphas) > 1e-6)
-    middles: Floats = (alphas[:-1] + alphas[1:])[wanted] / 2
-    return middles[: max(MOST - len(alphas), 0)] if np.isfinite(losses).all() else middles[:0]
+    return {
+        "tolerance": tolerance,
+        "estimated_error": error,
+        "range": scale,
+        "settled": finite and error <= tolerance * scale,
+        "widest_interval": float(np.diff(alphas).max()),
+        "scouted": 0 if scout is None else scout.examples,
+    }
+
+
+def _ends_of_the_rise(alphas: Floats, losses: Floats, slopes: Floats | None, allowed: float) -> Floats:
+    """Where the largest rise of the interpolated curve begins and ends, if it is higher than the points show."""
+    curve = interpolated(alphas, losses, slopes, SCOUTED)
+    if max_rise(curve) <= max_rise(losses) + allowed:
+        return alphas[:0]
+    peak = int(np.argmax(curve - np.minimum.accumulate(curve)))
+    ends = SCOUTED[[int(np.argmin(curve[: peak + 1])), peak]]
+    return np.array([end for end in ends if np.abs(alphas - end).min() > 1e-6])
 
 
 def interpolated(alphas: Floats, losses: Floats, slopes: Floats | None, at: Floats) -> Floats:

@@ -255,8 +255,8 @@ class _Slopes:
             for i, alpha in enumerate(alphas):
                 for j, (only, held) in enumerate(parts.values()):
                     row = self.plan.row(alpha, placed, only=only, held=held)
-                    slopes[i, j] += row.slopes.sum() if row.moves else 0.0
-                losses[i] += row.losses.sum()
+                    slopes[i, j] += 0.0 if row.slopes is None else float(row.slopes.double().sum())
+                losses[i] += float(row.losses.double().sum())
             self.examples += len(row.losses)
         return losses / self.examples, slopes / self.examples
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -131,6 +132,24 @@ def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
                 pieces, size = [], 0
     if pieces:
         yield _together(pieces)
+
+
+def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """About `count` examples, evenly spread over batches that are `alike`, as one batch.
+
+    >>> inputs = torch.arange(6.0)[:, None]
+    >>> [found] = spread([batch_of((inputs[:4], inputs[:4])), batch_of((inputs[4:], inputs[4:]))], 3)
+    >>> found.inputs.flatten()
+    tensor([0., 2., 5.])
+    """
+    ends = list(accumulate(len(batch.inputs) for batch in batches))
+    places = torch.linspace(0, ends[-1] - 1, min(count, ends[-1]), dtype=torch.float64).round().long()
+    pieces = []
+    for batch, end in zip(batches, ends, strict=True):
+        first = end - len(batch.inputs)
+        rows = places[(places >= first) & (places < end)] - first
+        pieces.append(Batch(batch.inputs[rows], batch.targets[rows], len(rows)))
+    return [_together(pieces)]
 
 
 class Reader:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
-from lerpscape.adaptive import FIRST, next_points
+from lerpscape.adaptive import FIRST, FIRST_ALONE, SCOUTED, Scout, next_points, reached
 from lerpscape.batches import Reader
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 from lerpscape.partial import Partial
 from lerpscape.planning import Walk
 from lerpscape.shards import measured_by
-from lerpscape.sums import Row, Sums
+from lerpscape.sums import Row, Sums, in_float64
 
 
 def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tuple[Sums, str]:
@@ -36,7 +37,7 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
         for chunk in reader.chunks():
             for batch in chunk:
                 hasher.update(batch.digest())
-            if measured.workers > 1:
+            if measured.workers != 1:
                 weights = [group.progress for group in measured.groups(chunk)]
                 done = max(min(len(weights), sums.chunks - number), 0)
                 measured.done(sum(weights[:done]) * len(alphas))
@@ -71,13 +72,14 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
     return sums, hasher.hexdigest()[:12]
 
 
-def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Sums, str]:
+def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Sums, str, dict[str, Any]]:
     """Measure at points chosen one after the other until the curve is known to `tolerance` of its range.
 
-    The α in increasing order, sums over all data and a digest of the data. One loss for each example and α is held
-    in memory, as every pair of points has a covariance.
+    The α in increasing order, sums over all data, a digest of the data, and what was reached. One loss for each
+    example and α is held in memory, as every pair of points has a covariance.
     """
-    grid = np.linspace(0.0, 1.0, FIRST)
+    scout = _scout(measured, reader)
+    grid = np.linspace(0.0, 1.0, FIRST_ALONE if scout is None else FIRST)
     measured.choose(grid, reader.first, reader.complete)
     rows: dict[float, Row] = {}
     asked, data = grid, ""
@@ -86,13 +88,27 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
         rows |= dict(zip(asked.tolist(), found, strict=True))
         grid = np.array(sorted(rows))
         _check_same_examples(list(rows.values()))
-        losses = np.array([rows[alpha].losses.mean() for alpha in grid])
-        slopes = np.array([rows[alpha].slopes.mean() for alpha in grid]) if measured.derivative else None
-        asked = next_points(grid, losses, slopes, tolerance)
+        losses = np.array([float(rows[alpha].losses.double().mean()) for alpha in grid])
+        moving = [each.slopes for each in (rows[alpha] for alpha in grid) if each.slopes is not None]
+        slopes = np.array([float(each.double().mean()) for each in moving]) if moving else None
+        asked = next_points(grid, losses, slopes, tolerance, scout)
     sums = Sums(len(grid))
     sums.rows = [rows[alpha] for alpha in grid.tolist()]
     sums.close_chunk()
-    return grid, sums, data
+    return grid, sums, data, reached(grid, losses, slopes, tolerance, scout)
+
+
+def _scout(measured: Walk, reader: Reader) -> Scout | None:
+    """A few examples' mean loss on a fine grid; None where it is not finite or they cannot leave their batches."""
+    ahead = measured.ahead(reader.first)
+    if ahead is None:
+        return None
+    few, data = ahead
+    few.choose(SCOUTED, data.first, data.complete)
+    rows, _ = _rows(few, SCOUTED, data)
+    each = in_float64([row.losses for row in rows])
+    losses = each.mean(axis=1)
+    return Scout(losses, each.shape[1]) if np.isfinite(losses).all() else None
 
 
 def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
@@ -102,7 +118,7 @@ def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], st
     for chunk in reader.chunks():
         for batch in chunk:
             hasher.update(batch.digest())
-        if measured.workers > 1:
+        if measured.workers != 1:
             for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=0):
                 measured.done(progress * len(alphas))
                 for part, row in zip(parts, rows, strict=True):

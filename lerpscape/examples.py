@@ -22,6 +22,7 @@ from lerpscape.per_example import ExampleCurves, classes_of
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.saving import versions
+from lerpscape.sums import in_float64
 
 
 def example_curves(
@@ -65,7 +66,7 @@ def example_curves(
             plan = ModulePlan(on_path, chosen, statistics, report, derivative=False)
             for chunk in reader.chunks():
                 placed = [batch.to(on_path.device, on_path.dtype) for batch in chunk]
-                rows.append(np.stack([plan.row(float(alpha), placed).losses for alpha in grid]))
+                rows.append(in_float64([plan.row(float(alpha), placed).losses for alpha in grid]))
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]
     return ExampleCurves(
         alphas=grid,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lerpscape.batches import Batch, Reader
 from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
-from lerpscape.functional import ModelOnPath
+from lerpscape.functional import ModelOnPath, seed
 from lerpscape.normalisation import Statistics
 
 
@@ -53,7 +53,7 @@ class Features:
 
         Raises `NonFiniteOutput` for NaN or inf.
         """
-        torch.manual_seed(0)  # a model that draws in evaluation mode draws the same at every α
+        seed(self.on_path.device)
         state = self.statistics.apply(self.on_path.at(alpha), alpha)
         parts: dict[str, list[Tensor]] = {}
         for batch in self.reader.batches():

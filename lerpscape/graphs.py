@@ -7,7 +7,8 @@ weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_T
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -53,6 +54,15 @@ class Shared:
         return mixed if self.change is None else duals.dual(mixed, self.change)
 
 
+@dataclass(frozen=True)
+class Step:
+    """Bytes of what one step made, of the largest result then held, and of all of them."""
+
+    made: int
+    largest: int
+    held: int
+
+
 class Graph:
     """A module whose operations are known, as `traced` finds it."""
 
@@ -68,9 +78,13 @@ class Graph:
         # of what a step may write over, others must have a copy
         self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
-        self.convolutions = any(isinstance(module, nn.Conv2d) for module in self._modules.values())
+        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
+        layers = self._modules.values()
+        self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
+        self.weights = sum(parameter.numel() for parameter in model.parameters())
+        self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.linear: Linear = F.linear
-        self._sizes: list[list[int]] | None = None
+        self._watched: list[Step] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
@@ -80,7 +94,7 @@ class Graph:
         """Names of the tensors that change what the operations behind the shared layers give."""
         found: set[str] = set()
         for node in self._nodes:
-            if node.op == "get_attr":
+            if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
             elif node.op == "call_module" and node not in self.shared:
                 found |= set(self._own(node).values())
@@ -95,8 +109,8 @@ class Graph:
             elif node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
-                ends = [self._operation(node, values, tensors) for tensors in (start, end)]
-                moving = self._operation(node, values, change) if change is not None else None
+                ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
+                moving = self._first_layer(node, values, change) if change is not None else None
                 values[node] = Shared(ends[0], ends[1], moving)
         return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
@@ -107,7 +121,7 @@ class Graph:
             if node in ready:
                 value = ready[node].at(alpha) if isinstance(ready[node], Shared) else ready[node]
                 known[node] = value.clone() if node in self._written else value
-            elif node in self.given or node.op == "placeholder":
+            elif node in self.given or node in self._absorbed or node.op == "placeholder":
                 continue
             elif node.op == "output":
                 return fx.map_arg(node.args[0], known.__getitem__)
@@ -119,9 +133,11 @@ class Graph:
                 del inputs
             else:
                 known[node] = self._operation(node, known, state)
-            if self._sizes is not None:
-                tensors = {id(each): each for each in known.values() if isinstance(each, Tensor)}
-                self._sizes.append([each.numel() * each.element_size() for each in tensors.values()])
+            if self._watched is not None:
+                held = {id(each): _bytes(each) for each in known.values() if isinstance(each, Tensor)}
+                self._watched.append(
+                    Step(held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
+                )
             for used in self._done_after.get(node, ()):
                 known.pop(used, None)
         raise AssertionError("a traced graph ends in its output")
@@ -134,23 +150,19 @@ class Graph:
             return end.value
         raise AssertionError("nothing was to be estimated")
 
-    def describe(self) -> str:
-        """What is gained by knowing the operations, in words."""
-        gains = ["first layer shared by all α"] if self.shared else []
-        gains += ["channels last"] if self.convolutions else []
-        return ", ".join(gains) or "traced operations"
-
-    def sizes(self, ready: Values, state: Params, alpha: float) -> tuple[int, int]:
-        """Bytes of the largest result on the way, and of all that are held at once at the worst moment."""
-        largest = held = 0
-        known = self._sizes = []
+    @contextmanager
+    def watched(self) -> Iterator[list[Step]]:
+        """While inside, what each step makes, and what is held then, goes into a list."""
+        found: list[Step] = []
+        self._watched = found
         try:
-            self.outputs(ready, state, alpha)
+            yield found
         finally:
-            self._sizes = None
-        for each in known:
-            largest, held = max(largest, *each, 0), max(held, sum(each))
-        return largest, held
+            self._watched = None
+
+    def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
+        own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
+        return self._operation(node, values | own, state)
 
     def _operation(self, node: fx.Node, known: Values, state: Params) -> Any:
         arguments: Any = fx.map_arg(node.args, known.__getitem__)
@@ -239,7 +251,13 @@ class Graph:
                 found.add(node)
         return found
 
+    def _is_tensor_of_model(self, node: Any) -> bool:
+        return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in self._constants
+
     def _is_first_layer(self, node: fx.Node) -> bool:
+        if node.op == "call_function" and node.target is F.linear:
+            first, *own = [*node.args, *node.kwargs.values()]
+            return first in self.given and all(each is None or self._is_tensor_of_model(each) for each in own)
         if node.op != "call_module" or not all(before in self.given for before in node.all_input_nodes):
             return False
         module = self._modules[str(node.target)]
@@ -248,6 +266,10 @@ class Graph:
         return (
             type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.weight[0].numel() >= WORTH_SHARING
         )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class _Tracer(fx.Tracer):

@@ -15,7 +15,7 @@ from lerpscape.batches import Batch, Data, Reader
 from lerpscape.checkpoints import Params
 from lerpscape.curvatures import Curvature
 from lerpscape.errors import NonFiniteLoss, three_parts
-from lerpscape.functional import ModelOnPath, forward_mode, undisturbed
+from lerpscape.functional import ModelOnPath, forward_mode, seed, undisturbed
 from lerpscape.losses import Loss, PerExample, find_loss, per_example_values
 from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
@@ -147,7 +147,7 @@ class _Hessian:
     def move_to(self, alpha: float) -> None:
         """Take the tensors, and the statistics of the policy, at α."""
         self._alpha = alpha
-        torch.manual_seed(0)  # a model that draws in evaluation mode draws the same at every α
+        seed(self.on_path.device)
         self._state = self.statistics.apply(self.on_path.at(alpha), alpha)
 
     def direction(self, alpha: float) -> Tensor:
@@ -170,7 +170,7 @@ class _Hessian:
             with torch.enable_grad(), forward_mode(self.on_path.model):
                 leaves = [self._state[name].detach().requires_grad_() for name in self.names]
                 state = self._state | dict(zip(self.names, leaves, strict=True))
-                torch.manual_seed(0)
+                seed(self.on_path.device)
                 value, count = self.statistics.call(self._module, state, placed)
                 gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
                 inner = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()

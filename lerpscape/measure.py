@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lerpscape.adaptive import interval_errors
 from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.batches import Data, Reader
 from lerpscape.engine import search, walk
@@ -47,7 +46,7 @@ def profile(
     dtype: torch.dtype | None = None,
     progress: Progress = None,
     label: str = "",
-    workers: int = 1,
+    workers: int | str = 1,
     partial: str | Path | None = None,
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -65,7 +64,8 @@ def profile(
     * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)` in batches.
-    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. The same numbers.
+    * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
+      `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
       Delete it when done.
 
@@ -103,12 +103,13 @@ def profile(
         check_workers(workers, on_path.device)
         policy = Statistics(on_path, batch_norm)
         total = len(reader) * (0 if grid is None else len(grid))
+        reached: dict[str, Any] | None = None
         with progress_bar(progress, total=total, what=f"profile {label}".strip()) as report:
             walker = Walk(
                 on_path, chosen, policy, report, derivative=derivative, probe=reader.first[0], workers=workers
             )
             if grid is None:
-                grid, sums, data_digest = search(walker, reader, tolerance)
+                grid, sums, data_digest, reached = search(walker, reader, tolerance)
             else:
                 named = _fingerprint(path, grid, chosen, policy, on_path, reader) if partial else ""
                 sums, data_digest = walk(walker, grid, reader, Partial(partial, named))
@@ -142,9 +143,7 @@ def profile(
             "largest_batch": max((batch.examples or 0) for batch in reader.first),
             "batch_norm": policy.describe(),
             "plan": walker.choice.describe(),
-            "adaptive": _reached(grid, sums.moments.mean, slope if walker.derivative else None, tolerance)
-            if isinstance(alphas, str)
-            else None,
+            "adaptive": reached,
             "device": str(on_path.device),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
             "threads": torch.get_num_threads() if workers == 1 else 1,
@@ -181,19 +180,6 @@ def alpha_grid(alphas: Alphas) -> Floats:
             )
         )
     return grid
-
-
-def _reached(grid: Floats, losses: Floats, slopes: Floats | None, tolerance: float) -> dict[str, Any]:
-    """What an adaptive grid has come to. The error is an estimate; only `certify()` excludes what no point shows."""
-    errors, scale = interval_errors(grid, losses, slopes), float(np.ptp(losses))
-    settled = bool(np.isfinite(losses).all()) and float(errors.max()) <= tolerance * scale
-    return {
-        "tolerance": tolerance,
-        "estimated_error": float(errors.max()),
-        "range": scale,
-        "settled": settled,
-        "widest_interval": float(np.diff(grid).max()),
-    }
 
 
 def _fingerprint(

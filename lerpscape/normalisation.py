@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape import duals
 from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
 from lerpscape.batches import Batch, Data, Reader
+from lerpscape.channel_moments import Exponential, PooledMoments
 from lerpscape.checkpoints import Params
 from lerpscape.errors import three_parts
 from lerpscape.functional import ModelOnPath, statistic
@@ -32,7 +32,7 @@ class Statistics:
     def __init__(self, on_path: ModelOnPath, policy: BatchNormPolicy | None) -> None:
         self._on_path = on_path
         self._layers = on_path.batch_norms
-        self._policy = policy if self._layers else None
+        self.policy = policy if self._layers else None
         if self._layers and policy is None:
             raise ValueError(
                 three_parts(
@@ -55,46 +55,50 @@ class Statistics:
         self._batches: list[Batch] | Reader = []
         self._order: tuple[str, ...] = ()
         self._estimated: dict[tuple[float, frozenset[str]], dict[str, tuple[Tensor, Tensor | None]]] = {}
-        # Exact statistics by a faster way than a pass for each layer, where the engine has one.
+        # Statistics at a state and an α by a faster way than hooks in the module, where the engine has one.
         self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
-        if isinstance(self._policy, Recalibrate):
-            reader = Reader(self._policy.data, "the data of Recalibrate")
+        if isinstance(self.policy, Recalibrate):
+            reader = Reader(self.policy.data, "the data of Recalibrate")
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
 
-    def exact_data(self) -> list[Batch] | None:
-        """The batches of exact recalibration, where that is the policy and they fit in memory."""
-        exact = isinstance(self._policy, Recalibrate) and not self._policy.pooled and self._policy.momentum is None
-        return self._batches if exact and not isinstance(self._batches, Reader) else None
+    def held_data(self) -> list[Batch] | None:
+        """The batches that exact or pooled statistics come from, where that is the policy and they fit in memory."""
+        wanted = isinstance(self.policy, Recalibrate) and self.policy.momentum is None
+        return self._batches if wanted and not isinstance(self._batches, Reader) else None
+
+    def pools(self) -> bool:
+        """Whether statistics are pooled over batches that are each normalised by their own on the way."""
+        return isinstance(self.policy, Recalibrate) and self.policy.pooled
 
     def on(self, data: Data) -> Statistics:
         """The same policy with other data to estimate statistics from, where it estimates any."""
-        policy = self._policy
+        policy = self.policy
         return Statistics(self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy)
 
     def estimates(self) -> bool:
         """Whether statistics are estimated anew at every α."""
-        return isinstance(self._policy, Recalibrate)
+        return isinstance(self.policy, Recalibrate)
 
     def by_batch(self) -> bool:
         """Whether the answer depends on how the examples are grouped into batches."""
-        return isinstance(self._policy, BatchStatistics)
+        return isinstance(self.policy, BatchStatistics)
 
     def describe(self) -> str | None:
         """The policy in words; None for a model without batch norm."""
-        return self._policy.describe() if self._policy else None
+        return self.policy.describe() if self.policy else None
 
     def apply(self, state: Params, alpha: float) -> Params:
         """The tensors of the model at α with the policy's statistics in place; dual tensors stay dual.
 
         Statistics of an α and of the tensors that move are estimated once, however many chunks the data come in.
         """
-        if isinstance(self._policy, EndStatistics):
+        if isinstance(self.policy, EndStatistics):
             return state | {name: tensor.clone() for name, tensor in self._on_path.end_statistics().items()}
-        if not isinstance(self._policy, Recalibrate):
+        if not isinstance(self.policy, Recalibrate):
             return state
         key = alpha, frozenset(name for name, tensor in state.items() if duals.split(tensor)[1] is not None)
         if key not in self._estimated:
-            found = self._recalibrated(state, self._policy, alpha)
+            found = self._recalibrated(state, self.policy, alpha)
             self._estimated[key] = {name: duals.split(found[name]) for name in self._on_path.end_statistics()}
         kept = self._estimated[key].items()
         return state | {name: each if moves is None else duals.dual(each, moves) for name, (each, moves) in kept}
@@ -106,7 +110,7 @@ class Statistics:
         statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
         """
         if by_batch is None:
-            by_batch = isinstance(self._policy, BatchStatistics)
+            by_batch = isinstance(self.policy, BatchStatistics)
         state = dict(state)
         with ExitStack() as stack:
             for name, layer in self._layers.items():
@@ -128,7 +132,7 @@ class Statistics:
         Raises `ValueError` where a batch's own statistics cannot be held, as the layer keeps no running ones.
         """
         values = {name: duals.split(tensor)[0] for name, tensor in state.items()}
-        if not isinstance(self._policy, BatchStatistics):
+        if not isinstance(self.policy, BatchStatistics):
             fixed = self.apply(values, alpha)
             held = {name: fixed[name] for name in self._on_path.end_statistics()}
             found: list[Any] = self.call(module, state | held, batches)
@@ -151,19 +155,19 @@ class Statistics:
 
     def _recalibrated(self, state: Params, policy: Recalibrate, alpha: float) -> Params:
         if policy.momentum is not None:
-            averages = {name: _Exponential(policy.momentum) for name in self._layers}
+            averages = {name: Exponential(policy.momentum) for name in self._layers}
             for _ in range(policy.passes):
                 self._gather(state, averages, by_batch=True)
             return state | _as_statistics(averages, state)
+        if self.faster is not None:
+            for layer, moments in self.faster(state, alpha).items():
+                state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
+            return state
         single = not isinstance(self._batches, Reader) and len(self._batches) == 1
         if policy.pooled or single:
             pooled = {name: PooledMoments() for name in self._layers}
             self._gather(state, pooled, by_batch=True)
             return state | _as_statistics(pooled, state)
-        if self.faster is not None:
-            for layer, moments in self.faster(state, alpha).items():
-                state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
-            return state
         for layer in self._execution_order(state):
             exact = {layer: PooledMoments()}
             self._gather(state, exact, by_batch=False)
@@ -244,63 +248,6 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Batch) -> Any:
         return batch.call(self.model)
-
-
-class PooledMoments:
-    """Mean and biased variance per channel over everything added, in float64 (merged as in Chan et al. 1983)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
-
-    def add(self, values: Tensor) -> None:
-        """Take in the inputs of a layer, channels in dimension 1."""
-        count = values.numel() // values.shape[1]
-        variance, mean = _moments(values)
-        shift, total = mean - self.mean, self.count + count
-        self.squares = self.squares + variance * count + shift * shift * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of each channel."""
-        return torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count)
-
-
-class _Exponential:
-    """torch's running statistics: exponential average from mean 0 and variance 1, with unbiased batch variances."""
-
-    def __init__(self, momentum: float) -> None:
-        self.momentum = momentum
-        self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.variance: Tensor | float = 1.0
-
-    def add(self, values: Tensor) -> None:
-        self.count = values.numel() // values.shape[1]
-        variance, mean = _moments(values)
-        unbiased = variance * (self.count / max(self.count - 1, 1))
-        self.mean = (1 - self.momentum) * self.mean + self.momentum * mean
-        self.variance = (1 - self.momentum) * self.variance + self.momentum * unbiased
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        return torch.as_tensor(self.mean), torch.as_tensor(self.variance)
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Biased variance and mean of each channel (dimension 1), in float64.
-
-    Summed in the type of the values over short stretches, many channels abreast, and over these in float64: as exact
-    as converting every value first, and several times faster.
-    """
-    channels = values.shape[1]
-    rows = values.movedim(1, -1).reshape(-1, channels)
-    abreast = math.gcd(len(rows), max(1024 // channels, 1)) if len(rows) else 1
-    wide = rows.reshape(-1, abreast * channels)
-    mean = wide.mean(0).view(abreast, channels).double().mean(0)
-    squares = (wide - mean.to(values.dtype).repeat(abreast)).square().sum(0)
-    return squares.view(abreast, channels).double().sum(0) / len(rows), mean
 
 
 def _as_statistics(averages: dict[str, Any], state: Params) -> Params:

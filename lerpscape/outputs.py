@@ -16,7 +16,7 @@ from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics
 from lerpscape.batches import Batch
 from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
-from lerpscape.functional import ModelOnPath, forward_mode
+from lerpscape.functional import ModelOnPath, forward_mode, seed
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
@@ -122,7 +122,7 @@ class OutputsOnPath:
 
         A model that draws random numbers even in evaluation mode draws the same ones at every α.
         """
-        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
+        seed(self.on_path.device)
         if self.stack is not None and order:
             found = self.stack.derivatives(alpha, order, batches)
             for stack, batch in zip(found, batches, strict=True):

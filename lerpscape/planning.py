@@ -9,61 +9,30 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.batches import Batch, alike, divided
+from lerpscape.adaptive import scouts
+from lerpscape.batches import Batch, Reader, alike, divided, spread
+from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, Shared, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
-from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, tensors_at
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
 
-# Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
-CACHE_BYTES = 1 << 22
-# Bytes that the results shared by all α may take for the examples at work.
-READY_BYTES = 1 << 26
-MOST_ROWS = 4096
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 3
-FEWEST_ROWS = 16
-MOST_GROUP = 1 << 14
 # The graph is compared with the module on so many examples at this α.
-PROBE_ROWS = 64
+PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
-
-Exact: TypeAlias = Literal["", "pool", "whole"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A way to measure, and why.
-
-    `rows` examples are at work at once, `group` share the results that α does not change; `parts` is how many groups a
-    chunk is divided into where the module is called batch by batch.
-    """
-
-    graph: bool
-    why: str
-    rows: int = 0
-    group: int = 0
-    exact: Exact = ""
-    parts: int = 1
-
-    def describe(self) -> str:
-        """The way in words."""
-        if not self.graph:
-            return f"the module batch by batch: {self.why}"
-        exact = {"": "", "pool": ", exact statistics in one pass", "whole": ", exact statistics and losses in one pass"}
-        return f"{self.why}, {self.rows} examples at a time{exact[self.exact]}"
 
 
 class Group:
@@ -97,7 +66,7 @@ class Walk:
         *,
         derivative: bool,
         probe: Batch,
-        workers: int = 1,
+        workers: int | str = 1,
     ) -> None:
         self.on_path = on_path
         self.statistics = statistics
@@ -129,9 +98,14 @@ class Walk:
         else:
             self.choice = self._planned(graph, [self.place(batch) for batch in chunk], complete)
         if known is None:
-            self.choice = replace(self.choice, parts=self.workers)
+            self.choice = replace(self.choice, parts=self.workers if isinstance(self.workers, int) else 1)
         if self.choice.graph and isinstance(graph, Graph):
-            self._graph = self._graph_plan(graph, self.choice)
+            self._graph = self._graph_plan(graph, self.statistics, self.choice)
+        return self.plan
+
+    @property
+    def plan(self) -> str:
+        """The way that was chosen, to be kept and taken up again by `choose`."""
         return json.dumps(asdict(self.choice))
 
     def groups(self, chunk: list[Batch]) -> Iterator[Group]:
@@ -143,7 +117,7 @@ class Walk:
                 part = placed[first : first + size]
                 yield Group(part, len(part))
             return
-        rows = sum(len(batch.inputs) for batch in placed) if self.choice.exact == "whole" else self.choice.group
+        rows = sum(len(batch.inputs) for batch in placed) if self.choice.estimate == "whole" else self.choice.group
         for pieces, progress in _gathered(placed, rows):
             yield Group(pieces, progress, self._graph, self.choice.rows)
 
@@ -151,8 +125,9 @@ class Walk:
         """Measure a group at α."""
         if self._graph is None:
             return self._plain.row(alpha, group.batches)  # which tells of every batch
-        exact = alpha in (0.0, 1.0) and self.choice.exact != "whole"
-        row = self._quiet.row(alpha, group.batches) if exact else self._graph.row(alpha, group.ready)
+        # With statistics estimated anew, the ends are not the networks that were saved.
+        end = alpha in (0.0, 1.0) and not self.statistics.estimates()
+        row = self._quiet.row(alpha, group.batches) if end else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
 
@@ -163,6 +138,16 @@ class Walk:
         if whole:
             self._report(whole)
             self._owed -= whole
+
+    def ahead(self, chunk: list[Batch]) -> tuple[Walk, Reader] | None:
+        """A few examples to be measured before the others; None where batches cannot be divided anew."""
+        if self.statistics.by_batch() or not alike(chunk):
+            return None
+        few = spread(chunk, scouts(sum(len(batch.inputs) for batch in chunk)))
+        data = [(batch.inputs, batch.targets) for batch in few]
+        statistics = self.statistics.on(data)
+        walk = Walk(self.on_path, self.loss, statistics, lambda _: None, derivative=False, probe=few[0])
+        return walk, Reader(data)
 
     def be_silent(self) -> None:
         """Report no progress from now on: another process does."""
@@ -176,7 +161,7 @@ class Walk:
             )
         except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
             return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
-        if not row.moves:
+        if row.slopes is None:
             return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
         return None
 
@@ -197,56 +182,73 @@ class Walk:
         if isinstance(graph, str):
             return graph
         inside = int(np.sum((alphas != 0) & (alphas != 1)))
-        if graph.convolutions or self.statistics.exact_data() is not None:  # worth it at any number of points
+        if graph.convolution_weights or self.statistics.held_data() is not None:  # worth it at any number of points
             return graph
         if not graph.shared:
             return "no first layer is linear in the weights"
         return graph if inside >= FEWEST_POINTS else "there are too few points to share work"
 
-    def _graph_plan(self, graph: Graph, choice: Choice) -> GraphPlan:
+    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice) -> GraphPlan:
+        """The plan, with the statistics' faster way where it has one."""
         plan = GraphPlan(
-            graph, self.on_path, self.loss, self.statistics, derivative=self.derivative, whole=choice.exact == "whole"
+            graph,
+            self.on_path,
+            self.loss,
+            statistics,
+            derivative=self.derivative,
+            channels_last=choice.channels_last,
+            whole=choice.estimate == "whole",
         )
-        if choice.exact == "pool":
-            ready = [plan.ready(batch) for batch in divided(self.statistics.exact_data() or [], choice.rows)]
-            self.statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
+        data = statistics.held_data() or []
+        if choice.estimate == "exact":
+            ready = [plan.ready(batch) for batch in divided(data, choice.rows)]
+            statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
+        elif choice.estimate == "batches":
+            ready = [plan.ready(batch) for batch in data]
+            statistics.faster = lambda state, alpha: pooled_by_batch(graph, ready, state, alpha)
         return plan
 
     def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
         """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
         probe = _first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
-        trial = self.statistics.on([(batch.inputs, batch.targets) for batch in probe])
-        exact = trial.exact_data() is not None
-        plan = GraphPlan(graph, self.on_path, self.loss, trial, derivative=self.derivative, whole=exact)
-        plain = ModulePlan(self.on_path, self.loss, trial, lambda _: None, derivative=self.derivative)
-        expected = plain.row(PROBE_ALPHA, probe)
+        few = [(batch.inputs, batch.targets) for batch in probe]
+        estimate: Estimate = (
+            "" if self.statistics.held_data() is None else "batches" if self.statistics.pools() else "whole"
+        )
+        by_module = self.statistics.on(few)
+        trial = self.statistics.on(few) if estimate else by_module
+        plain = ModulePlan(self.on_path, self.loss, by_module, lambda _: None, derivative=self.derivative)
         try:
+            expected = plain.row(PROBE_ALPHA, probe)
+            last = graph.convolution_weights > 0
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            found = plan.row(PROBE_ALPHA, ready)
-            with tensors_at(self.on_path, PROBE_ALPHA, derivative=self.derivative) as state:
-                widest, most = graph.sizes(ready[0].values, state, PROBE_ALPHA)
+            with graph.watched() as steps:
+                found = plan.row(PROBE_ALPHA, ready)
         except Exception as error:  # whatever an operation may raise on batches of another size or layout
-            return Choice(False, f"its traced operations fail ({type(error).__name__})")
+            return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        examples = len(ready[0].targets)
-        held = sum(_bytes(value) for value in ready[0].values.values()) / examples
-        rows = int(np.clip(CACHE_BYTES * examples // max(widest, 1), FEWEST_ROWS, MOST_ROWS))
-        group = int(np.clip(READY_BYTES // max(held, 1), rows, MOST_GROUP))
-        return Choice(True, graph.describe(), rows, group, self._exact(most / examples, batches, complete))
+        shared = sum(_bytes(value) for each in ready for value in each.values.values()) / count
+        sizes = Sizes.of(steps, len(ready[0].targets), count, shared)
+        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        return replace(chosen(graph, sizes, width, examples), estimate=self._estimate(sizes, batches, complete))
 
-    def _exact(self, bytes_each: float, batches: list[Batch], complete: bool) -> Exact:
-        """Whether exact statistics can come from one pass over all data at once, and the losses with them."""
-        data = self.statistics.exact_data()
+    def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
+        """How the graph estimates statistics in the memory there is."""
+        data = self.statistics.held_data()
         if data is None or not alike(data):
             return ""
-        if bytes_each * sum(len(batch.inputs) for batch in data) > free_bytes() / 2:
+        count = sum(len(batch.inputs) for batch in data)
+        if self.statistics.pools():
+            return "batches" if sizes.shared * count <= free_bytes() / 4 else ""
+        if sizes.held * count > free_bytes() / 2:
             return ""
         same = complete and [batch.digest() for batch in data] == [batch.digest() for batch in batches]
-        return "whole" if same else "pool"
+        return "whole" if same else "exact"
 
 
 def free_bytes() -> int:
@@ -290,12 +292,16 @@ def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
         ("losses", found.losses, expected.losses),
         ("derivatives", found.slopes, expected.slopes),
     ):
-        if mine.shape != plain.shape or not np.array_equal(np.isfinite(mine), np.isfinite(plain)):
+        if mine is None or plain is None:
+            if mine is not plain:
+                return f"other {what}"
+            continue
+        finite = plain.isfinite()
+        if mine.shape != plain.shape or not mine.isfinite().equal(finite):
             return f"other {what}"
-        kept = np.isfinite(plain)
         # A kink within rounding gives a single example another derivative: they are compared together.
-        off = float(np.linalg.norm(mine[kept] - plain[kept]))
-        if off > tolerance * (1e-3 + float(np.linalg.norm(plain[kept]))) * (1 if what == "losses" else 16):
+        off = float((mine - plain)[finite].double().norm())
+        if off > tolerance * (1e-3 + float(plain[finite].double().norm())) * (1 if what == "losses" else 16):
             return f"{what} off by {off:.2g}"
     return None
 

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lerpscape import duals
 from lerpscape.batches import Batch
+from lerpscape.channel_moments import PooledMoments, moments
 from lerpscape.checkpoints import Params
-from lerpscape.functional import ModelOnPath, forward_mode, statistic
+from lerpscape.functional import ModelOnPath, forward_mode, seed, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
-from lerpscape.monotonicity import Floats
-from lerpscape.normalisation import PooledMoments, Statistics
+from lerpscape.normalisation import Statistics
 from lerpscape.sums import Row
 
 Report: TypeAlias = Callable[[int], None]
@@ -45,7 +44,7 @@ class ModulePlan:
         With `only`, derivatives are those of the named tensors' movement; with `held`, batch-norm statistics have the
         policy's values but do not move.
         """
-        torch.manual_seed(0)  # the caller's generators are put back by `undisturbed`
+        seed(self._on_path.device)
         with tensors_at(self._on_path, alpha, derivative=self._derivative, only=only) as state:
             if held:
                 return _row(self._statistics.call_held(self._pass, state, alpha, batches))
@@ -64,8 +63,9 @@ class Ready:
 class GraphPlan:
     """A module's operations along a line, on batches of the size that suits the machine.
 
-    With `whole`, exact batch-norm statistics and losses come from one pass over the data: all batches go through the
-    network together, from one batch-norm layer to the next.
+    With `channels_last`, images and weights of convolutions lie so. With `whole`, exact batch-norm statistics and the
+    losses come from one pass over the data: all batches go through the network together, from one batch-norm layer to
+    the next.
     """
 
     def __init__(
@@ -76,15 +76,17 @@ class GraphPlan:
         statistics: Statistics,
         *,
         derivative: bool,
+        channels_last: bool,
         whole: bool = False,
     ) -> None:
         self.graph = graph
         self.whole = whole
+        self._channels_last = channels_last
         self._loss = loss
         self._derivative = derivative
         self._on_path = on_path
         self._statistics = statistics
-        self._start, self._end = on_path.at(0.0), on_path.at(1.0)
+        self._start, self._end = self._laid_out(on_path.at(0.0)), self._laid_out(on_path.at(1.0))
         velocity = on_path.velocity(0.0)
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)
@@ -98,7 +100,7 @@ class GraphPlan:
     def ready(self, batch: Batch) -> Ready:
         """Compute what every α shares."""
         inputs = batch.inputs
-        if self.graph.convolutions and inputs.dim() == 4:
+        if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         values = self.graph.ready(inputs, self._start, self._end, self._change if self._derivative else None)
         return Ready(values, batch.targets, len(batch.inputs))
@@ -114,11 +116,19 @@ class GraphPlan:
             found = zip(ready, outputs, strict=True)
             return _row([_part(self._loss, output, each.targets, each.examples) for each, output in found])
 
+    def _laid_out(self, tensors: Params) -> Params:
+        """Weights of convolutions with channels last, as their inputs are: it saves turning them at every call."""
+        if not self._channels_last:
+            return tensors
+        last = torch.channels_last
+        return {k: each.contiguous(memory_format=last) if each.dim() == 4 else each for k, each in tensors.items()}
+
     @contextmanager
     def _tensors(self, alpha: float) -> Iterator[Params]:
         """The tensors that the operations need at α, those of `Line.at`; no others where there is no batch norm."""
         if self._on_path.batch_norms:
             with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
+                state = self._laid_out(state)
                 yield state if self.whole else self._statistics.apply(state, alpha)
             return
         nearer = self._start if alpha < 0.5 else self._end
@@ -152,6 +162,24 @@ def pooled(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> tup
             mean, variance = (each.to(kind) for each in gathered.result())
             sent = statistics[layer] = mean, variance
     return statistics, outputs
+
+
+def pooled_by_batch(graph: Graph, ready: list[Ready], state: Params, alpha: float) -> dict[str, Moments]:
+    """Statistics pooled over batches; on its way each batch is normalised by its own, as in training."""
+    gathered: dict[str, PooledMoments] = {}
+    for each in ready:
+        run = graph.run(each.values, state, alpha, estimate=True)
+        sent: Moments | None = None
+        for _ in range(graph.batch_norms):
+            layer, inputs = next(run) if sent is None else run.send(sent)
+            variance, mean = moments(inputs)
+            gathered.setdefault(layer, PooledMoments()).merge(inputs.numel() // inputs.shape[1], variance, mean)
+            sent = mean.to(inputs.dtype), variance.to(inputs.dtype)
+            del inputs
+        run.close()  # nothing behind the last layer is needed
+    kinds = {layer: state[statistic(layer, "mean")].dtype for layer in gathered}
+    results = {layer: each.result() for layer, each in gathered.items()}
+    return {layer: (mean.to(kinds[layer]), variance.to(kinds[layer])) for layer, (mean, variance) in results.items()}
 
 
 @contextmanager
@@ -199,13 +227,7 @@ def _row(parts: list[Part]) -> Row:
     losses, slopes = duals.split(torch.cat([values for values, _ in parts]))
     right = [correct for _, correct in parts if correct is not None]
     return Row(
-        losses=_float64(losses),
-        slopes=np.full(len(losses), np.nan) if slopes is None else _float64(slopes),
-        right=float(torch.cat(right).double().sum()) if right else float("nan"),
-        moves=slopes is not None,
+        losses.detach(),
+        None if slopes is None else slopes.detach(),
+        torch.cat(right).double().sum() if right else None,
     )
-
-
-def _float64(values: Tensor) -> Floats:
-    array: Floats = values.detach().double().cpu().numpy()
-    return array

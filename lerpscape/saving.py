@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +86,12 @@ def array(values: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what the numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("lerpscape", "torch", "numpy")}
+    return {"python": platform.python_version()} | {name: _version(name) for name in ("lerpscape", "torch", "numpy")}
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)  # reads files: longer than a small measurement
 
 
 def optional(package: str, extra: str) -> Any:

@@ -9,43 +9,54 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from lerpscape.batches import Batch
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
-from lerpscape.sums import Row
+from lerpscape.ray_cluster import is_address
+from lerpscape.remote_shards import measured_on
+from lerpscape.sums import Numbers, Row
 
 if TYPE_CHECKING:
     from lerpscape.planning import Walk
 
+# The group, the position of the α, and the row's numbers.
+Message: TypeAlias = tuple[int, int, Numbers]
 
-def check_workers(workers: int, device: torch.device) -> None:
-    """Make sure that the work can be divided among so many processes.
 
-    Raises `ValueError` for fewer than one, for a device that processes cannot share, and where there is no fork.
+def check_workers(workers: int | str, device: torch.device) -> None:
+    """Make sure that the work can be divided among so many processes, or on Ray.
+
+    Raises `ValueError` for fewer than one, for another word, for a device that processes cannot share, and where there
+    is no fork.
     """
+    if is_address(workers):
+        return
     possible = "fork" in multiprocessing.get_all_start_methods() and device.type == "cpu"
-    if workers < 1 or (workers > 1 and not possible):
+    if isinstance(workers, str) or workers < 1 or (workers > 1 and not possible):
         raise ValueError(
             three_parts(
-                "workers=1, or more on the CPU of a system whose processes can fork.",
-                f"workers={workers} on {device}.",
+                'workers=1, or more on the CPU of a system whose processes can fork; or "ray", "ray://host:port".',
+                f"workers={workers!r} on {device}.",
                 "Use workers=1; one process keeps a GPU busy.",
             )
         )
 
 
 def measured_by(
-    workers: int, measured: Walk, alphas: Floats, chunk: list[Batch], skip: int
+    workers: int | str, measured: Walk, alphas: Floats, chunk: list[Batch], skip: int
 ) -> Iterator[tuple[float, list[Row]]]:
     """The rows of each group after the first `skip`, in order, with the group's share of progress.
 
-    Processes take turns at groups of batches; or at α, where there are fewer groups than processes or where each α has
-    work of its own to do beside the batches, estimating batch-norm statistics.
+    Processes, or tasks on Ray, take turns at groups of batches; or at α, where there are fewer groups than processes or
+    where each α has work of its own to do beside the batches, estimating batch-norm statistics.
     """
+    if isinstance(workers, str):
+        yield from measured_on(workers, measured, alphas, chunk, skip)
+        return
     weights = [group.progress for group in measured.groups(chunk)][skip:]
     by_alpha = len(weights) < workers or measured.statistics.estimates()
     context = multiprocessing.get_context("fork")
@@ -69,8 +80,8 @@ def measured_by(
                 if message is None:
                     pipes.remove(pipe)
                     continue
-                number, position, row = message
-                found[number][position] = row
+                number, position, numbers = message
+                found[number][position] = Row.of(*numbers)
                 while delivered < len(weights) and len(found[delivered]) == len(alphas):
                     rows = found.pop(delivered)
                     yield weights[delivered], [rows[place] for place in range(len(alphas))]
@@ -81,10 +92,10 @@ def measured_by(
             process.join()
 
 
-def _received(pipe: Connection) -> tuple[int, int, Row] | None:
+def _received(pipe: Connection) -> Message | None:
     """What a process says: a row, None at its end; its exception is raised here."""
     try:
-        message: tuple[int, int, Row] | Exception | None = pipe.recv()
+        message: Message | Exception | None = pipe.recv()
     except EOFError:
         message = RuntimeError(
             three_parts(
@@ -117,7 +128,7 @@ def _work(
                 continue
             for position, alpha in enumerate(alphas):
                 if not by_alpha or position % workers == worker:
-                    pipe.send((number - skip, position, measured.at(float(alpha), group)))
+                    pipe.send((number - skip, position, measured.at(float(alpha), group).numbers()))
         pipe.send(None)
     except Exception as error:
         pipe.send(_sendable(error))

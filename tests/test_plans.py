@@ -14,10 +14,16 @@ from cases import batches, classes, generator, random, seeded, variants
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape import planning
+from lerpscape import choices, planning
+from lerpscape.batches import batch_of
+from lerpscape.channel_moments import moments
 from lerpscape.checksums import BLOCK, checksum
+from lerpscape.choices import Sizes
+from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.graphs import Shared, traced
-from lerpscape.normalisation import _moments
+from lerpscape.losses import NAMED
+from lerpscape.normalisation import Statistics
+from lerpscape.plans import GraphPlan, ModulePlan
 
 DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
 
@@ -56,6 +62,19 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
+class Functions(nn.Module):
+    """The first layer as a function of the module's tensors, its weights tied to the last layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(F.linear(0.5 * inputs.flatten(1), self.weight, bias=self.bias))
+        return self.last(torch.tanh(F.linear(hidden, self.weight)))
+
+
 class Mixes(nn.Module):
     """Subtracts the batch's own mean: the answer depends on who else is there."""
 
@@ -92,10 +111,10 @@ def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> 
     return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
 
 
-def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **choices: Any) -> ls.Profile:
+def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
     with monkeypatch.context() as patched:
         patched.setattr(planning, "traced", lambda model: "switched off")
-        found = ls.profile(*arguments, **choices)
+        found = ls.profile(*arguments, **asked)
     assert found.how["plan"] == "the module batch by batch: switched off"
     return found
 
@@ -112,21 +131,21 @@ def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 4096])
 @pytest.mark.parametrize("derivative", [False, True])
-@pytest.mark.parametrize("build", [plain, Flat, Overwrites])
+@pytest.mark.parametrize("build", [plain, Flat, Overwrites, Functions])
 def test_the_operations_measure_what_the_module_does(
     build: Any, derivative: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, end = ends(build)
     line = ls.Line(start, end)
-    monkeypatch.setattr(planning, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(planning, "MOST_ROWS", rows)
-    monkeypatch.setattr(planning, "MOST_GROUP", 2 * rows)
+    monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(choices, "MOST_ROWS", rows)
+    monkeypatch.setattr(choices, "MOST_GROUP", 2 * rows)
     for data in (DATA, [tuple(torch.cat(parts) for parts in zip(*DATA, strict=True))]):
         seen: list[tuple[int, int]] = []
-        choices = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
-        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **choices)
+        asked = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
+        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **asked)
         assert "first layer shared by all α" in found.how["plan"]
-        assert_same(found, by_module(monkeypatch, start, line, data, **choices))
+        assert_same(found, by_module(monkeypatch, start, line, data, **asked))
         assert seen == sorted(seen) and seen[-1] == (14 * len(data),) * 2
 
 
@@ -139,11 +158,11 @@ def test_convolutions_and_batch_norm_too(
     name: str, case: Any, policy: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, end = case.ends()
-    choices = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
-    found = ls.profile(start, ls.Line(start, end), case.data(), **choices)
+    asked = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
+    found = ls.profile(start, ls.Line(start, end), case.data(), **asked)
     assert "channels last" in found.how["plan"]
     assert ("losses in one pass" in found.how["plan"]) == (name == "cnn-recalibrate")
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **choices))
+    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **asked))
 
 
 def test_exact_statistics_of_other_data_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +186,7 @@ def test_without_the_memory_for_all_data_at_once_statistics_come_layer_by_layer(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("derivative", [False, True])
-@pytest.mark.parametrize("build", [plain, Flat])
+@pytest.mark.parametrize("build", [plain, Flat, Functions])
 def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, dtype: torch.dtype) -> None:
     start, end = ends(build, dtype)
     data = [(x.to(dtype), y) for x, y in DATA]
@@ -175,7 +194,7 @@ def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, 
     assert "first layer" in found.how["plan"]
     for position, model in ((0, start), (-1, end)):
         with torch.no_grad():
-            values = torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in data])
+            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
         assert found.loss[position] == float(values.double().numpy().mean())
 
 
@@ -192,7 +211,7 @@ def test_float32_differs_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> No
     ("build", "why"),
     [
         (Mixes, r"traced operations differ from it \(losses off by"),
-        (OneSize, r"traced operations fail \(RuntimeError\)"),
+        (OneSize, r"fails on batches of another size \(RuntimeError\)"),
         (Branches, r"torch.fx cannot trace it \(TraceError\)"),
     ],
 )
@@ -267,7 +286,7 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
 
     with pytest.raises(KeyboardInterrupt):
         ls.profile(start, line, data, alphas=9, partial=file, progress=stop)
-    monkeypatch.setattr(planning, "MOST_ROWS", 16)  # another machine, another cache
+    monkeypatch.setattr(choices, "MOST_ROWS", 16)  # another machine, another cache
     resumed = ls.profile(start, line, data, alphas=9, partial=file)
     assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
     assert resumed.how["plan"] == whole.how["plan"]
@@ -277,7 +296,7 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
 def test_moments_are_those_of_float64(shape: tuple[int, ...]) -> None:
     values = 5 + torch.randn(shape, generator=generator(0))
     values = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
-    variance, mean = _moments(values)
+    variance, mean = moments(values)
     wanted = torch.var_mean(values.double(), dim=[0, *range(2, len(shape))], correction=0)
     # float32 sums over at most a few thousand values
     torch.testing.assert_close(variance, wanted[0], rtol=2e-6, atol=1e-12)
@@ -308,3 +327,60 @@ def test_checksums_see_swaps_and_pairs_of_signs() -> None:
         turned = kept.copy()
         turned[[3, 10]] *= -1
         assert checksum(kept.tobytes()) != checksum(turned.tobytes())
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize("policy", [None, ls.InterpolateStatistics(), "exact", "pooled"])
+def test_nothing_waits_for_the_device_between_two_alphas(
+    policy: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On `meta` there are no values: whatever asks for one fails, as a transfer from a GPU would have to wait there."""
+    case = WITH_BATCH_NORM[0][1]
+    build, inputs = (plain, random(7, 2, 3, seed=1)) if policy is None else (case.build, random(7, 1, 4, 4, seed=1))
+    start, end = ends(build)
+    line = ls.Line(start, end)
+    start = start.to("meta")
+    data = [(inputs.to("meta"), classes(7, seed=2).to("meta"))]
+    if isinstance(policy, str):
+        policy = ls.Recalibrate(data, pooled=policy == "pooled")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "equal", lambda one, other: False)  # which tensors move cannot be seen on meta
+        on_path = ModelOnPath(start, line, torch.device("meta"), None)
+    statistics = Statistics(on_path, policy)
+    graph = traced(start)
+    assert not isinstance(graph, str)
+    batch = batch_of(data[0])
+    with undisturbed(start):
+        module = ModulePlan(on_path, NAMED["cross_entropy"], statistics, lambda _: None, derivative=derivative)
+        plan = GraphPlan(
+            graph, on_path, NAMED["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
+        )
+        ready = [plan.ready(batch)]
+        for alpha in (0.2, 0.7):
+            for row in (module.row(alpha, [batch]), plan.row(alpha, ready)):
+                assert row.losses.device.type == "meta" and row.losses.shape == (7,)
+                assert (row.slopes is not None) == derivative and row.right is not None
+
+
+def test_channels_go_last_where_results_outweigh_the_weights() -> None:
+    def choice(channels: int, side: int) -> str:
+        def build() -> nn.Module:
+            convolution = nn.Conv2d(channels, channels, 3, padding=1)
+            return nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(channels * side**2, 3))
+
+        start, end = ends(build)
+        data = [(random(16, channels, side, side, seed=1), classes(16, seed=2))]
+        return ls.profile(start, ls.Line(start, end), data, alphas=3).how["plan"]
+
+    assert "channels last" in choice(4, 16)  # 144 weights against 16 · 2048 results
+    assert "channels last" not in choice(32, 2)  # 9,216 weights against 16 · 256
+
+
+def test_weights_that_outweigh_results_want_larger_batches() -> None:
+    sizes = Sizes(largest=1 << 20, held=1 << 21, total=1 << 20, shared=1)
+    rows = {}
+    for width in (8, 2048):
+        graph = traced(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(width, width)))
+        assert not isinstance(graph, str)
+        rows[width] = choices.chosen(graph, sizes, 4, 4096).rows
+    assert rows == {8: choices.FEWEST_ROWS, 2048: 2 * 4 * (2048**2 + 2048 + 20) // (1 << 20)}

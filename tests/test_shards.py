@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,32 @@ def test_threads_of_the_caller_do_no_harm() -> None:
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(shared.loss, measured(CASES[0]).loss, rtol=1e-14)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray = pytest.importorskip("ray", reason='needs pip install "lerpscape[ray]"')
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn-pooled", "cnn-batch"])
+@pytest.mark.usefixtures("local_ray")
+def test_ray_gives_the_same_profile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lerpscape.batches.CHUNK_BYTES", 300 if name == "mlp" else 1 << 30)
+    case, policy = next((case, policy) for found, case, policy in VARIANTS if found == name)
+    seen: list[int] = []
+    alone = measured(case, policy)
+    shared = measured(case, policy, workers="ray", progress=lambda done, total: seen.append(done))
+    assert (shared.loss == alone.loss).all() and (shared.derivative == alone.derivative).all()
+    assert (shared.covariance == alone.covariance).all() and (shared.accuracy == alone.accuracy).all()
+    assert shared.how["workers"] == "ray" and shared.how["plan"] == alone.how["plan"]
+    assert seen[-1] == 5 * len(case.data())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_exception_on_ray_arrives_here() -> None:
+    with pytest.raises(ValueError, match="one target in"):
+        measured(CASES[0], loss="binary_cross_entropy", workers="ray", derivative=False)

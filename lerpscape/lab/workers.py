@@ -17,6 +17,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeAlias, TypeVar
 
 from lerpscape.errors import three_parts
+from lerpscape.ray_cluster import cluster, is_address
 from lerpscape.saving import optional
 
 Work = TypeVar("Work")
@@ -57,8 +58,8 @@ def spread(
         return ((item, task(item)) for item in items)
     if isinstance(workers, int) and workers > 1:
         return _processes(task, items, workers)
-    if workers == "ray" or (isinstance(workers, str) and workers.startswith("ray://")):
-        return _ray(task, items, None if workers == "ray" else workers, gpus)
+    if isinstance(workers, str) and is_address(workers):
+        return _ray(task, items, workers, gpus)
     if workers == "slurm":
         return _slurm(task, items)
     raise ValueError(
@@ -119,14 +120,9 @@ def _follow(sentinel: int) -> None:
 
 
 def _ray(
-    task: Callable[[Work], Outcome], items: Sequence[Work], address: str | None, gpus: float
+    task: Callable[[Work], Outcome], items: Sequence[Work], address: str, gpus: float
 ) -> Iterator[tuple[Work, Any]]:
-    ray = optional("ray", "ray")
-    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else Ray puts a print of its own into the caller's builtins
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
+    with cluster(address) as ray:
         # max_retries: a worker's death gives the item out again, on any machine; the store says where it stood.
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(task)
         waiting = {remote.remote(item): item for item in items}
@@ -140,9 +136,6 @@ def _ray(
                     yield item, Lost(ATTEMPTS, f"its worker died {ATTEMPTS} times ({type(death).__name__})")
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _slurm(task: Callable[[Work], Outcome], items: Sequence[Work]) -> Iterator[tuple[Work, Any]]:

@@ -1,0 +1,168 @@
+"""Every network of the laboratory: profile() against the loop that everybody writes, so that none is slower.
+
+usage: python benchmarks/bench_models.py [WORDS …] [--rounds 5]
+
+One thread, float32, random data of the usual shapes, 50 α (12 for convolutions); interleaved rounds, ratios of the
+same round. The loop measures the loss alone, `profile(derivative=False)` loss and accuracy. Networks with batch norm
+are measured with statistics on the line in both ways, and with statistics that each way estimates anew at every α from
+the same data: the loop by a pass in training mode before the one that measures (pooled over batches), `profile` by the
+same or exactly. With words, only the networks whose name has one of them; other results are kept. Written to
+benchmarks/results/models.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_engine import RESULTS, batches, interleaved, losses
+from networks import moved
+from torch import Tensor, nn
+
+import lerpscape as ls
+from lerpscape.lab.models import build
+
+IMAGE, PICTURE = (1, 28, 28), (3, 32, 32)
+# name: the model, its options, the shape of an example, outputs, examples, batch size
+NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] = {
+    "fully connected 256-256": ("fully_connected", {"widths": (256, 256)}, IMAGE, 10, 2048, 512),
+    "fully connected 16": ("fully_connected", {"widths": (16,)}, IMAGE, 10, 2048, 512),
+    "fully connected 256-256, tanh, batch norm": (
+        "fully_connected",
+        {"widths": (256, 256), "activation": "tanh", "batch_norm": True},
+        IMAGE,
+        10,
+        2048,
+        512,
+    ),
+    "fully connected 256-256, gelu, NTK": (
+        "fully_connected",
+        {"widths": (256, 256), "activation": "gelu", "parametrization": "ntk"},
+        IMAGE,
+        10,
+        2048,
+        512,
+    ),
+    "fully connected 256-256, groupsort, no bias": (
+        "fully_connected",
+        {"widths": (256, 256), "activation": "groupsort", "biases": "none"},
+        IMAGE,
+        10,
+        2048,
+        512,
+    ),
+    "autoencoder 512": ("autoencoder", {}, IMAGE, 784, 1024, 256),
+    "linear autoencoder": ("linear_autoencoder", {}, IMAGE, 784, 1024, 256),
+    "lenet": ("lenet", {}, IMAGE, 10, 2048, 128),
+    "lenet, batch norm": ("lenet", {"batch_norm": True}, IMAGE, 10, 2048, 128),
+    "alexnet": ("alexnet", {}, PICTURE, 10, 512, 64),
+    "vgg-16": ("vgg", {}, PICTURE, 10, 64, 32),
+    "vgg-16, batch norm": ("vgg", {"batch_norm": True}, PICTURE, 10, 64, 32),
+    "resnet-20, identity": ("resnet", {"norm": "identity"}, PICTURE, 10, 256, 128),
+    "resnet-20, residual scale": ("resnet", {"norm": "residual_scale"}, PICTURE, 10, 256, 128),
+    "resnet-20, fixup": ("resnet", {"norm": "fixup"}, PICTURE, 10, 256, 128),
+    "resnet-20, batch norm": ("resnet", {}, PICTURE, 10, 256, 128),
+    "lstm": ("lstm", {}, (), 1000, 128, 16),
+    "transformer": ("transformer", {}, (), 1000, 128, 16),
+}
+
+
+def made(name: str) -> tuple[nn.Module, nn.Module, list[tuple[Tensor, Tensor]], str, int]:
+    model, options, shape, outputs, count, size = NETWORKS[name]
+    start = build(model, inputs=shape, outputs=outputs, seed=0, **options).eval()
+    if not shape:
+        tokens = torch.randint(0, outputs, (count, 36))
+        return start, moved(start), batches(tokens[:, :-1], tokens[:, 1:], size), "cross_entropy", count
+    images = torch.randn(count, *shape)
+    targets = images.flatten(1) if "autoencoder" in model else torch.randint(0, outputs, (count,))
+    kind = "squared_error" if "autoencoder" in model else "cross_entropy"
+    return start, moved(start), batches(images, targets, size), kind, count
+
+
+def summed(kind: str, outputs: Tensor, targets: Tensor) -> float:
+    if kind == "squared_error":
+        return float(F.mse_loss(outputs, targets, reduction="sum"))
+    positions = targets[0].numel()
+    return float(F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")) / positions
+
+
+def loop(
+    start: nn.Module, end: nn.Module, data: list[tuple[Tensor, Tensor]], kind: str, alphas: Any, count: int, warm: bool
+) -> np.ndarray:
+    """Weights at α into the module, statistics from a pass in training mode where wanted, then the mean loss."""
+    model, found = deepcopy(start), []
+    first, last = start.state_dict(), end.state_dict()
+    with torch.no_grad():
+        for alpha in alphas:
+            moving = {k: torch.lerp(v, last[k], float(alpha)) for k, v in first.items() if v.is_floating_point()}
+            model.load_state_dict(first | moving)
+            if warm:
+                for module in model.modules():
+                    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                        module.reset_running_stats()
+                        module.momentum = None
+                model.train()
+                for inputs, _ in data:
+                    model(inputs)
+            model.eval()
+            found.append(sum(summed(kind, model(inputs), targets) for inputs, targets in data) / count)
+    return np.array(found)
+
+
+def compared(name: str, rounds: int) -> dict[str, Any]:
+    start, end, data, kind, count = made(name)
+    points = 50 if data[0][0].dim() == 2 or "connected" in name or "autoencoder" in name else 12
+    alphas, line = np.linspace(0, 1, points), ls.Line(start, end)
+    normalised = "norm" in name and "batch" in name
+
+    def ours(policy: Any) -> Callable[[], Any]:
+        return lambda: ls.profile(
+            start, line, data, loss=kind, alphas=points, derivative=False, batch_norm=policy, progress=False
+        )
+
+    plain = "the loop"
+    ways: dict[str, Callable[[], Any]] = {
+        plain: lambda: loop(start, end, data, kind, alphas, count, False),
+        "lerpscape": ours(ls.InterpolateStatistics() if normalised else None),
+    }
+    found = interleaved(ways, rounds, plain, losses)
+    if normalised:
+        plain = "the loop, a pass in training mode before each"
+        ways = {
+            plain: lambda: loop(start, end, data, kind, alphas, count, True),
+            "lerpscape, exact statistics": ours(ls.Recalibrate(data)),
+            "lerpscape, pooled statistics": ours(ls.Recalibrate(data, pooled=True)),
+        }
+        found |= interleaved(ways, rounds, plain, losses)
+    plan = ours(ls.InterpolateStatistics() if normalised else None)().how["plan"]
+    return {"examples": count, "points": points, "rounds": rounds, "plan": plan, "ways": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    out = RESULTS.with_name("models.json")
+    for name in NETWORKS:
+        if options.words and not any(word in name for word in options.words):
+            continue
+        print(name, flush=True)
+        row = compared(name, options.rounds)
+        kept = json.loads(out.read_text()) if out.exists() else {"what": __doc__}
+        kept[name] = row | {"torch": torch.__version__, "machine": platform.machine(), "threads": 1}
+        out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()
