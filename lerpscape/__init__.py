@@ -63,6 +63,8 @@ _ROOMS = {
     "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
     "reports": ("report",),
     "scaling": ("ScaleCurve", "ScaleInvariance", "scale_invariance"),
+    "sequential": ("sequential_verdict",),
+    "sequential_verdicts": ("SequentialVerdict",),
     "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
     "spheres": ("SphericalLine",),
     "statistics": ("RiseInterval", "rise_interval"),
@@ -131,6 +133,8 @@ if TYPE_CHECKING:
     from lerpscape.projections import Linearity, OutputPaths, linearity, output_paths
     from lerpscape.reports import report
     from lerpscape.scaling import ScaleCurve, ScaleInvariance, scale_invariance
+    from lerpscape.sequential import sequential_verdict
+    from lerpscape.sequential_verdicts import SequentialVerdict
     from lerpscape.similarity import FeatureLinearity, FeatureSimilarity, feature_linearity, feature_similarity
     from lerpscape.spheres import SphericalLine
     from lerpscape.statistics import RiseInterval, rise_interval

@@ -52,6 +52,14 @@ class Batch:
             return model(*self.inputs)
         return model(self.inputs)
 
+    def rows(self, positions: Tensor) -> Batch:
+        """Some examples of a batch whose tensors all have a row for each."""
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[positions.to(tensor.device)]
+
+        return Batch(_mapped(self.inputs, cut), _mapped(self.targets, cut), len(positions))
+
     def digest(self) -> bytes:
         """sha256 over the shapes and checksums of every tensor of the batch, in order."""
         hasher = hashlib.sha256()
@@ -128,10 +136,22 @@ def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
             pieces.append(Batch(batch.inputs[part], batch.targets[part], taken))
             done, size = done + taken, size + taken
             if size == rows:
-                yield _together(pieces)
+                yield joined(pieces)
                 pieces, size = [], 0
     if pieces:
-        yield _together(pieces)
+        yield joined(pieces)
+
+
+def joined(pieces: Sequence[Batch]) -> Batch:
+    """The examples of several batches as one; every tensor has a row for each example.
+
+    >>> joined([batch_of(({"ids": torch.ones(rows)}, torch.ones(rows))) for rows in (2, 1)])
+    Batch(inputs={'ids': tensor([1., 1., 1.])}, targets=tensor([1., 1., 1.]), examples=3)
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    inputs, targets = (_concatenated([getattr(piece, part) for piece in pieces]) for part in ("inputs", "targets"))
+    return Batch(inputs, targets, sum(piece.examples or 0 for piece in pieces))
 
 
 def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
@@ -149,7 +169,7 @@ def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
         first = end - len(batch.inputs)
         rows = places[(places >= first) & (places < end)] - first
         pieces.append(Batch(batch.inputs[rows], batch.targets[rows], len(rows)))
-    return [_together(pieces)]
+    return [joined(pieces)]
 
 
 class Reader:
@@ -248,11 +268,15 @@ class Reader:
         )
 
 
-def _together(pieces: list[Batch]) -> Batch:
-    if len(pieces) == 1:
-        return pieces[0]
-    inputs, targets = (torch.cat([getattr(piece, part) for piece in pieces]) for part in ("inputs", "targets"))
-    return Batch(inputs, targets, len(inputs))
+def _concatenated(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: _concatenated([value[key] for value in values]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(_concatenated(list(parts)) for parts in zip(*values, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(_concatenated(list(parts)) for parts in zip(*values, strict=True))
+    return torch.cat(values)
 
 
 def _mapped(value: Any, place: Callable[[Tensor], Tensor]) -> Any:

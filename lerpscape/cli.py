@@ -30,6 +30,7 @@ from lerpscape.commands.studies import (
     trajectory_command,
 )
 from lerpscape.commands.sweep import export_command, sweep_command, table_command
+from lerpscape.commands.verdict import verdict_command
 from lerpscape.errors import LerpscapeError
 
 DESCRIPTION = "What does the loss do on the straight line between two checkpoints?"
@@ -78,6 +79,11 @@ EXAMPLES = {
 """,
     "condition": """
   lerpscape condition init.pt final.pt --model nets:build --data loaders:train
+""",
+    "verdict": """
+  lerpscape verdict init.pt final.pt --model nets:build --data loaders:train --tolerance 0.01
+  lerpscape verdict init.pt final.pt --model nets:build --data loaders:train --tolerance 0.05 --confidence 0.999 \\
+      --plot looks.svg
 """,
     "certify": """
   lerpscape certify init.pt final.pt --model nets:build --data loaders:train
@@ -135,6 +141,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile_command,
     "gauss": gauss_command,
     "condition": condition_command,
+    "verdict": verdict_command,
     "certify": certify_command,
     "attribute": attribute_command,
     "examples": examples_command,

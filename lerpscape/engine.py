@@ -84,7 +84,7 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     rows: dict[float, Row] = {}
     asked, data = grid, ""
     while len(asked):
-        found, data = _rows(measured, asked, reader)
+        found, data = rows_of(measured, asked, reader)
         rows |= dict(zip(asked.tolist(), found, strict=True))
         grid = np.array(sorted(rows))
         _check_same_examples(list(rows.values()))
@@ -105,13 +105,13 @@ def _scout(measured: Walk, reader: Reader) -> Scout | None:
         return None
     few, data = ahead
     few.choose(SCOUTED, data.first, data.complete)
-    rows, _ = _rows(few, SCOUTED, data)
+    rows, _ = rows_of(few, SCOUTED, data)
     each = in_float64([row.losses for row in rows])
     losses = each.mean(axis=1)
     return Scout(losses, each.shape[1]) if np.isfinite(losses).all() else None
 
 
-def _rows(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
+def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
     """One row for each α with all examples of the data."""
     parts: list[list[Row]] = [[] for _ in alphas]
     hasher = hashlib.sha256()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -19,11 +19,9 @@ from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
+from lerpscape.planning import Walk
 from lerpscape.ray_cluster import cluster
 from lerpscape.sums import Numbers, Row
-
-if TYPE_CHECKING:
-    from lerpscape.planning import Walk
 
 # Groups and positions of α that a task measures, and what it found for each of both.
 Share: TypeAlias = tuple[list[int], list[int]]
@@ -48,8 +46,6 @@ class Job:
 
     def measured(self, share: Share) -> Found:
         """The rows of a share, on one thread."""
-        from lerpscape.planning import Walk
-
         torch.set_num_threads(1)
         numbers, positions = share
         with undisturbed(self.model):

@@ -9,19 +9,17 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from lerpscape.batches import Batch
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
+from lerpscape.planning import Walk
 from lerpscape.ray_cluster import is_address
 from lerpscape.remote_shards import measured_on
 from lerpscape.sums import Numbers, Row
-
-if TYPE_CHECKING:
-    from lerpscape.planning import Walk
 
 # The group, the position of the α, and the row's numbers.
 Message: TypeAlias = tuple[int, int, Numbers]

@@ -1,0 +1,39 @@
+"""Pictures of verdicts from a part of the data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from lerpscape.plots import COLOURS, INK, RISE_COLOUR, axes_or_new, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lerpscape.sequential_verdicts import SequentialVerdict
+
+
+def plot_looks(found: SequentialVerdict, ax: Axes | None = None) -> Axes:
+    """Draw the bracket of the largest rise at every look against the examples seen, with the tolerance."""
+    with style():
+        ax = axes_or_new(ax)
+        counts = [each.examples for each in found.looks]
+        lower, upper = ([getattr(each, end) for each in found.looks] for end in ("lower", "upper"))
+        ax.vlines(counts, lower, upper, color=COLOURS[0], linewidth=2, label="largest rise over all examples")
+        ax.plot(counts, lower, "_", counts, upper, "_", color=COLOURS[0], markersize=9)
+        ax.axhline(found.tolerance, color=RISE_COLOUR, linewidth=1.2, label="tolerance")
+        ax.axvline(found.of, color=INK, linewidth=0.8, linestyle=":", label="all examples")
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.set(xlabel="examples seen", ylabel=f"largest rise ({found.unit or 'loss'})")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return ax
+
+
+def sequential_figure(found: SequentialVerdict) -> Figure:
+    """A page with the looks that led to one verdict."""
+    with style():
+        figure = Figure(figsize=(5.8, 3.4), layout="constrained")
+        plot_looks(found, figure.subplots())
+    return figure
