@@ -178,7 +178,7 @@ def on_images(case: Callable[..., Case]) -> dict[str, Case]:
                 lambda: flat("fashion_mnist", 60_000), shape, activation, 0.1, 3, "sgd"
             )
     shape = (784, 256, 256, 10)
-    for epochs in (20, 60):
+    for epochs in (20, 60, 70):
         found[f"Fashion-MNIST 1,500 images 784-256-256-10 ReLU, Adam 0.01, {epochs} epochs"] = case(
             lambda: flat("fashion_mnist", 1500), shape, nn.ReLU, 0.01, epochs, "adam", gap=1.0
         )

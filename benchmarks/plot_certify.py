@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from lerpscape.plots import COLOURS, INK, save_figure, style
 
 Row = dict[str, Any]
+SECONDS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 MARKERS = {"monotonic": "o", "violated": "s", "undecided": "x"}
 
 
@@ -47,7 +48,10 @@ def draw(ax: Axes, points: list[tuple[float, Row]], slope: float | None = None) 
         line = [seconds[0] * (x / places[0]) ** slope for x in places]
         ax.plot(places, line, ":", color=INK, linewidth=1, label="in proportion")
     ax.set(yscale="log", ylabel="CPU seconds")
-    ax.margins(y=0.25)
+    ax.margins(x=0.08, y=0.25)
+    low, high = ax.get_ylim()
+    ax.set_yticks([tick for tick in SECONDS if low <= tick <= high])
+    ax.set_yticklabels([f"{tick:g}" for tick in ax.get_yticks()])
 
 
 def main() -> None:
