@@ -3,23 +3,25 @@
 usage: python benchmarks/bench_certify.py [--rounds N] [--workers N] [WORDS …]
 
 With words, only the cases whose name has one of them; other results are kept. Networks are trained on real images, on
-one thread: scikit-learn's digits, and Fashion-MNIST where the environment variable LERPSCAPE_DATA names a folder with
-FashionMNIST/raw. Results go to benchmarks/results/certify.json.
+one thread: scikit-learn's digits, and MNIST and Fashion-MNIST where the environment variable LERPSCAPE_DATA names a
+folder that has them. Results go to benchmarks/results/certify.json; CPU seconds are those of all threads, and tell more
+than the clock where the machine has other work (`load_average`).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import gzip
 import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +30,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.batch_norm import BatchNormPolicy
+from lerpscape.lab.data import load
+from lerpscape.lab.models.lenet import lenet
 
 Data = tuple[Tensor, Tensor]
+Case = Callable[[], tuple[nn.Module, ls.Line, Data, dict[str, Any]]]
 
 
 def digits() -> Data:
@@ -37,29 +43,29 @@ def digits() -> Data:
     return torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
 
 
-def fashion(examples: int) -> Data:
-    folder = Path(os.environ["LERPSCAPE_DATA"]) / "FashionMNIST" / "raw"
-
-    def read(name: str, offset: int) -> np.ndarray:
-        plain = folder / name
-        content = plain.read_bytes() if plain.exists() else gzip.decompress((folder / f"{name}.gz").read_bytes())
-        return np.frombuffer(content, np.uint8, offset=offset)
-
-    images = read("train-images-idx3-ubyte", 16).reshape(-1, 784)[:examples]
-    x = torch.tensor(images / 255.0, dtype=torch.float32)
-    labels = torch.tensor(read("train-labels-idx1-ubyte", 8)[:examples].astype(np.int64))
-    return (x - x.mean()) / x.std(), labels
+def images(name: str, examples: int) -> Data:
+    """The first training images of mnist or fashion_mnist, brought to mean 0 and deviation 1 together."""
+    train = load(name).train
+    x = train.inputs[:examples].float() / 255
+    return (x - x.mean()) / x.std(), train.targets[:examples]
 
 
-def trained(
-    data: Data, sizes: tuple[int, ...], activation: Callable[[], nn.Module], rate: float, epochs: int, name: str
-):
-    """A network and the line from its initialisation to what plain SGD or Adam makes of it."""
-    torch.manual_seed(0)
+def flat(name: str, examples: int) -> Data:
+    x, y = images(name, examples)
+    return x.flatten(1), y
+
+
+def dense(sizes: tuple[int, ...], activation: Callable[[], nn.Module]) -> nn.Module:
     layers: list[nn.Module] = []
     for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), activation()]
-    model = nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers[:-1])
+
+
+def trained(data: Data, build: Callable[[], nn.Module], rate: float, epochs: int, name: str):
+    """A network and the line from its initialisation to what plain SGD or Adam makes of it."""
+    torch.manual_seed(0)
+    model = build()
     start = copy.deepcopy(model.state_dict())
     optimizer = (torch.optim.Adam if name == "adam" else torch.optim.SGD)(model.parameters(), lr=rate)
     x, y = data
@@ -69,28 +75,31 @@ def trained(
             optimizer.zero_grad()
             F.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
-    return model, ls.Line(start, model)
+    return model.eval(), ls.Line(start, model)
 
 
-def pushed(model: nn.Module, line: ls.Line, by: float):
+def pushed(line: ls.Line, by: float) -> ls.Line:
     """The same line with its end pushed on beyond the trained network."""
-    return model, ls.Line(line.start.tensors, line.at(by))
+    return ls.Line(line.start.tensors, line.at(by))
 
 
 def measured(
-    name: str, model: nn.Module, line: ls.Line, data: Data, rounds: int, workers: int, gap: float
+    name: str, model: nn.Module, line: ls.Line, data: Data, options: dict[str, Any], rounds: int, workers: int
 ) -> dict[str, object]:
     x, y = data
     batches = list(zip(x.split(2000), y.split(2000), strict=True))
-    seconds, each = [], []
+    policy = options.get("batch_norm")
+    seconds, of_cpu, each = [], [], []
     for _ in range(rounds):
-        found = ls.certify(model, line, batches, budget=600, gap=gap, workers=workers)
+        before = time.process_time()
+        found = ls.certify(model, line, batches, **{"budget": 600, "workers": workers} | options)
+        of_cpu.append(time.process_time() - before)
         seconds.append(found.seconds)
         began = time.perf_counter()
-        ls.profile(model, line, batches, alphas=3, dtype=torch.float64)
+        ls.profile(model, line, batches, alphas=3, dtype=torch.float64, batch_norm=policy)
         each.append((time.perf_counter() - began) / 3)
     took, one = statistics.median(seconds), statistics.median(each)
-    profile = ls.profile(model, line, batches, alphas=201 if len(x) < 10_000 else 21)
+    profile = ls.profile(model, line, batches, alphas=201 if len(x) < 10_000 else 21, batch_norm=policy)
     row = {
         "examples": len(x),
         "distance": round(profile.distance, 2),
@@ -106,8 +115,11 @@ def measured(
         "narrowest": float(np.diff(found.edges).min()),
         "workers": workers,
         "median_seconds": took,
+        "median_cpu_seconds": round(statistics.median(of_cpu), 3),
         "seconds_range": [min(seconds), max(seconds)],
+        "cpu_seconds_range": [round(min(of_cpu), 3), round(max(of_cpu), 3)],
         "rounds": rounds,
+        "load_average": round(os.getloadavg()[0], 2),
         "float64_evaluations_with_derivative_it_equals": round(took / one, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -120,48 +132,72 @@ def measured(
     return row
 
 
-def cases() -> dict[str, Callable[[], tuple[nn.Module, ls.Line, Data, float]]]:
-    """Every case by name: model, line, data and the gap that is asked for."""
+def cases() -> dict[str, Case]:
+    """Every case by name: model, line, data and what is asked of certify()."""
 
-    def case(data, sizes, activation, rate, epochs, optimizer, by=1.0, gap=0.25):
+    def case(data, sizes, activation, rate, epochs, optimizer, by=1.0, only=None, **options):
+        """`by` pushes the end on; `only` so many of the examples learnt from are certified."""
+
         def made():
-            images = data()
-            model, line = trained(images, sizes, activation, rate, epochs, optimizer)
-            return *(pushed(model, line, by) if by != 1 else (model, line)), images, gap
+            learnt = data()
+            model, line = trained(learnt, lambda: dense(sizes, activation), rate, epochs, optimizer)
+            line = line if by == 1 else pushed(line, by)
+            return model, line, (learnt[0][:only], learnt[1][:only]), options
 
         return made
 
     small = (64, 128, 128, 10)
     found = {
-        "digits 64-128-128-10 ReLU, SGD 0.05": case(digits, small, nn.ReLU, 0.05, 20, "sgd"),
         "digits 64-128-128-10 tanh, SGD 0.1": case(digits, small, nn.Tanh, 0.1, 30, "sgd"),
         "digits 64-128-128-10 ReLU, Adam 0.01": case(digits, small, nn.ReLU, 0.01, 20, "adam"),
         "digits 64-128-128-10 ReLU, pushed to 4 times the distance": case(
             digits, small, nn.ReLU, 0.05, 20, "sgd", by=4.0
         ),
-        "digits 64-128-128-128-128-10 ReLU, SGD 0.05": case(digits, (64, *[128] * 4, 10), nn.ReLU, 0.05, 20, "sgd"),
-        "digits 64-512-512-10 ReLU, SGD 0.05": case(digits, (64, 512, 512, 10), nn.ReLU, 0.05, 20, "sgd"),
     }
+    for hidden in ([128], [128] * 2, [128] * 3, [128] * 4, [128] * 5, [32] * 2, [64] * 2, [256] * 2, [512] * 2):
+        shape = (64, *hidden, 10)
+        found[f"digits {'-'.join(map(str, shape))} ReLU, SGD 0.05"] = case(digits, shape, nn.ReLU, 0.05, 20, "sgd")
     for gap in (1.0, 0.5, 0.25, 0.1, 0.05):
         found[f"bracket: digits 64-128-128-10 ReLU, pushed to 4 times the distance, upper/lower {1 + gap:g}"] = case(
             digits, small, nn.ReLU, 0.05, 20, "sgd", by=4.0, gap=gap
         )
-    if "LERPSCAPE_DATA" in os.environ:
-        for width in (256, 1024):
-            shape = (784, width, width, 10)
-            text = f"784-{width}-{width}-10"
-            found[f"Fashion-MNIST 1,500 images {text} ReLU, SGD 0.1"] = case(
-                lambda: fashion(1500), shape, nn.ReLU, 0.1, 20, "sgd"
+    return found | (on_images(case) if "LERPSCAPE_DATA" in os.environ else {})
+
+
+def on_images(case: Callable[..., Case]) -> dict[str, Case]:
+    """The cases on MNIST and Fashion-MNIST."""
+    found = {}
+    for width in (256, 1024):
+        shape = (784, width, width, 10)
+        text = "-".join(map(str, shape))
+        found[f"Fashion-MNIST 1,500 images {text} ReLU, SGD 0.1"] = case(
+            lambda: flat("fashion_mnist", 1500), shape, nn.ReLU, 0.1, 20, "sgd"
+        )
+        for word, activation in (("ReLU", nn.ReLU), ("tanh", nn.Tanh)):
+            found[f"Fashion-MNIST 60,000 images {text} {word}, SGD 0.1, 3 epochs"] = case(
+                lambda: flat("fashion_mnist", 60_000), shape, activation, 0.1, 3, "sgd"
             )
-            for word, activation in (("ReLU", nn.ReLU), ("tanh", nn.Tanh)):
-                found[f"Fashion-MNIST 60,000 images {text} {word}, SGD 0.1, 3 epochs"] = case(
-                    lambda: fashion(60_000), shape, activation, 0.1, 3, "sgd"
-                )
-        for epochs in (20, 60):
-            found[f"Fashion-MNIST 1,500 images 784-256-256-10 ReLU, Adam 0.01, {epochs} epochs"] = case(
-                lambda: fashion(1500), (784, 256, 256, 10), nn.ReLU, 0.01, epochs, "adam", gap=1.0
-            )
+    shape = (784, 256, 256, 10)
+    for epochs in (20, 60, 70):
+        found[f"Fashion-MNIST 1,500 images 784-256-256-10 ReLU, Adam 0.01, {epochs} epochs"] = case(
+            lambda: flat("fashion_mnist", 1500), shape, nn.ReLU, 0.01, epochs, "adam", gap=1.0
+        )
+    for examples in (500, 1000, 2000, 4000, 8000):
+        found[f"data: Fashion-MNIST {examples:,} of 8,000 images 784-256-256-10 ReLU, SGD 0.1"] = case(
+            lambda: flat("fashion_mnist", 8000), shape, nn.ReLU, 0.1, 5, "sgd", only=examples
+        )
+    for examples in (50, 400):
+        for policy in (ls.InterpolateStatistics(), ls.EndStatistics()):
+            name = f"MNIST {examples} images LeNet with batch norm and max pooling, {type(policy).__name__}"
+            found[name] = partial(convolutional, examples, policy)
     return found
+
+
+def convolutional(examples: int, policy: BatchNormPolicy):
+    """LeNet-5 with batch norm after an epoch of MNIST, and some of the images it learnt from."""
+    learnt = images("mnist", 60_000)
+    model, line = trained(learnt, lambda: lenet((1, 28, 28), 10, batch_norm=True), 0.05, 1, "sgd")
+    return model, line, (learnt[0][:examples], learnt[1][:examples]), {"batch_norm": policy}
 
 
 def main() -> None:
@@ -176,9 +212,9 @@ def main() -> None:
     for name, make in cases().items():
         if asked.words and not any(word in name for word in asked.words):
             continue
-        model, line, data, gap = make()
+        model, line, data, options = make()
         rounds = asked.rounds if len(data[0]) < 10_000 else 1
-        row = measured(name, model, line, data, rounds, asked.workers, gap)
+        row = measured(name, model, line, data, options, rounds, asked.workers)
         result = json.loads(out.read_text()) if out.exists() else {}
         out.write_text(json.dumps(result | {"what": __doc__, name: row}, indent=1) + "\n")
     print(f"wrote {out.name}")

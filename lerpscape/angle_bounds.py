@@ -109,6 +109,7 @@ def certify_angles(
     with undisturbed(model), plain_products():
         reader = Reader(data)
         network = Network(ModelOnPath(model, line, torch.device("cpu"), torch.float64), batch_norm)
+        network.compare(one_tensor(reader.first[0]).inputs)
         with progress_bar(progress, total=len(reader), what="certify angles", unit="batch") as report:
             for batch in reader.batches():
                 for inputs in torch.split(one_tensor(batch).inputs, TOGETHER):

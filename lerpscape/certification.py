@@ -91,6 +91,7 @@ def certify(
         reader = Reader(data)
         on_path = ModelOnPath(model, line, torch.device("cpu"), torch.float64)
         network = Network(on_path, batch_norm)
+        network.compare(one_tensor(reader.first[0]).inputs)
         wish = _Wish(tolerance, gap, budget, began + seconds)
         grid = _rehearsed(network, rule, reader, wish)
         bounds = MeanBounds(network, rule, reader, workers)

@@ -25,7 +25,7 @@ def bias_depths(model: nn.Module) -> dict[str, int]:
     modules = dict(model.named_modules())
     depths: dict[fx.Node, int | None] = {}
     found: dict[str, int] = {}
-    for node in traced(model, _ADVICE).nodes:
+    for node in traced(model, _ADVICE).graph.nodes:
         if node.op == "placeholder":
             depths[node] = 0
             continue

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape import duals
 from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
+from lerpscape.overwriting import writes
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
@@ -37,9 +38,6 @@ PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "p
 
 RELU_FUNCTIONS = (F.relu, torch.relu)
 ADD_FUNCTIONS = (operator.add, torch.add)
-
-# x += y and the like
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Graph:
         self._model = model
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
         self.given = self._depend_on_data_alone()
-        self._written = {node.args[0] for node in self._nodes if self._writes(node)}
+        # of what a step may write over, others must have a copy
+        self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
         self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
         layers = self._modules.values()
@@ -232,15 +231,6 @@ class Graph:
 
     def _is_batch_norm(self, node: fx.Node) -> bool:
         return isinstance(self._modules[str(node.target)], _BatchNorm)
-
-    def _writes(self, node: fx.Node) -> bool:
-        """Whether a step may overwrite its first argument, of which others must then have a copy."""
-        if node.op == "call_module":
-            return bool(getattr(self._modules[str(node.target)], "inplace", False))
-        if node.op == "call_function":
-            switched = node.kwargs.get("inplace") or any(each is True for each in node.args)
-            return bool(switched) or node.target in IN_PLACE or getattr(node.target, "__name__", "").endswith("_")
-        return node.op == "call_method" and str(node.target).endswith("_")
 
     def _fresh(self, node: fx.Node) -> bool:
         """Whether a step's result is a new tensor that one other step uses, which may overwrite it.

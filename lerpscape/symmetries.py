@@ -73,14 +73,14 @@ def symmetry(model: nn.Module, inputs: Tensor) -> Symmetry:
     >>> found.sizes, [tie.name for tie in found.ties[0]]
     ((3,), ['0.weight', '0.bias', '2.weight'])
     """
-    graph = traced(model, _ADVICE)
+    trace = traced(model, _ADVICE)
     if inputs.is_floating_point():
         inputs = inputs.to(next((each.dtype for each in model.parameters() if each.is_floating_point()), inputs.dtype))
-    ShapeProp(fx.GraphModule(model, graph)).propagate(inputs)
+    ShapeProp(trace.module).propagate(inputs)
     follower = _Follower(model)
-    for node in graph.nodes:
+    for node in trace.graph.nodes:
         follower.follow(node)
-    return follower.found(graph)
+    return follower.found(trace.graph)
 
 
 @dataclass

@@ -1,22 +1,66 @@
-"""The operations of a module, as `torch.fx` finds them."""
+"""The operations of a module, as `torch.fx` finds them, and which of the module's own tensors they write to."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import fx, nn
 
 from lerpscape.errors import three_parts
+from lerpscape.overwriting import read_after_writing
 
 
-def traced(model: nn.Module, advice: str) -> fx.Graph:
-    """The graph of a module's forward, layers of torch.nn kept whole.
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what is done with buffers belongs to the operations, writing to them too
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The operations of a forward that its output depends on.
+
+    `module` runs them. It shares the parameters of the module that was traced; buffers and constants are its own.
+    `entangled` says, in words, why the forward is more than the results of its operations: it reads what an operation
+    has written over, or its output depends on a tensor of the module that it changes. It is empty for others, also
+    for those that only count their calls.
+    """
+
+    module: fx.GraphModule
+    entangled: str
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The operations in order."""
+        return self.module.graph
+
+
+def traced(model: nn.Module, advice: str) -> Trace:
+    """The operations of a module's forward, layers of torch.nn kept whole; nothing in the module changes.
 
     Raises `TypeError` with this advice for a module that cannot be traced.
 
-    >>> [node.op for node in traced(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "").nodes]
+    >>> [node.op for node in traced(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "").graph.nodes]
     ['placeholder', 'call_module', 'call_module', 'output']
     """
     try:
-        return fx.Tracer().trace(model)
+        # a copy, for a forward may write to its module while it is traced
+        double = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+        before = [(name, each, dict(each._buffers)) for name, each in double.named_modules()]
+        graph = _Tracer().trace(double)
+        written = set()
+        for path, each, buffers in before:
+            written |= {f"{path}.{name}".lstrip(".") for name in buffers if each._buffers[name] is not buffers[name]}
+            each._buffers.update(buffers)
+        modules = dict(double.named_modules())
+        entangled, in_place = read_after_writing(graph, modules)
+        module = fx.GraphModule(double, graph)
+        graph.eliminate_dead_code()
+        module.recompile()
+        changed = sorted((written | in_place) & _read(graph, modules))
+        if changed:
+            entangled = f"the output depends on {changed[0]!r}, which the forward changes"
+        return Trace(module, entangled)
     except Exception as error:  # whatever a forward() may raise when it is called with a proxy
         raise TypeError(
             three_parts(
@@ -25,3 +69,12 @@ def traced(model: nn.Module, advice: str) -> fx.Graph:
                 advice,
             )
         ) from error
+
+
+def _read(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the module's tensors that the operations use."""
+    found = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+        tensors = [*modules[name].named_parameters(), *modules[name].named_buffers()]
+        found |= {f"{name}.{own}" for own, _ in tensors}
+    return found

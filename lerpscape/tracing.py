@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx
+from torch.func import functional_call
 
 from lerpscape.affine_maps import Memory
 from lerpscape.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
@@ -19,6 +21,9 @@ from lerpscape.taylor_models import TaylorModel, constant
 from lerpscape.traces import traced
 
 Parameters = Mapping[str, Parameter]
+# The module is compared with its operations on so many examples at this α.
+PROBE = 16
+PROBE_ALPHA = 0.375
 
 
 class Network:
@@ -38,18 +43,33 @@ class Network:
                 )
             )
         self._on_path = on_path
-        self._model = on_path.model
-        named = [*on_path.model.named_parameters(), *on_path.model.named_buffers()]
+        self._model = model = on_path.model
+        named = [*model.named_parameters(), *model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
-        self._graph = traced(on_path.model, f"Write its forward with these operations: {supported()}.")
+        trace = traced(model, f"Write its forward with these operations: {supported()}.")
+        self._graph = trace.graph
         velocity = on_path.velocity(0.0)  # of a line: the same everywhere
         self._movements = {name: Movement(start, velocity.get(name)) for name, start in on_path.at(0.0).items()}
         self._movements |= {name: Movement(tensor, None) for name, tensor in self._fixed.items()}
+        every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        self._aliases = {name: self._names[id(tensor)] for name, tensor in every}
+        self._constants = {
+            name: operator.attrgetter(name)(trace.module).detach().double()
+            for name in {str(node.target) for node in self._graph.nodes if node.op == "get_attr"} - set(self._aliases)
+        }
         self._widest = 0
-        self._modules = dict(on_path.model.named_modules())
+        self._modules = dict(model.named_modules())
         for node in self._graph.nodes:
             self._check(node)
+        if trace.entangled:
+            raise TypeError(
+                three_parts(
+                    "a forward that is no more than the results of its operations.",
+                    f"{trace.entangled}.",
+                    "Write it without inplace=True there, and without changing the module's own tensors.",
+                )
+            )
 
     def parameters(self, alpha: float, reach: float) -> Parameters:
         """Every floating-point tensor of the module around α."""
@@ -74,7 +94,7 @@ class Network:
             if node.op == "placeholder":
                 known[node] = constant(inputs, reach)
             elif node.op == "get_attr":
-                known[node] = self._parameter(operator.attrgetter(node.target)(self._model), parameters)
+                known[node] = self._attribute(str(node.target), parameters, reach)
             elif node.op == "output":
                 return self._output(arguments[0], len(inputs))
             elif node.op == "call_module":
@@ -103,6 +123,36 @@ class Network:
         self.enclose(inputs, self.parameters(0.5, 0.0), 0.0)
         return self._widest
 
+    def compare(self, inputs: Tensor) -> None:
+        """Check on a few examples that the module gives what its operations say; hooks, say, may change what it does.
+
+        Raises `TypeError` where it does not.
+        """
+        inputs = inputs[:PROBE].double()
+        state = self._on_path.at(PROBE_ALPHA) | self._fixed
+        with torch.no_grad():
+            said = self.enclose(inputs, self.parameters(PROBE_ALPHA, 0.0), 0.0).value
+            given = functional_call(self._model, state, (inputs.clone(),))
+        # the module rounds as much as its operations do, and the remainder bounds that
+        room = 1e-12 * said.magnitude if said.remainder is None else 2 * said.remainder + 1e-12 * said.magnitude
+        apart = (given - said.centre).abs() if given.shape == said.centre.shape else torch.full_like(room, torch.inf)
+        if bool((apart > room).any()):
+            raise TypeError(
+                three_parts(
+                    "a module that does what torch.fx finds in its forward.",
+                    f"outputs {float(apart.max()):.3g} apart on the first examples.",
+                    "Remove its hooks, and let forward() depend on nothing but its input and the module's tensors.",
+                )
+            )
+
+    def _attribute(self, name: str, parameters: Parameters, reach: float) -> Parameter:
+        """A tensor of the module that is used outside a layer, or a constant of its forward."""
+        own = self._aliases.get(name)
+        if own is not None:
+            return parameters[own]
+        value = self._constants[name]
+        return Parameter(Movement(value, None), value, 0.0, reach)
+
     def _parameter(self, tensor: Tensor | None, parameters: Parameters) -> Any:
         return None if tensor is None else parameters[self._names[id(tensor)]]
 
@@ -113,6 +163,9 @@ class Network:
         elif node.op in ("call_function", "call_method"):
             known = node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
             what = f"operation {getattr(node.target, '__name__', node.target)!r}"
+        elif node.op == "get_attr" and str(node.target) in self._aliases:
+            tensor = self._movements[self._aliases[str(node.target)]].start
+            known, what = tensor.is_floating_point(), f"tensor {node.target!r} of type {tensor.dtype}"
         else:
             known, what = True, ""
         if sum(each.op == "placeholder" for each in self._graph.nodes) != 1:
