@@ -154,9 +154,10 @@ def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), pee
         "plain loop over tensors": lambda: plain_loop(start, end, data, alphas, count),
         "lerpscape": lambda: ls.profile(start, line, data, alphas=points, derivative=False),
     }
+    if count < 10_000:
+        ways["plain loop over a DataLoader"] = lambda: plain_loop(start, end, loader, alphas, count)
     if peers:
         ways |= libraries(start, end, x, y, points)
-        ways["plain loop over a DataLoader"] = lambda: plain_loop(start, end, loader, alphas, count)
     curves = interleaved(
         {name: way for name, way in ways.items() if "loss-landscapes" not in name}, options.rounds, *REFERENCE
     )

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader, alike, divided, spread
@@ -29,7 +29,7 @@ from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled
 from lerpscape.sums import Row
 
 # Points between the ends from which sharing work between them pays.
-FEWEST_POINTS = 3
+FEWEST_POINTS = 6
 # The graph is compared with the module on so many examples at this α.
 PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
@@ -178,15 +178,14 @@ class Walk:
             return "each batch is normalised by itself"
         if not alike(chunk):
             return "the batches are not pairs of tensors with a row for each example"
+        convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
+        always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
+        if not always and int(np.sum((alphas != 0) & (alphas != 1))) < FEWEST_POINTS:
+            return "there are too few points to share work"
         graph = traced(self.on_path.model)
-        if isinstance(graph, str):
+        if isinstance(graph, str) or graph.shared or always:
             return graph
-        inside = int(np.sum((alphas != 0) & (alphas != 1)))
-        if graph.convolution_weights or self.statistics.held_data() is not None:  # worth it at any number of points
-            return graph
-        if not graph.shared:
-            return "no first layer is linear in the weights"
-        return graph if inside >= FEWEST_POINTS else "there are too few points to share work"
+        return "no first layer is linear in the weights"
 
     def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice) -> GraphPlan:
         """The plan, with the statistics' faster way where it has one."""

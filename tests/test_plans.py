@@ -219,7 +219,7 @@ def test_what_cannot_be_traced_or_disagrees_is_measured_by_the_module(build: Any
     start, end = ends(build)
     before = deepcopy(start.state_dict())
     data = DATA[:4] if build is OneSize else DATA
-    found = ls.profile(start, ls.Line(start, end), data, alphas=6)
+    found = ls.profile(start, ls.Line(start, end), data, alphas=9)
     assert pytest.approx(found.loss, rel=1e-13) == [
         np.concatenate([each_loss(start, ls.Line(start, end).at(alpha), item) for item in data]).mean()
         for alpha in found.alphas
@@ -236,7 +236,7 @@ def each_loss(model: nn.Module, state: dict[str, Tensor], item: Any) -> Any:
 
 def test_tracing_leaves_what_a_model_counts_alone() -> None:
     start, end = ends(Counts)
-    found = ls.profile(start, ls.Line(start, end), DATA, alphas=6)
+    found = ls.profile(start, ls.Line(start, end), DATA, alphas=9)
     assert "first layer" in found.how["plan"] and float(start.calls) == 0.0
 
 
@@ -392,7 +392,7 @@ def test_a_loss_that_is_a_part_of_the_output_is_kept(build: Any, monkeypatch: py
     monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
     monkeypatch.setattr(choices, "MOST_ROWS", 4)
     start, end = ends(build)
-    asked = {"loss": lambda outputs, targets: outputs[:, 0], "alphas": 7, "derivative": False}
+    asked = {"loss": lambda outputs, targets: outputs[:, 0], "alphas": 9, "derivative": False}
     found = ls.profile(start, ls.Line(start, end), DATA, **asked)
     assert found.how["plan"].endswith("4 examples at a time")
     assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked))
