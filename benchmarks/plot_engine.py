@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lerpscape.plots import COLOURS, INK, save_figure, style
 
@@ -47,6 +48,8 @@ def grown(ax: Axes, found: dict[str, Ways], label: str) -> None:
         ax.plot([float(value) for value in found], seconds, "o-", color=colour, label=way, markersize=3 + index)
     ax.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds")
     ax.set_xticks([float(value) for value in found], [f"{int(value):,}" for value in found])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
 
 

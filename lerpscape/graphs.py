@@ -141,7 +141,8 @@ class Graph:
             else:
                 known[node] = self._operation(node, known, state, reuse)
             if self._watched is not None:
-                held = {id(each): _bytes(each) for each in known.values() if isinstance(each, Tensor)}
+                results = [each for made, each in known.items() if made.op != "get_attr" and isinstance(each, Tensor)]
+                held = {id(each): _bytes(each) for each in results}
                 self._watched.append(
                     Step(held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
                 )
