@@ -31,7 +31,8 @@ ROOMS = [
     if not each.name.startswith(("lerpscape.lab", "lerpscape.commands", "lerpscape.__main__"))
 ]
 CLASSES = {each for room in ROOMS for each in vars(room).values() if inspect.isclass(each)}
-KINDS = {each.__name__: each for each in CLASSES if issubclass(each, Result) and each is not Result}
+KINDS = {each.__name__: each for each in sorted(CLASSES, key=lambda each: each.__name__) if issubclass(each, Result)}
+del KINDS["Result"]
 MLP, REGRESSION, NORMED = CASES[0], CASES[1], CASES[3]
 
 
