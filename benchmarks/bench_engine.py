@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from loops import loop
 from networks import fully_connected, moved, residual
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -222,26 +224,9 @@ def resnet(options: argparse.Namespace) -> list[dict[str, Any]]:
         end = moved(start)
         line, alphas = ls.Line(start, end), np.linspace(0, 1, points)
 
-        def warm_up_and_evaluate() -> np.ndarray:
-            model, found = deepcopy(start), []  # noqa: B023
-            first, last = start.state_dict(), end.state_dict()  # noqa: B023
-            for alpha in alphas:  # noqa: B023
-                floating = {k: torch.lerp(v, last[k], float(alpha)) for k, v in first.items() if v.is_floating_point()}
-                with torch.no_grad():
-                    model.load_state_dict(first | floating)
-                    if batch_norm:  # noqa: B023
-                        for module in model.modules():
-                            if isinstance(module, nn.BatchNorm2d):
-                                module.reset_running_stats()
-                                module.momentum = None
-                        model.train()
-                        for inputs, _ in data:
-                            model(inputs)
-                    model.eval()
-                    found.append(sum(float(F.cross_entropy(model(a), b, reduction="sum")) for a, b in data) / count)
-            return np.array(found)
-
-        ways: dict[str, Callable[[], Any]] = {"module loop, NCHW": warm_up_and_evaluate}
+        ways: dict[str, Callable[[], Any]] = {
+            "module loop, NCHW": partial(loop, start, end, data, "cross_entropy", alphas, count, batch_norm)
+        }
         policies: dict[str, Any] = {"lerpscape": None}
         if batch_norm:
             policies = {
@@ -322,6 +307,7 @@ import resource, sys
 import torch
 from torch import nn
 import lerpscape as ls
+from loops import loop
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)

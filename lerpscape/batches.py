@@ -73,6 +73,22 @@ class Batch:
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors((self.inputs, self.targets)))
 
 
+class Caller(nn.Module):
+    """Calls a model on one batch, as a module, so that `functional_call` can set the model's tensors.
+
+    >>> Caller(nn.Identity())(batch_of((torch.ones(1), torch.zeros(1))))
+    tensor([1.])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Any:
+        """The model's output for the batch."""
+        return batch.call(self.model)
+
+
 def batch_of(item: Any) -> Batch:
     """Understand one item of the data as a batch.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lerpscape.batches import Batch, Reader
+from lerpscape.batches import Batch, Caller, Reader
 from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
 from lerpscape.functional import ModelOnPath, seed
@@ -90,16 +90,5 @@ class Features:
         with ExitStack() as stack:
             for name, module in self._modules.items():
                 stack.callback(module.register_forward_hook(watch(name)).remove)
-            self.statistics.call(_Caller(self.on_path.model), state, batch)
+            self.statistics.call(Caller(self.on_path.model), state, batch)
         return found
-
-
-class _Caller(nn.Module):
-    """Calls a model on one batch, so that `functional_call` can set its tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Any:
-        return batch.call(self.model)

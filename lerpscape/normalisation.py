@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape import duals
 from lerpscape.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
-from lerpscape.batches import Batch, Data, Reader
+from lerpscape.batches import Batch, Caller, Data, Reader
 from lerpscape.channel_moments import Exponential, PooledMoments
 from lerpscape.checkpoints import Params
 from lerpscape.errors import three_parts
@@ -191,7 +191,7 @@ class Statistics:
 
             return hook
 
-        caller = _Caller(self._on_path.model)
+        caller = Caller(self._on_path.model)
         with ExitStack() as stack:
             for name in into:
                 stack.callback(self._layers[name].register_forward_pre_hook(watch(name)).remove)
@@ -213,7 +213,7 @@ class Statistics:
                     called.append(name)
 
                 stack.callback(layer.register_forward_pre_hook(note).remove)
-            self.call(_Caller(self._on_path.model), state, next(iter(self._placed())), by_batch=False)
+            self.call(Caller(self._on_path.model), state, next(iter(self._placed())), by_batch=False)
         twice = next((name for name in called if called.count(name) > 1), None)
         if twice is not None:
             raise ValueError(
@@ -237,17 +237,6 @@ class Statistics:
 
 class _Reached(Exception):
     """The watched layer has its input; the rest of the network need not run."""
-
-
-class _Caller(nn.Module):
-    """Calls a model on one batch, so that `functional_call` can set its tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Any:
-        return batch.call(self.model)
 
 
 def _as_statistics(averages: dict[str, Any], state: Params) -> Params:

@@ -22,7 +22,7 @@ from lerpscape.measure import alpha_grid
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
-from lerpscape.planning import Walk
+from lerpscape.planning import PROBE_ALPHA, PROBE_ROWS, Walk
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.samples import Sample
@@ -30,10 +30,6 @@ from lerpscape.saving import versions
 from lerpscape.sequential_verdicts import SequentialVerdict
 from lerpscape.shards import check_workers
 from lerpscape.sums import in_float64
-
-# So many examples are measured in one batch and in two, at this α, to find out whether they see one another.
-PROBE = 16
-PROBE_ALPHA = 0.37
 
 
 def sequential_verdict(
@@ -102,7 +98,7 @@ def sequential_verdict(
         on_path = ModelOnPath(model, path, device, dtype)
         check_workers(workers, on_path.device)
         statistics = Statistics(on_path, batch_norm)
-        _check_alone(on_path, chosen, statistics, next(sample.batches(0, min(PROBE, len(sample)))))
+        _check_alone(on_path, chosen, statistics, next(sample.batches(0, min(PROBE_ROWS, len(sample)))))
         counts = schedule(first, min(budget or len(sample), len(sample)))
         guesses = sum(count < len(sample) for count in counts)
         error = (1 - confidence) / guesses if guesses else 0.0
