@@ -28,7 +28,8 @@ class Choice:
     """A way to measure, and why.
 
     `rows` examples are at work at once, images `channels_last` or not; `group` share the results that α does not
-    change; `parts` is how many groups a chunk is divided into where the module is called batch by batch.
+    change; `parts` is how many groups a chunk is divided into where the module is called batch by batch. With `sweep`,
+    the layer behind the first ReLU is kept up from one α to the next.
     """
 
     graph: bool
@@ -38,6 +39,7 @@ class Choice:
     group: int = 0
     estimate: Estimate = ""
     parts: int = 1
+    sweep: bool = False
 
     def describe(self) -> str:
         """The way in words."""
@@ -50,7 +52,8 @@ class Choice:
             "whole": ", exact statistics and losses in one pass",
         }
         layout = ", channels last" if self.channels_last else ""
-        return f"{self.why}{layout}, {self.rows} examples at a time{estimate[self.estimate]}"
+        sweep = ", the next one kept up from α to α" if self.sweep else ""
+        return f"{self.why}{sweep}{layout}, {self.rows} examples at a time{estimate[self.estimate]}"
 
 
 @dataclass(frozen=True)

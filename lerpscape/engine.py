@@ -79,7 +79,7 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     example and α is held in memory, as every pair of points has a covariance.
     """
     scout = _scout(measured, reader)
-    measured.choose(np.linspace(0.0, 1.0, FIRST_ALONE), reader.first, reader.complete)  # more will come
+    measured.choose(np.linspace(0.0, 1.0, FIRST_ALONE), reader.first, reader.complete, more=True)
     grid = np.linspace(0.0, 1.0, FIRST_ALONE if scout is None else FIRST)
     rows: dict[float, Row] = {}
     asked, data = grid, ""

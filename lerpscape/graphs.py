@@ -22,7 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape import duals
 from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
+from lerpscape.first_layers import Shared
+from lerpscape.monotonicity import Floats
 from lerpscape.overwriting import writes
+from lerpscape.switches import NextLayer, Sweep
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
@@ -41,27 +44,21 @@ ADD_FUNCTIONS = (operator.add, torch.add)
 
 
 @dataclass(frozen=True)
-class Shared:
-    """A first layer's results at both ends, and their derivative by α where it is wanted."""
-
-    start: Tensor
-    end: Tensor
-    change: Tensor | None
-
-    def at(self, alpha: float, into: Tensor | None) -> Tensor:
-        """The layer's result at α, a dual tensor where there is a derivative; written `into` a tensor if given."""
-        if self.change is not None:
-            return duals.dual(torch.lerp(self.start, self.end, alpha), self.change)
-        return torch.lerp(self.start, self.end, alpha, out=into)
-
-
-@dataclass(frozen=True)
 class Step:
     """Bytes of what one step made, of the largest result then held, and of all of them."""
 
     made: int
     largest: int
     held: int
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """A first linear layer, what stands between it and the next one (a ReLU), and that next one."""
+
+    first: fx.Node
+    between: tuple[fx.Node, ...]
+    layer: fx.Node
 
 
 class Graph:
@@ -79,6 +76,7 @@ class Graph:
         # of what a step may write over, others must have a copy
         self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
+        self.hinge = next((found for found in map(self._hinge, self.shared) if found is not None), None)
         self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
         layers = self._modules.values()
         self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
@@ -91,18 +89,42 @@ class Graph:
         for used, node in last.items():
             self._done_after.setdefault(node, []).append(used)
 
-    def needed(self) -> set[str]:
-        """Names of the tensors that change what the operations behind the shared layers give."""
+    def needed(self, *, sweeping: bool = False) -> set[str]:
+        """Names of the tensors that change what the operations behind the shared layers give; or behind the hinge."""
         found: set[str] = set()
         for node in self._nodes:
+            if sweeping and self.hinge and node is self.hinge.layer:
+                continue
             if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
             elif node.op == "call_module" and node not in self.shared:
                 found |= set(self._own(node).values())
         return found
 
-    def ready(self, inputs: Tensor, start: Params, end: Params, change: Params | None) -> Values:
-        """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given."""
+    def outputs_of(self, layer: fx.Node) -> int:
+        """How many outputs a linear layer has."""
+        return int(self._modules[str(layer.target)].out_features)  # type: ignore[arg-type]
+
+    def next_layer(self, start: Params, change: Params) -> NextLayer:
+        """The layer behind the hinge."""
+        assert self.hinge is not None
+        own = self._own(self.hinge.layer)
+        weight, bias = start[own["weight"]], start[own["bias"]] if "bias" in own else None
+        moved = change.get(own["weight"], torch.zeros_like(weight))
+        return NextLayer.of(weight, moved, bias, change.get(own.get("bias", "")))
+
+    def ready(
+        self,
+        inputs: Tensor,
+        start: Params,
+        end: Params,
+        change: Params | None,
+        sweeping: tuple[NextLayer, Floats] | None = None,
+    ) -> Values:
+        """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given.
+
+        With `sweeping`, the layer behind the hinge is kept up from one α to the next.
+        """
         values: Values = {}
         for node in self._nodes:
             if node.op == "placeholder":
@@ -113,6 +135,9 @@ class Graph:
                 ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
                 moving = self._first_layer(node, values, change) if change is not None else None
                 values[node] = Shared(ends[0], ends[1], moving)
+        if sweeping and self.hinge:
+            first: Shared = values[self.hinge.first]
+            values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping)}
         return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
     def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
@@ -122,11 +147,14 @@ class Graph:
         """
         known: Values = {}
         reuse = not estimate
+        swept = {self.hinge.first, *self.hinge.between} if self.hinge and self.hinge.layer in ready else ()
         for node in self._nodes:
+            if node in swept:
+                continue
             if node in ready:
                 value = ready[node]
-                if isinstance(value, Shared):
-                    value = value.at(alpha, self.buffers.at(node, value.start.shape, value.start) if reuse else None)
+                if isinstance(value, Shared | Sweep):
+                    value = value.at(alpha, self.buffers.at(node, value.shape, value.like) if reuse else None)
                 known[node] = value.clone() if node in self._written else value
             elif node in self.given or node in self._absorbed or node.op == "placeholder":
                 continue
@@ -265,6 +293,24 @@ class Graph:
             if target in known[node.op] and node.all_input_nodes:
                 found.add(node)
         return found
+
+    def _hinge(self, first: fx.Node) -> Hinge | None:
+        """What follows a first layer, if that is a ReLU and a linear layer and nothing else."""
+        kind = self._modules.get(str(first.target)) if first.op == "call_module" else None
+        if isinstance(kind, nn.Conv2d):
+            return None
+        node, between, bent = first, [], False
+        while len(node.users) == 1:
+            (node,) = node.users
+            module = self._modules[str(node.target)] if node.op == "call_module" else None
+            if bent and type(module) is nn.Linear:
+                return Hinge(first, tuple(between), node)
+            bends = type(module) is nn.ReLU or (node.op == "call_function" and node.target in RELU_FUNCTIONS)
+            if not bends and type(module) not in (nn.Identity, nn.Dropout):
+                return None
+            bent |= bends
+            between.append(node)
+        return None
 
     def _is_tensor_of_model(self, node: Any) -> bool:
         return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in self._constants

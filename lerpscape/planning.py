@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader, alike, divided, spread
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
+from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
-from lerpscape.graphs import Graph, Shared, traced
+from lerpscape.graphs import Graph, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
+from lerpscape.switches import Sweep, worth_sweeping
 
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 6
@@ -88,19 +90,25 @@ class Walk:
         """The batch on the device and in the dtype of the measurement."""
         return batch.to(self.on_path.device, self.on_path.dtype)
 
-    def choose(self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None) -> str:
-        """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep."""
+    def choose(
+        self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None, *, more: bool = False
+    ) -> str:
+        """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep.
+
+        With `more`, other α will be asked for, in any order.
+        """
         graph = self._known_graph(alphas, chunk)
         if known is not None:
             self.choice = Choice(**json.loads(known))
         elif isinstance(graph, str):
             self.choice = Choice(False, graph)
         else:
-            self.choice = self._planned(graph, [self.place(batch) for batch in chunk], complete)
+            placed = [self.place(batch) for batch in chunk]
+            self.choice = self._planned(graph, placed, complete, None if more else alphas)
         if known is None:
             self.choice = replace(self.choice, parts=self.workers if isinstance(self.workers, int) else 1)
         if self.choice.graph and isinstance(graph, Graph):
-            self._graph = self._graph_plan(graph, self.statistics, self.choice)
+            self._graph = self._graph_plan(graph, self.statistics, self.choice, alphas)
         return self.plan
 
     @property
@@ -187,7 +195,7 @@ class Walk:
             return graph
         return "no first layer is linear in the weights"
 
-    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice) -> GraphPlan:
+    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice, alphas: Floats) -> GraphPlan:
         """The plan, with the statistics' faster way where it has one."""
         plan = GraphPlan(
             graph,
@@ -197,6 +205,7 @@ class Walk:
             derivative=self.derivative,
             channels_last=choice.channels_last,
             whole=choice.estimate == "whole",
+            alphas=alphas if choice.sweep else None,
         )
         data = statistics.held_data() or []
         if choice.estimate == "exact":
@@ -207,8 +216,11 @@ class Walk:
             statistics.faster = lambda state, alpha: pooled_by_batch(graph, ready, state, alpha)
         return plan
 
-    def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
-        """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
+    def _planned(self, graph: Graph, batches: list[Batch], complete: bool, alphas: Floats | None) -> Choice:
+        """Sizes from what an example takes, if the graph agrees with the module on the first examples.
+
+        `alphas` where no others will be asked for.
+        """
         probe = _first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
@@ -221,7 +233,8 @@ class Walk:
         try:
             expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
+            probed = np.array([0.0, PROBE_ALPHA])
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate), probed)
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
             with graph.watched() as steps:
@@ -231,10 +244,30 @@ class Walk:
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
+        sweep = alphas is not None and self._may_sweep(graph, ready, len(alphas))
+        if sweep:
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=True), probed)
+            ready = [plan.ready(each) for each in probe]
+            sweep = _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None
         shared = sum(_bytes(value) for each in ready for value in each.values.values()) / count
         sizes = Sizes.of(steps, len(ready[0].targets), count, shared)
         examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
-        return replace(chosen(graph, sizes, width, examples), estimate=self._estimate(sizes, batches, complete))
+        choice = chosen(graph, sizes, width, examples)
+        return replace(choice, estimate=self._estimate(sizes, batches, complete), sweep=sweep)
+
+    def _may_sweep(self, graph: Graph, ready: list[Ready], points: int) -> bool:
+        """Whether the layer behind the first ReLU is to be kept up over so many increasing α.
+
+        Products are cheaper on a GPU, and in float64 torch adds up columns slowly.
+        """
+        if graph.hinge is None or graph.batch_norms or self.on_path.device.type != "cpu":
+            return False
+        first, outputs = ready[0].values[graph.hinge.first], graph.outputs_of(graph.hinge.layer)
+        return (
+            first.start.dim() == 2
+            and first.start.dtype == torch.float32
+            and worth_sweeping(first, outputs, points, derivative=self.derivative)
+        )
 
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is."""
@@ -305,6 +338,7 @@ def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
     return None
 
 
-def _bytes(value: Shared | Tensor | object) -> int:
-    parts = (value.start, value.end, value.change) if isinstance(value, Shared) else (value,)
-    return sum(each.numel() * each.element_size() for each in parts if isinstance(each, Tensor))
+def _bytes(value: Shared | Sweep | Tensor | object) -> int:
+    if isinstance(value, Shared | Sweep):
+        return value.elements * value.like.element_size()
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0

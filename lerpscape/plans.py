@@ -17,6 +17,7 @@ from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, seed, statistic
 from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, per_example_values
+from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.sums import Row
 
@@ -65,7 +66,7 @@ class GraphPlan:
 
     With `channels_last`, images and weights of convolutions lie so. With `whole`, exact batch-norm statistics and the
     losses come from one pass over the data: all batches go through the network together, from one batch-norm layer to
-    the next.
+    the next. With `alphas`, the layer behind the hinge sweeps over these.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class GraphPlan:
         derivative: bool,
         channels_last: bool,
         whole: bool = False,
+        alphas: Floats | None = None,
     ) -> None:
         self.graph = graph
         self.whole = whole
@@ -93,7 +95,8 @@ class GraphPlan:
             for name, tensor in self._start.items()
             if derivative and tensor.is_floating_point()
         }
-        needed = graph.needed()
+        self._sweeping = None if alphas is None else (graph.next_layer(self._start, velocity), alphas)
+        needed = graph.needed(sweeping=self._sweeping is not None)
         self._moving = [name for name in velocity if name in needed]
         self._still = needed - set(self._moving)
 
@@ -102,7 +105,8 @@ class GraphPlan:
         inputs = batch.inputs
         if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        values = self.graph.ready(inputs, self._start, self._end, self._change if self._derivative else None)
+        change = self._change if self._derivative else None
+        values = self.graph.ready(inputs, self._start, self._end, change, self._sweeping)
         return Ready(values, batch.targets, len(batch.inputs))
 
     def row(self, alpha: float, ready: list[Ready]) -> Row:
