@@ -23,6 +23,7 @@ from lerpscape import duals
 from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
 from lerpscape.first_layers import Shared
+from lerpscape.hinges import RELU_FUNCTIONS, hinge
 from lerpscape.monotonicity import Floats
 from lerpscape.overwriting import writes
 from lerpscape.switches import NextLayer, Sweep
@@ -39,7 +40,6 @@ PURE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d,
 PURE_FUNCTIONS = (torch.flatten, operator.getitem, getattr, operator.add, operator.sub, operator.mul, operator.truediv)
 PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "permute", "contiguous", "float")
 
-RELU_FUNCTIONS = (F.relu, torch.relu)
 ADD_FUNCTIONS = (operator.add, torch.add)
 
 
@@ -50,15 +50,6 @@ class Step:
     made: int
     largest: int
     held: int
-
-
-@dataclass(frozen=True)
-class Hinge:
-    """A first linear layer, what stands between it and the next one (a ReLU), and that next one."""
-
-    first: fx.Node
-    between: tuple[fx.Node, ...]
-    layer: fx.Node
 
 
 class Graph:
@@ -76,7 +67,7 @@ class Graph:
         # of what a step may write over, others must have a copy
         self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
         self.shared = [node for node in self._nodes if self._is_first_layer(node)]
-        self.hinge = next((found for found in map(self._hinge, self.shared) if found is not None), None)
+        self.hinge = next(filter(None, (hinge(node, self._modules) for node in self.shared)), None)
         self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
         layers = self._modules.values()
         self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
@@ -100,10 +91,6 @@ class Graph:
             elif node.op == "call_module" and node not in self.shared:
                 found |= set(self._own(node).values())
         return found
-
-    def outputs_of(self, layer: fx.Node) -> int:
-        """How many outputs a linear layer has."""
-        return int(self._modules[str(layer.target)].out_features)  # type: ignore[arg-type]
 
     def next_layer(self, start: Params, change: Params) -> NextLayer:
         """The layer behind the hinge."""
@@ -293,24 +280,6 @@ class Graph:
             if target in known[node.op] and node.all_input_nodes:
                 found.add(node)
         return found
-
-    def _hinge(self, first: fx.Node) -> Hinge | None:
-        """What follows a first layer, if that is a ReLU and a linear layer and nothing else."""
-        kind = self._modules.get(str(first.target)) if first.op == "call_module" else None
-        if isinstance(kind, nn.Conv2d):
-            return None
-        node, between, bent = first, [], False
-        while len(node.users) == 1:
-            (node,) = node.users
-            module = self._modules[str(node.target)] if node.op == "call_module" else None
-            if bent and type(module) is nn.Linear:
-                return Hinge(first, tuple(between), node)
-            bends = type(module) is nn.ReLU or (node.op == "call_function" and node.target in RELU_FUNCTIONS)
-            if not bends and type(module) not in (nn.Identity, nn.Dropout):
-                return None
-            bent |= bends
-            between.append(node)
-        return None
 
     def _is_tensor_of_model(self, node: Any) -> bool:
         return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in self._constants

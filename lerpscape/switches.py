@@ -7,6 +7,7 @@ coefficients change by W₀ⱼsⱼ, W₀ⱼdⱼ + Δⱼsⱼ and Δⱼdⱼ: a few
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,9 @@ from lerpscape.monotonicity import Floats
 ROWS, OUTPUTS = 512, 256
 # Multiplications that take as long as: finding whether and where a unit switches, adding a switch to an output, reading
 # an output at an α off its coefficients, and its derivative too. The work is bound by memory, not by arithmetic.
-FINDING, SWITCHING, READING, READING_SLOPE = 1400, 25, 100, 50
+FINDING, SWITCHING, READING, READING_SLOPE = 1400, 40, 265, 100
 # So much cheaper must it be, by these numbers.
-WORTH_SWEEPING = 0.85
+WORTH_SWEEPING = 0.9
 # Coefficients lose digits where outputs at the end are so many times smaller than those at the start.
 MOST_SHRINKING = 8.0
 
@@ -44,7 +45,7 @@ class NextLayer:
     def of(cls, weight: Tensor, moved: Tensor, bias: Tensor | None, shift: Tensor | None) -> NextLayer:
         """The layer with these values at the start, and their derivatives by α."""
         nothing = weight.new_zeros(len(weight))
-        both = zip(weight.split(OUTPUTS), moved.split(OUTPUTS), strict=True)
+        both = zip(torch.split(weight, OUTPUTS), torch.split(moved, OUTPUTS), strict=True)
         return cls(
             tuple(torch.cat([some.t(), change.t()]).contiguous() for some, change in both),
             nothing if bias is None else bias,
@@ -64,7 +65,7 @@ class NextLayer:
     def sizes(self) -> tuple[float, float]:
         """Norms of the weights at both ends; NaN or inf where a weight is."""
         start, moved = self.weights()
-        return float(start.norm()), float((start + moved).norm())
+        return float(torch.linalg.vector_norm(start)), float(torch.linalg.vector_norm(start + moved))
 
     def at(self, alpha: float, inputs: Tensor, *, moving: bool) -> Tensor:
         """What the layer gives at α by its products; `moving`, as a dual tensor."""
@@ -93,15 +94,10 @@ class Sweep:
         self._layer = layer
         self._alphas = alphas
         self._safe: bool | None = None
-        self._parts = [
-            _Part(start, end, change, layer, alphas)
-            for start, end, change in zip(
-                first.start.split(ROWS),
-                first.end.split(ROWS),
-                [None] * len(first.start) if first.change is None else first.change.split(ROWS),
-                strict=False,
-            )
-        ]
+        parts = [torch.split(each, ROWS) for each in (first.start, first.end)]
+        none = [None] * len(parts[0])
+        changes: Sequence[Tensor | None] = none if first.change is None else torch.split(first.change, ROWS)
+        self._parts = [_Part(*part, layer, alphas) for part in zip(parts[0], parts[1], changes, strict=True)]
 
     @property
     def shape(self) -> torch.Size:
@@ -132,14 +128,16 @@ class Sweep:
         if into is not None:
             found[0] = into
         place = int(np.searchsorted(self._alphas, alpha))
-        for part, *results in zip(self._parts, *(each.split(ROWS) for each in found), strict=True):
+        for part, *results in zip(self._parts, *(torch.split(each, ROWS) for each in found), strict=True):
             part.write(place, alpha, results)
         return found
 
     def is_safe(self) -> bool:
-        """Whether sums may be kept: one that has held a NaN holds it for ever, a small rest of large sums few digits."""
+        """Whether sums may be kept: a NaN stays in them for ever, and what is left of much larger ones has few digits."""
         if self._safe is None:
-            start, end = (float(F.relu(each).norm()) for each in (self._first.start, self._first.end))
+            start, end = (
+                float(torch.linalg.vector_norm(F.relu(each))) for each in (self._first.start, self._first.end)
+            )
             weights = self._layer.sizes()
             before, after = start * weights[0], end * weights[1]
             sums = float(self._first.start.sum() + self._first.end.sum()) + before + after
@@ -154,16 +152,17 @@ class _Part:
         self._start, self._end, self._change = start, end, change
         self._layer = layer
         self._alphas = alphas
-        self._reached: int | None = None
+        self._reached = -1
 
     def write(self, place: int, alpha: float, results: list[Tensor]) -> None:
         """The layer's result at the α of this place, and derivatives, into as many tensors."""
-        if self._reached is None or place < self._reached:
+        if self._reached < 0 or place < self._reached:
             self._begin()
         while self._reached < place:
             self._reached += 1
             self._switch(self._reached)
-        for coefficients, *into in zip(self._coefficients, *(each.split(OUTPUTS, 1) for each in results), strict=True):
+        pieces = (torch.split(each, OUTPUTS, 1) for each in results)
+        for coefficients, *into in zip(self._coefficients, *pieces, strict=True):
             one, two, three = coefficients
             torch.add(one, two, alpha=alpha, out=into[0]).add_(three, alpha=alpha * alpha)
             if len(into) > 1:
@@ -200,12 +199,9 @@ class _Part:
         self._offsets = offsets.to(torch.int32)
         self._bounds = offsets[::rows].tolist()
         on = start * first, change * first
-        self._coefficients = [self._at_first(*on, *each) for each in zip(*self._columns(), strict=True)]
+        biases = (torch.split(each, OUTPUTS) for each in (self._layer.bias, self._layer.shift))
+        self._coefficients = [self._at_first(*on, *each) for each in zip(self._layer.columns, *biases, strict=True)]
         self._reached = 0
-
-    def _columns(self) -> tuple[tuple[Tensor, ...], ...]:
-        layer = self._layer
-        return layer.columns, layer.bias.split(OUTPUTS), layer.shift.split(OUTPUTS)
 
     def _at_first(self, start: Tensor, change: Tensor, columns: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
         weight, moved = columns.tensor_split(2)
@@ -239,8 +235,8 @@ def worth_sweeping(first: Shared, outputs: int, points: int, *, derivative: bool
 
     >>> moving = Shared(torch.full((1, 512), -1.0), torch.ones(1, 512), None)
     >>> still = Shared(torch.ones(1, 512), torch.ones(1, 512), None)
-    >>> [worth_sweeping(each, 512, 50, derivative=False) for each in (moving, still)]
-    [True, True]
+    >>> [worth_sweeping(each, 512, 20, derivative=False) for each in (moving, still)]
+    [False, True]
     """
     units = first.start.shape[1]
     switches = float(((first.start > 0) != (first.end > 0)).sum()) / len(first.start)

@@ -1,0 +1,293 @@
+"""Sweeps: a layer behind a ReLU kept up from one α to the next, against its products at every α."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plans import by_module
+from torch import Tensor, nn
+
+import lerpscape as ls
+from lerpscape import duals, planning, switches
+from lerpscape.first_layers import Shared
+from lerpscape.graphs import traced
+from lerpscape.switches import NextLayer, Sweep, worth_sweeping
+
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}  # a few thousand sums of numbers around 1, 2.2e-16 each
+
+
+def made(
+    rows: int, units: int, outputs: int, seed: int, dtype: torch.dtype = torch.float64, biased: bool = True
+) -> Any:
+    """Pre-activations, a layer's weights and biases and how they move, and the layer."""
+    drawn = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=drawn, dtype=torch.float64).to(dtype)
+
+    start, end = normal(rows, units), normal(rows, units)
+    own = normal(outputs, units), normal(outputs, units), normal(outputs), normal(outputs)
+    if not biased:
+        own = (*own[:2], None, None)
+    return start, end, own, NextLayer.of(*own)
+
+
+def by_products(alpha: float, start: Tensor, end: Tensor, own: Any) -> list[Tensor]:
+    """Value, slope and curvature by the product rule."""
+    weight, moved, bias, shift = own
+    value = torch.lerp(start, end, alpha)
+    hidden, change = F.relu(value), (end - start) * (value > 0)
+    weight, bias = weight + alpha * moved, None if bias is None else bias + alpha * shift
+    return [
+        F.linear(hidden, weight, bias),
+        F.linear(change, weight) + F.linear(hidden, moved, shift),
+        2 * F.linear(change, moved),
+    ]
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize(
+    "alphas", [np.linspace(0, 1, 50), np.linspace(-0.5, 1.5, 7), np.array([0.3, 0.31]), np.array([0.4])], ids=len
+)
+@pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (5, 3), (23, 8), (24, 9)])
+def test_it_is_the_product(
+    rows: int, outputs: int, alphas: Any, moving: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switches, "ROWS", 8)
+    monkeypatch.setattr(switches, "OUTPUTS", 4)
+    start, end, own, layer = made(rows, 20, outputs, seed=rows, biased=biased)
+    sweep = Sweep(Shared(start, end, end - start if moving else None), layer, alphas)
+    assert sweep.shape == (rows, outputs)
+    for alpha in alphas:
+        for found, expected in zip(sweep.series(alpha, 2), by_products(alpha, start, end, own), strict=True):
+            torch.testing.assert_close(found, expected, **FLOAT64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=6),
+    st.lists(st.integers(0, 64), min_size=1, max_size=8, unique=True),
+)
+def test_switches_on_the_grid_at_its_ends_and_units_that_rest_at_zero(pairs: Any, points: Any) -> None:
+    start, end = torch.tensor(pairs, dtype=torch.float64).T[:, None]
+    _, _, own, layer = made(1, len(pairs), 2, seed=3)
+    alphas = np.array(sorted(points)) / 64
+    sweep = Sweep(Shared(start, end, None), layer, alphas)
+    for alpha in alphas:
+        torch.testing.assert_close(sweep.series(alpha, 0)[0], by_products(alpha, start, end, own)[0], **FLOAT64)
+
+
+def test_the_same_bits_whatever_was_asked_for_before() -> None:
+    start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
+    grid = np.linspace(0, 1, 11)
+
+    def fresh() -> Sweep:
+        return Sweep(Shared(start, end, None), layer, grid)
+
+    everything = fresh()
+    rows = [everything.at(alpha).clone() for alpha in grid]
+    for place in (3, 10):
+        assert torch.equal(fresh().at(grid[place]), rows[place])
+    assert torch.equal(everything.at(grid[2]), rows[2])  # back again
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("harm", ["nan", "inf", "weight", "shrinks", "none"])
+def test_sums_are_kept_only_where_they_are_safe(harm: str, moving: bool) -> None:
+    start, end, own, _ = made(6, 20, 4, seed=5)
+    if harm in ("nan", "inf"):
+        end[2, 3] = float(harm)
+    if harm == "weight":
+        own[1][0, 0] = float("inf")
+    if harm == "shrinks":
+        end /= 1e3
+    sweep = Sweep(Shared(start, end, end - start if moving else None), NextLayer.of(*own), np.linspace(0, 1, 5))
+    assert sweep.is_safe() == (harm == "none")
+    with duals.level():
+        value, slope = duals.split(sweep.at(0.75))
+        expected = by_products(0.75, start, end, own)
+        torch.testing.assert_close(value, expected[0], equal_nan=True, **FLOAT64)
+        assert (slope is not None) == moving
+        if slope is not None and harm != "nan":
+            finite = expected[1].isfinite()
+            torch.testing.assert_close(slope[finite], expected[1][finite], **FLOAT64)
+
+
+def test_many_switches_leave_float32_as_exact_as_products() -> None:
+    start, end, own, layer = made(64, 512, 32, seed=7, dtype=torch.float32)
+    sweep, alphas = Sweep(Shared(start, end, None), layer, np.linspace(0, 1, 200)), np.linspace(0, 1, 200)
+    exact = [each.double() for each in own]
+    worst = {"sweep": 0.0, "products": 0.0}
+    for alpha in alphas:
+        true = by_products(alpha, start.double(), end.double(), exact)[0]
+        for name, found in (("sweep", sweep.at(alpha)), ("products", by_products(alpha, start, end, own)[0])):
+            worst[name] = max(worst[name], float((found - true).abs().max()))
+    assert worst["sweep"] < 3 * worst["products"], worst
+
+
+def test_it_pays_where_few_units_switch_between_many_alphas() -> None:
+    def asked(units: int, outputs: int, points: int, derivative: bool = False) -> bool:
+        drawn = torch.Generator().manual_seed(0)
+        start, end = (torch.randn(16, units, generator=drawn) for _ in range(2))
+        nearly = start + 0.5 * end
+        return worth_sweeping(Shared(start, nearly, None), outputs, points, derivative=derivative)
+
+    assert asked(1024, 1024, 48) and not asked(1024, 1024, 10)
+    assert asked(1024, 1024, 12, derivative=True)
+    assert not asked(256, 256, 48) and asked(256, 256, 48, derivative=True)
+    assert not asked(1024, 10, 48)
+
+
+class Network(nn.Sequential):
+    """With a hinge, dropout on both sides of the ReLU."""
+
+    def __init__(self) -> None:
+        drop = [nn.Dropout(0.5) for _ in range(2)]
+        super().__init__(
+            nn.Flatten(), nn.Linear(6, 40), drop[0], nn.ReLU(), drop[1], nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)
+        )
+
+
+class Function(nn.Module):
+    """With a hinge written in forward()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.next, self.last = nn.Linear(6, 40), nn.Linear(40, 30, bias=False), nn.Linear(30, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(inputs.flatten(1)))
+        return self.last(torch.tanh(self.next(hidden)))
+
+
+class Skips(Function):
+    """The first layer's result is used twice."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs.flatten(1))
+        return self.last(self.next(torch.relu(hidden))) + hidden[:, :3]
+
+
+class Smooth(Function):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.next(torch.tanh(self.first(inputs.flatten(1)))))
+
+
+class Last(nn.Sequential):
+    """The layer behind the hinge gives the output."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
+
+
+def drawn(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 2, 3, generator=generator)
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    return list(zip(inputs.split(16), targets.split(16), strict=True))
+
+
+def seeded(build: Any, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+DATA = drawn(50, seed=0)
+
+
+def is_swept(found: ls.Profile) -> bool:
+    return "the next one kept up from α to α" in found.how["plan"]
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep wherever it is possible, small parts at a time."""
+    monkeypatch.setattr(planning, "worth_sweeping", lambda *sizes, **options: True)
+    monkeypatch.setattr(switches, "ROWS", 7)
+    monkeypatch.setattr(switches, "OUTPUTS", 8)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("derivative", [True, False])
+@pytest.mark.parametrize("alphas", [12, np.linspace(-0.25, 1.25, 13)], ids=["inside", "beyond"])
+@pytest.mark.parametrize("build", [Network, Function, Last])
+def test_profiles_are_those_of_the_module(
+    build: Any, alphas: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = seeded(build, 0), seeded(build, 1)
+    asked = {"alphas": alphas, "derivative": derivative}
+    found = ls.profile(start, ls.Line(start, end), DATA, **asked)
+    expected = by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked)
+    assert is_swept(found)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-6)  # float32
+    assert found.loss[found.alphas == 0] == expected.loss[expected.alphas == 0]
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-4, atol=1e-8)
+    if derivative:
+        np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-4, atol=1e-5)
+    assert (found.accuracy == expected.accuracy).all()
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("build", [Skips, Smooth])
+def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
+    start, end = seeded(build, 0), seeded(build, 1)
+    assert not is_swept(ls.profile(start, ls.Line(start, end), DATA, alphas=12))
+    graph = traced(start)
+    assert not isinstance(graph, str) and graph.hinge is None and graph.shared
+
+
+@pytest.mark.usefixtures("eager")
+def test_adaptive_points_come_in_any_order_and_float64_is_left_to_products() -> None:
+    start, end = seeded(Network, 0), seeded(Network, 1)
+    line = ls.Line(start, end)
+    assert not is_swept(ls.profile(start, line, DATA, alphas="adaptive"))
+    assert not is_swept(ls.profile(start, line, DATA, alphas=12, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("examples", [20, 50])
+def test_workers_and_resumed_measurements_give_the_same_bits(
+    examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = seeded(Network, 0), seeded(Network, 1)
+    line, data = ls.Line(start, end), drawn(examples, seed=3)
+    whole = ls.profile(start, line, data, alphas=12)
+    assert is_swept(whole)
+    shared = ls.profile(start, line, data, alphas=12, workers=2)  # one group: they divide α
+    assert (shared.loss == whole.loss).all() and (shared.derivative == whole.derivative).all()
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "kept"
+    with pytest.raises(KeyboardInterrupt):
+        ls.profile(start, line, data, alphas=12, partial=file, progress=stop)
+    monkeypatch.setattr(planning, "worth_sweeping", lambda *sizes, **options: False)
+    resumed = ls.profile(start, line, data, alphas=12, partial=file)
+    assert is_swept(resumed)
+    assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_sweep_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = seeded(Network, 0), seeded(Network, 1)
+    right = Sweep.series
+    monkeypatch.setattr(Sweep, "series", lambda sweep, alpha, *more: right(sweep, alpha**2, *more))
+    found = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
+    assert not is_swept(found) and "first layer shared" in found.how["plan"]
+
+
+def test_the_tensors_of_a_swept_layer_are_not_needed() -> None:
+    graph = traced(seeded(Network, 0))
+    assert not isinstance(graph, str)
+    assert graph.needed() - graph.needed(sweeping=True) == {"5.weight", "5.bias"}
