@@ -17,6 +17,7 @@ from lerpscape.batches import Batch
 from lerpscape.checkpoints import Params
 from lerpscape.errors import NonFiniteOutput, three_parts
 from lerpscape.functional import ModelOnPath, forward_mode, seed
+from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.second_derivatives import WrittenOut
@@ -103,6 +104,11 @@ class OutputsOnPath:
                 rows[1] = torch.where(speed > STILL * torch.finfo(rows.dtype).eps * length, rows[1], 0)
             found.append(rows)
         return found
+
+    def expect(self, alphas: Floats) -> None:
+        """These α come next, in increasing order, for the same batches: work between them may be shared."""
+        if self.stack is not None:
+            self.stack.expect(alphas)
 
     def layouts(self, batches: list[Batch]) -> list[Layout]:
         """What the rows of each batch belong to, and how large its output vectors are."""

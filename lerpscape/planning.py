@@ -28,7 +28,7 @@ from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
-from lerpscape.switches import Sweep, worth_sweeping
+from lerpscape.switches import Sweep, may_sweep
 
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 6
@@ -256,18 +256,11 @@ class Walk:
         return replace(choice, estimate=self._estimate(sizes, batches, complete), sweep=sweep)
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int) -> bool:
-        """Whether the layer behind the first ReLU is to be kept up over so many increasing α.
-
-        Products are cheaper on a GPU; in float64 torch takes four times as long to add up columns, twice as long for products.
-        """
-        if graph.hinge is None or graph.batch_norms or self.on_path.device.type != "cpu":
+        """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
+        if graph.hinge is None or graph.batch_norms:
             return False
-        first: Shared = ready[0].values[graph.hinge.first]
-        return (
-            first.start.dim() == 2
-            and first.start.dtype == torch.float32
-            and worth_sweeping(first, graph.hinge.outputs, points, derivative=self.derivative)
-        )
+        first = ready[0].values[graph.hinge.first]
+        return may_sweep(first, graph.hinge.outputs, points, derivative=self.derivative)
 
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is."""

@@ -1,7 +1,8 @@
 """Derivatives along a line through plain stacks of layers, by propagating Taylor coefficients in α.
 
 For a `Sequential` of linear layers and simple activations this gives what forward-mode differentiation gives, cheaper:
-the first layer is A + αB with two products of the inputs that all α share, and a second derivative needs no nesting.
+the first layer is A + αB with two products of the inputs that all α share, the layer behind a first ReLU is kept up
+from one α to the next, and a second derivative needs no nesting.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +18,11 @@ from torch.nn.modules import module as torch_module
 
 from lerpscape.batches import Batch
 from lerpscape.checkpoints import Params
+from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
+from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
+from lerpscape.switches import NextLayer, Sweep, may_sweep
 
 # A value with its derivatives by α, as many as were asked for; None stands for zeros.
 Series: TypeAlias = list[Tensor | None]
@@ -33,6 +38,14 @@ class Stack:
         self._on_path = on_path
         self._layers = layers
         self._shared: dict[int, tuple[Batch, Series]] = {}
+        self._alphas: Floats = np.empty(0)
+        self._sweeps: dict[int, Sweep | None] = {}
+        self._next_layer: NextLayer | None = None
+
+    def expect(self, alphas: Floats) -> None:
+        """These α come next, in increasing order: a layer behind a ReLU may be kept up from one to the next."""
+        self._alphas = alphas
+        self._sweeps = {}
 
     def derivatives(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
         """Outputs and their first `order` derivatives for each batch, shape (1 + order, examples, …)."""
@@ -40,8 +53,16 @@ class Stack:
         return [self._through(alpha, order, batch, state, velocity) for batch in batches]
 
     def _through(self, alpha: float, order: int, batch: Batch, state: Params, velocity: Params) -> Tensor:
-        found = self._first_layer(alpha, order, batch)
-        for name, layer in self._layers[self._first + 1 :]:
+        shared = self._shared_by_all(batch)
+        sweep = self._sweep(alpha, batch, shared)
+        if sweep is not None:
+            assert self._hinge is not None
+            found: Series = [*sweep.series(alpha, order)]
+            rest = self._layers[self._hinge + 1 :]
+        else:
+            found = self._first_layer(alpha, order, shared)
+            rest = self._layers[self._first + 1 :]
+        for name, layer in rest:
             if isinstance(layer, nn.Linear):
                 found = _linear(found, name, state, velocity)
             else:
@@ -54,22 +75,59 @@ class Stack:
     def _first(self) -> int:
         return next(index for index, (_, layer) in enumerate(self._layers) if isinstance(layer, nn.Linear))
 
-    def _first_layer(self, alpha: float, order: int, batch: Batch) -> Series:
-        """A + αB, with A and B computed when a batch is first seen."""
+    @property
+    def _hinge(self) -> int | None:
+        """The next linear layer, if nothing but a ReLU stands between the first and it."""
+        bent = False
+        for index in range(self._first + 1, len(self._layers)):
+            layer = self._layers[index][1]
+            if isinstance(layer, nn.Linear):
+                return index if bent else None
+            if type(layer) not in (nn.ReLU, nn.Identity, nn.Dropout):
+                return None
+            bent |= type(layer) is nn.ReLU
+        return None
+
+    def _shared_by_all(self, batch: Batch) -> Series:
+        """A and B of the first layer's result A + αB, computed when a batch is first seen."""
         key = id(batch)
         if key in self._shared and self._shared[key][0] is batch:
-            shared = self._shared[key][1]
-        else:
-            inputs: Series = [batch.inputs]
-            for _, layer in self._layers[: self._first]:
-                inputs = _RULES[type(layer)](inputs, layer)
-            shared = _linear([inputs[0], None], self._layers[self._first][0], self._on_path.at(0.0), self._change)
-            self._keep(batch, shared)
+            return self._shared[key][1]
+        inputs: Series = [batch.inputs]
+        for _, layer in self._layers[: self._first]:
+            inputs = _RULES[type(layer)](inputs, layer)
+        shared = _linear([inputs[0], None], self._layers[self._first][0], self._on_path.at(0.0), self._change)
+        self._keep(batch, shared)
+        return shared
+
+    def _first_layer(self, alpha: float, order: int, shared: Series) -> Series:
         start, change = shared
         assert start is not None
         if change is None:
             return [start, *[None] * order]
         return [torch.add(start, change, alpha=alpha), change, None][: order + 1]
+
+    def _sweep(self, alpha: float, batch: Batch, shared: Series) -> Sweep | None:
+        """The sweep over the α that are expected, where it pays."""
+        start, change = shared
+        if alpha not in self._alphas or self._hinge is None or start is None or change is None:
+            return None
+        if id(batch) not in self._sweeps:
+            first = Shared(start, start + change, change)
+            layer = self._behind_hinge()
+            pays = may_sweep(first, len(layer.bias), len(self._alphas), derivative=True)
+            sweep = Sweep(first, layer, self._alphas) if pays else None
+            self._sweeps[id(batch)] = sweep if sweep is not None and sweep.is_safe() else None
+        return self._sweeps[id(batch)]
+
+    def _behind_hinge(self) -> NextLayer:
+        if self._next_layer is None:
+            assert self._hinge is not None
+            name, state = self._layers[self._hinge][0], self._on_path.at(0.0)
+            weight, bias = (f"{name}.{own}" for own in ("weight", "bias"))
+            moved = self._change.get(weight, torch.zeros_like(state[weight]))
+            self._next_layer = NextLayer.of(state[weight], moved, state.get(bias), self._change.get(bias))
+        return self._next_layer
 
     @property
     def _change(self) -> Params:

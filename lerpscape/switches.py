@@ -133,7 +133,7 @@ class Sweep:
         return found
 
     def is_safe(self) -> bool:
-        """Whether sums may be kept: a NaN stays in them for ever, and what is left of much larger ones has few digits."""
+        """Whether sums may be kept: a NaN stays in them for ever, the rest of much larger ones has few digits."""
         if self._safe is None:
             start, end = (
                 float(torch.linalg.vector_norm(F.relu(each))) for each in (self._first.start, self._first.end)
@@ -228,6 +228,19 @@ class _Part:
                 numbers, columns, bags, mode="sum", per_sample_weights=weights, include_last_offset=True
             )
             coefficients.view(added.shape).add_(added)
+
+
+def may_sweep(first: Shared, outputs: int, points: int, *, derivative: bool) -> bool:
+    """Whether a sweep is possible and pays.
+
+    Products are cheaper on a GPU; in float64 torch adds up columns four times slower, and multiplies only twice.
+    """
+    return (
+        first.start.dim() == 2
+        and first.start.device.type == "cpu"
+        and first.start.dtype == torch.float32
+        and worth_sweeping(first, outputs, points, derivative=derivative)
+    )
 
 
 def worth_sweeping(first: Shared, outputs: int, points: int, *, derivative: bool) -> bool:

@@ -15,9 +15,12 @@ from test_plans import by_module
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape import duals, planning, switches
+from lerpscape import duals, switches
+from lerpscape.batches import batch_of
 from lerpscape.first_layers import Shared
+from lerpscape.functional import undisturbed
 from lerpscape.graphs import traced
+from lerpscape.outputs import OutputsOnPath
 from lerpscape.switches import NextLayer, Sweep, worth_sweeping
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}  # a few thousand sums of numbers around 1, 2.2e-16 each
@@ -146,14 +149,15 @@ def test_it_pays_where_few_units_switch_between_many_alphas() -> None:
     assert not asked(1024, 10, 48)
 
 
-class Network(nn.Sequential):
+def network() -> nn.Sequential:
     """With a hinge, dropout on both sides of the ReLU."""
+    first = [nn.Flatten(), nn.Linear(6, 40), nn.Dropout(0.5), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*first, nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3))
 
-    def __init__(self) -> None:
-        drop = [nn.Dropout(0.5) for _ in range(2)]
-        super().__init__(
-            nn.Flatten(), nn.Linear(6, 40), drop[0], nn.ReLU(), drop[1], nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)
-        )
+
+def shallow() -> nn.Sequential:
+    """The layer behind the hinge gives the output."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
 
 
 class Function(nn.Module):
@@ -181,13 +185,6 @@ class Smooth(Function):
         return self.last(self.next(torch.tanh(self.first(inputs.flatten(1)))))
 
 
-class Last(nn.Sequential):
-    """The layer behind the hinge gives the output."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
-
-
 def drawn(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(count, 2, 3, generator=generator)
@@ -211,7 +208,7 @@ def is_swept(found: ls.Profile) -> bool:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweep wherever it is possible, small parts at a time."""
-    monkeypatch.setattr(planning, "worth_sweeping", lambda *sizes, **options: True)
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: True)
     monkeypatch.setattr(switches, "ROWS", 7)
     monkeypatch.setattr(switches, "OUTPUTS", 8)
 
@@ -219,7 +216,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("derivative", [True, False])
 @pytest.mark.parametrize("alphas", [12, np.linspace(-0.25, 1.25, 13)], ids=["inside", "beyond"])
-@pytest.mark.parametrize("build", [Network, Function, Last])
+@pytest.mark.parametrize("build", [network, Function, shallow])
 def test_profiles_are_those_of_the_module(
     build: Any, alphas: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +244,7 @@ def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_adaptive_points_come_in_any_order_and_float64_is_left_to_products() -> None:
-    start, end = seeded(Network, 0), seeded(Network, 1)
+    start, end = seeded(network, 0), seeded(network, 1)
     line = ls.Line(start, end)
     assert not is_swept(ls.profile(start, line, DATA, alphas="adaptive"))
     assert not is_swept(ls.profile(start, line, DATA, alphas=12, dtype=torch.float64))
@@ -258,7 +255,7 @@ def test_adaptive_points_come_in_any_order_and_float64_is_left_to_products() -> 
 def test_workers_and_resumed_measurements_give_the_same_bits(
     examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, end = seeded(Network, 0), seeded(Network, 1)
+    start, end = seeded(network, 0), seeded(network, 1)
     line, data = ls.Line(start, end), drawn(examples, seed=3)
     whole = ls.profile(start, line, data, alphas=12)
     assert is_swept(whole)
@@ -272,7 +269,7 @@ def test_workers_and_resumed_measurements_give_the_same_bits(
     file = tmp_path / "kept"
     with pytest.raises(KeyboardInterrupt):
         ls.profile(start, line, data, alphas=12, partial=file, progress=stop)
-    monkeypatch.setattr(planning, "worth_sweeping", lambda *sizes, **options: False)
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: False)
     resumed = ls.profile(start, line, data, alphas=12, partial=file)
     assert is_swept(resumed)
     assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
@@ -280,7 +277,7 @@ def test_workers_and_resumed_measurements_give_the_same_bits(
 
 @pytest.mark.usefixtures("eager")
 def test_a_sweep_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, end = seeded(Network, 0), seeded(Network, 1)
+    start, end = seeded(network, 0), seeded(network, 1)
     right = Sweep.series
     monkeypatch.setattr(Sweep, "series", lambda sweep, alpha, *more: right(sweep, alpha**2, *more))
     found = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
@@ -288,6 +285,40 @@ def test_a_sweep_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_tensors_of_a_swept_layer_are_not_needed() -> None:
-    graph = traced(seeded(Network, 0))
+    graph = traced(seeded(network, 0))
     assert not isinstance(graph, str)
     assert graph.needed() - graph.needed(sweeping=True) == {"5.weight", "5.bias"}
+
+
+@pytest.mark.parametrize("method", ["turning", "integral"])
+@pytest.mark.parametrize("build", [network, shallow])
+def test_turning_angles_come_from_sweeps_too(build: Any, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = seeded(build, 0), seeded(build, 1)
+    line = ls.Line(start, end)
+    asked = {"alphas": 17, "tolerance": 0.05, "budget": 129, "method": method}
+    swept = []
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: swept.append(sizes) or True)
+    monkeypatch.setattr(switches, "ROWS", 7)
+    found = ls.gauss_length(start, line, DATA, **asked)
+    assert {points for _, _, points in swept} >= {17, 16}  # the first grid, then its middles
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: False)
+    expected = ls.gauss_length(start, line, DATA, **asked)
+    np.testing.assert_array_equal(found.points, expected.points)
+    # Directions in float32 are off by some 1e-6 rad, at up to 129 points.
+    np.testing.assert_allclose(found.per_example, expected.per_example, atol=2e-4)
+    exact = ls.gauss_length(start, line, DATA, dtype=torch.float64, **asked)
+    np.testing.assert_allclose(np.median(np.abs(found.per_example - exact.per_example)), 0, atol=2e-4)
+
+
+def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = seeded(network, 0), seeded(network, 1)
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: True)
+    batch = batch_of(DATA[0])
+    with undisturbed(start):
+        outputs = OutputsOnPath(start, ls.Line(start, end), batch, order=2)
+        alphas = np.linspace(0, 1, 9)
+        outputs.expect(alphas[::2])
+        for alpha in alphas:
+            (found,) = outputs.at(float(alpha), [batch])
+            (expected,) = OutputsOnPath(start, ls.Line(start, end), batch, order=2).at(float(alpha), [batch])
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32
