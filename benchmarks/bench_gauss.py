@@ -2,9 +2,10 @@
 
 All ways measure the same networks, examples and α in one run, on one thread; what counts is the ratio. The double
 backward is ours: the derivative along the line as a vector-Jacobian product differentiated by its vector (no forward
-mode), and a third backward pass for z″. Writes benchmarks/results/gauss.json.
+mode), and a third backward pass for z″. Ours go over a grid of so many α, the others over three of them: each α costs
+them the same. Writes benchmarks/results/gauss.json.
 
-    python benchmarks/bench_gauss.py [--examples 2048] [--alphas 5] [--repeats 5]
+    python benchmarks/bench_gauss.py [--examples 2048] [--alphas 33] [--repeats 5]
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,24 +67,28 @@ def double_backward(model: nn.Module, line: ls.Line, x: Tensor, alpha: float, or
     return [each.detach() for each in found[1:]]
 
 
-def median_times(ways: dict[str, Callable[[float], object]], alphas: int, repeats: int) -> dict[str, float]:
-    """Seconds per α of each way, the median over interleaved repeats after one to warm up."""
-    grid = np.linspace(0.05, 0.95, alphas)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def timed(ways: dict[str, tuple[Callable[[], object], int]], repeats: int) -> dict[str, list[float]]:
+    """Seconds per α of each way, with how many α it takes, in interleaved repeats after one to warm up."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
-        for name, way in ways.items():
+        for name, (way, alphas) in ways.items():
             began = time.perf_counter()
-            for alpha in grid:
-                way(float(alpha))
+            way()
             if repeat:
-                times[name].append((time.perf_counter() - began) / alphas)
-    return {name: statistics.median(values) for name, values in times.items()}
+                found[name].append((time.perf_counter() - began) / alphas)
+    return found
+
+
+def faster(seconds: dict[str, list[float]], slow: str, fast: str) -> list[float]:
+    """How many times faster: median, least and most of the ratios of the same round."""
+    ratios = [one / other for one, other in zip(seconds[slow], seconds[fast], strict=True)]
+    return [round(each, 2) for each in (statistics.median(ratios), min(ratios), max(ratios))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=2048)
-    parser.add_argument("--alphas", type=int, default=5)
+    parser.add_argument("--alphas", type=int, default=33)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -96,37 +102,62 @@ def main() -> None:
             forward, nested = (OutputsOnPath(model, line, batch, order=order) for order in (1, 2))
             forward.stack = nested.stack = None  # as for models that are no plain stack
 
-            def reverse(order: int) -> Callable[[float], object]:
-                def way(alpha: float) -> object:
-                    with torch.enable_grad():
-                        return double_backward(model, line, x, alpha, order)  # noqa: B023
-
-                return way
+            def reverse(order: int, alpha: float) -> list[Tensor]:
+                with torch.enable_grad():
+                    return double_backward(model, line, x, alpha, order)  # noqa: B023
 
             for alpha in (0.1, 0.6):  # the ways agree
-                ours, theirs = second.at(alpha, [batch])[0], reverse(2)(alpha)
+                ours, theirs = second.at(alpha, [batch])[0], reverse(2, alpha)
                 for mine, other in zip(ours[1:], theirs, strict=True):  # type: ignore[call-overload]
                     assert (mine - other).norm() < 1e-3 * other.norm() + 1e-3, kind
-            ways: dict[str, Callable[[float], object]] = {
-                "outputs alone": lambda alpha: forward_only(model, line, x, alpha),  # noqa: B023
-                "turning": lambda alpha: first.at(alpha, [batch]),  # noqa: B023
-                "integral": lambda alpha: second.at(alpha, [batch]),  # noqa: B023
-                "turning, forward mode": lambda alpha: forward.at(alpha, [batch]),  # noqa: B023
-                "integral, nested forward mode": lambda alpha: nested.at(alpha, [batch]),  # noqa: B023
-                "double backward": reverse(1),
-                "triple backward": reverse(2),
-            }
-            seconds = median_times(ways, arguments.alphas, arguments.repeats)
+
+            grid, few = np.linspace(0, 1, arguments.alphas), np.linspace(0.1, 0.9, 3)
+
+            def over(alphas: np.ndarray, at: Callable[[float], object]) -> tuple[Callable[[], object], int]:
+                return lambda: [at(float(alpha)) for alpha in alphas], len(alphas)
+
+            def swept(outputs: OutputsOnPath) -> tuple[Callable[[], object], int]:
+                def way() -> None:
+                    outputs.expect(grid)  # noqa: B023
+                    for alpha in grid:  # noqa: B023
+                        outputs.at(float(alpha), [batch])
+
+                return way, len(grid)  # noqa: B023
+
+            def whole(method: Literal["turning", "integral"]) -> tuple[Callable[[], object], int]:
+                data = [(x, torch.zeros(len(x)))]
+                asked: dict[str, Any] = {"method": method, "alphas": grid, "tolerance": None, "progress": False}  # noqa: B023
+                return lambda: ls.gauss_length(model, line, data, **asked), len(grid)  # noqa: B023
+
+            seconds = timed(
+                {
+                    "outputs alone": over(few, lambda alpha: forward_only(model, line, x, alpha)),  # noqa: B023
+                    "turning": swept(first),
+                    "integral": swept(second),
+                    'gauss_length(method="turning")': whole("turning"),
+                    'gauss_length(method="integral")': whole("integral"),
+                    "turning, forward mode": over(few, lambda alpha: forward.at(alpha, [batch])),  # noqa: B023
+                    "integral, nested forward mode": over(few, lambda alpha: nested.at(alpha, [batch])),  # noqa: B023
+                    "double backward": over(few, lambda alpha: reverse(1, alpha)),
+                    "triple backward": over(few, lambda alpha: reverse(2, alpha)),
+                },
+                arguments.repeats,
+            )
         found = {
             "activation": kind.__name__,
-            "seconds_per_alpha": {name: round(value, 4) for name, value in seconds.items()},
-            "turning_speedup": round(seconds["double backward"] / seconds["turning"], 2),
-            "integral_speedup": round(seconds["triple backward"] / seconds["integral"], 2),
-            "forward_mode_speedup": round(seconds["double backward"] / seconds["turning, forward mode"], 2),
-            "nested_forward_mode_speedup": round(
-                seconds["triple backward"] / seconds["integral, nested forward mode"], 2
-            ),
-            "turning_in_forward_passes": round(seconds["turning"] / seconds["outputs alone"], 2),
+            "seconds_per_alpha": {name: round(statistics.median(each), 4) for name, each in seconds.items()},
+            "times_faster": {
+                f"{fast} against {slow}": faster(seconds, slow, fast)
+                for slow, fast in (
+                    ("double backward", "turning"),
+                    ("double backward", 'gauss_length(method="turning")'),
+                    ("double backward", "turning, forward mode"),
+                    ("triple backward", "integral"),
+                    ("triple backward", 'gauss_length(method="integral")'),
+                    ("triple backward", "integral, nested forward mode"),
+                )
+            },
+            "turning_in_forward_passes": faster(seconds, "turning", "outputs alone"),
         }
         results.append(found)
         print(json.dumps(found, indent=1))

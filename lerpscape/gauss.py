@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lerpscape.batch_norm import BatchNormPolicy
-from lerpscape.batches import Batch, Data, Reader
+from lerpscape.batches import Batch, Data, Reader, alike, spread
 from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.gauss_lengths import GaussLength, Level
@@ -30,6 +30,8 @@ Method: TypeAlias = Literal["turning", "integral", "polygon"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 FIRST_GRID = 33
+# Directions in the measurement's type are compared with float64 on at most so many examples.
+NOISE_EXAMPLES = 256
 
 
 def gauss_length(
@@ -261,8 +263,10 @@ def _direction_noise(
     """By how much directions are off for rounding (rad): measured against float64 at two α of the first batch.
 
     The median over examples, as a unit that switches between the two computations is no rounding. For outputs alone,
-    the relative error of an output.
+    the relative error of an output. A few hundred examples will do where they can be taken out of their batch.
     """
+    if alike([probe]) and not on_path.statistics.by_batch():
+        (probe,) = spread([probe], NOISE_EXAMPLES)
     dtype = on_path.on_path.compute_dtype()
     unit = 4 * float(torch.finfo(dtype).eps)
     derivative = min(on_path.order, 1)

@@ -180,6 +180,13 @@ class Skips(Function):
         return self.last(self.next(torch.relu(hidden))) + hidden[:, :3]
 
 
+class Straight(Function):
+    """A linear layer stands before the ReLU."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.relu(self.next(self.first(inputs.flatten(1)))))
+
+
 class Smooth(Function):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.last(self.next(torch.tanh(self.first(inputs.flatten(1)))))
@@ -234,7 +241,7 @@ def test_profiles_are_those_of_the_module(
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("build", [Skips, Smooth])
+@pytest.mark.parametrize("build", [Skips, Smooth, Straight])
 def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
     start, end = seeded(build, 0), seeded(build, 1)
     assert not is_swept(ls.profile(start, ls.Line(start, end), DATA, alphas=12))
@@ -308,6 +315,21 @@ def test_turning_angles_come_from_sweeps_too(build: Any, method: Any, monkeypatc
     np.testing.assert_allclose(found.per_example, expected.per_example, atol=2e-4)
     exact = ls.gauss_length(start, line, DATA, dtype=torch.float64, **asked)
     np.testing.assert_allclose(np.median(np.abs(found.per_example - exact.per_example)), 0, atol=2e-4)
+
+
+def test_a_stack_whose_outputs_vanish_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the end, what is left of sums over the large start would have few digits."""
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: True)
+    start, end = seeded(network, 0), seeded(network, 1)
+    with torch.no_grad():
+        for tensor in (start[1].weight, start[1].bias, start[5].weight, start[5].bias):
+            tensor *= 300
+    batch, alphas = batch_of(DATA[0]), np.array([0.0, 0.3, 0.6, 0.999])
+    with undisturbed(start):
+        outputs, expecting = (OutputsOnPath(start, ls.Line(start, end), batch, order=1) for _ in range(2))
+        expecting.expect(alphas)
+        for alpha in alphas:
+            assert torch.equal(outputs.at(float(alpha), [batch])[0], expecting.at(float(alpha), [batch])[0])
 
 
 def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
