@@ -12,7 +12,7 @@ from lerpscape.graphs import Graph, Step
 # Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
 CACHE_BYTES = 1 << 21
 # Bytes that the results shared by all α may take for the examples at work.
-READY_BYTES = 1 << 26
+READY_BYTES = 1 << 25
 MOST_GROUP = 1 << 14
 FEWEST_ROWS, MOST_ROWS = 16, 4096
 # So many times the bytes of its convolutions' weights must a batch's results have for channels to go last.

@@ -34,12 +34,13 @@ MOST_SHRINKING = 8.0
 class NextLayer:
     """A linear layer whose weights move: columns of W₀ and then of Δ = dW/dα, for some outputs at a time; b and db/dα.
 
-    Each of `columns` has shape (2 × units, outputs).
+    Each of `columns` has shape (2 × units, outputs). `sizes` are norms of the weights at both ends.
     """
 
     columns: tuple[Tensor, ...]
     bias: Tensor
     shift: Tensor
+    sizes: tuple[float, float]
 
     @classmethod
     def of(cls, weight: Tensor, moved: Tensor, bias: Tensor | None, shift: Tensor | None) -> NextLayer:
@@ -50,6 +51,7 @@ class NextLayer:
             tuple(torch.cat([some.t(), change.t()]).contiguous() for some, change in both),
             nothing if bias is None else bias,
             nothing if shift is None else shift,
+            (float(torch.linalg.vector_norm(weight)), float(torch.linalg.vector_norm(weight + moved))),
         )
 
     @property
@@ -61,11 +63,6 @@ class NextLayer:
         """W₀ and Δ, shape (outputs, units)."""
         start, moved = torch.cat(self.columns, 1).tensor_split(2)
         return start.t(), moved.t()
-
-    def sizes(self) -> tuple[float, float]:
-        """Norms of the weights at both ends; NaN or inf where a weight is."""
-        start, moved = self.weights()
-        return float(torch.linalg.vector_norm(start)), float(torch.linalg.vector_norm(start + moved))
 
     def at(self, alpha: float, inputs: Tensor, *, moving: bool) -> Tensor:
         """What the layer gives at α by its products; `moving`, as a dual tensor."""
@@ -138,8 +135,7 @@ class Sweep:
             start, end = (
                 float(torch.linalg.vector_norm(F.relu(each))) for each in (self._first.start, self._first.end)
             )
-            weights = self._layer.sizes()
-            before, after = start * weights[0], end * weights[1]
+            before, after = start * self._layer.sizes[0], end * self._layer.sizes[1]
             sums = float(self._first.start.sum() + self._first.end.sum()) + before + after
             self._safe = bool(np.isfinite(sums)) and before <= MOST_SHRINKING * after
         return self._safe
