@@ -50,6 +50,15 @@ class ModelOnPath:
         state = {name: tensors[known] for name, known in self._names.items()} | self._constant
         return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
 
+    def as_trained(self, state: Params) -> Params:
+        """The tensors with `requires_grad` where the module's own parameters have it.
+
+        Nothing is differentiated by it, but torch chooses its kernels by it, and they round differently: a linear
+        layer on sequences that are not contiguous, as those of an LSTM, is one product then and many if not.
+        """
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: each.detach().requires_grad_() if name in trained else each for name, each in state.items()}
+
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the module's tensors that move."""
         velocity = self.path.velocity(alpha)

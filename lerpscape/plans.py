@@ -198,7 +198,7 @@ def tensors_at(
     """
     state = on_path.at(alpha)
     if not derivative:
-        yield state
+        yield on_path.as_trained(state)
         return
     with forward_mode(on_path.model), duals.level():
         for name, velocity in on_path.velocity(alpha).items():
