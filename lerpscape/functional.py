@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.checkpoints import Params, wrapper_prefix
 from lerpscape.errors import EndpointMismatch, three_parts
-from lerpscape.paths import ParamPath, distance, relative_distance
+from lerpscape.paths import ParamPath, distances
 
 
 class ModelOnPath:
@@ -64,13 +64,9 @@ class ModelOnPath:
         velocity = self.path.velocity(alpha)
         return {name: velocity[known] for name, known in self._names.items() if known in velocity}
 
-    def distance(self) -> float:
-        """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once."""
-        return distance(self.given.start, self.given.end, self._parameters())
-
-    def relative_distance(self) -> float:
-        """‖θ_T − θ₀‖ / ‖θ₀‖ over the module's parameters."""
-        return relative_distance(self.given.start, self.given.end, self._parameters())
+    def distances(self) -> tuple[float, float]:
+        """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
+        return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
         """The floating-point type of the module's first parameter on the path."""

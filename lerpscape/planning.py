@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lerpscape import duals
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader, alike, divided, spread
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
-from lerpscape.functional import ModelOnPath
+from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.graphs import Graph, Shared, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
@@ -46,9 +47,11 @@ class Group:
 
     @cached_property
     def ready(self) -> list[Ready]:
-        """The batches for the plan, with what all α share; computed when first asked for."""
+        """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
         assert self._plan is not None
-        return [self._plan.ready(batch) for batch in divided(self.batches, self._rows)]
+        examples = sum(len(batch.inputs) for batch in self.batches)
+        rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
+        return [self._plan.ready(batch) for batch in divided(self.batches, rows)]
 
 
 class Walk:
@@ -209,6 +212,14 @@ class Walk:
 
     def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
         """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
+        try:
+            sizes = self._sizes(graph, batches[0])
+        except Exception as error:  # whatever an operation may raise on batches of another size
+            return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
+        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        choice = chosen(graph, sizes, width, examples)
+        if not self.statistics.estimates() and not choice.saves(graph, [len(batch.inputs) for batch in batches]):
+            return Choice(False, "there is nothing to share, and batches and layout suit it")
         probe = _first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
@@ -224,17 +235,21 @@ class Walk:
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            with graph.watched() as steps:
-                found = plan.row(PROBE_ALPHA, ready)
-        except Exception as error:  # whatever an operation may raise on batches of another size or layout
+            found = plan.row(PROBE_ALPHA, ready)
+        except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        shared = sum(_bytes(value) for each in ready for value in each.values.values()) / count
-        sizes = Sizes.of(steps, len(ready[0].targets), count, shared)
-        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
-        return replace(chosen(graph, sizes, width, examples), estimate=self._estimate(sizes, batches, complete))
+        return replace(choice, estimate=self._estimate(sizes, batches, complete))
+
+    def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
+        """What one example takes, seen on the first."""
+        state = self.on_path.at(0.0)
+        ready = graph.ready(batch.inputs[:1], state, state, state if self.derivative else None)
+        with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
+            graph.outputs(ready, state, 0.0)
+        return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is."""
