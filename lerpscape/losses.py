@@ -105,27 +105,26 @@ def _right_class(outputs: Any, targets: Tensor) -> Tensor:
     logits = _tensor(outputs)
     if targets.shape == logits.shape:
         targets = targets.argmax(-1)
-    kept = targets != -100
-    right = _first_largest(duals.split(logits)[0].flatten(0, -2), targets.flatten()).view(targets.shape) & kept
-    return right.flatten(1).sum(1) / kept.flatten(1).sum(1) if right.dim() > 1 else right
+    right = _first_largest(logits, targets)
+    return right.flatten(1).sum(1) / (targets != -100).flatten(1).sum(1) if right.dim() > 1 else right
 
 
 def _first_largest(logits: Tensor, targets: Tensor) -> Tensor:
-    """Whether argmax, the place of the first largest or first NaN, is the target: (examples, classes), (examples,).
+    """Whether argmax, the place of the first largest or first NaN, is the target: (…, classes) and (…) to (…).
 
     torch finds the place of a maximum on the CPU several times as slowly as the maximum itself. Where the target's
     logit is above or below all others the answer is plain; only of ties and NaN is the place looked up. Elsewhere than
     on the CPU that would have to wait for the device.
     """
     if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
-        return logits.argmax(1) == targets
-    place = targets.long().clamp(min=0)[:, None]  # positions to leave out, −100, have any
-    own = logits.gather(1, place)[:, 0]
-    others = logits.scatter(1, place, -math.inf).amax(1)
+        return logits.argmax(-1) == targets
+    values, place = duals.split(logits)[0], targets.long().clamp(min=0).unsqueeze(-1)
+    own = values.gather(-1, place).squeeze(-1)
+    others = values.scatter(-1, place, -math.inf).amax(-1)
     right = own > others
-    unclear = (~(right | (own < others))).nonzero()[:, 0]
-    right[unclear] = logits[unclear].argmax(1) == targets[unclear]
-    return right
+    unclear = ~(right | (own < others))
+    right[unclear] = values[unclear].argmax(-1) == targets[unclear]
+    return right & (targets >= 0)  # −100, a position to leave out, was looked up as class 0
 
 
 def _right_side(outputs: Any, targets: Tensor) -> Tensor:
