@@ -294,4 +294,3 @@ def ends_digest(kind: str, **ends: Checkpoint) -> str:
 
 def _text(pattern: Pattern) -> str:
     return pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-

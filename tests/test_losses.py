@@ -5,11 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import classes, random
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
-from lerpscape import duals, losses
 from lerpscape.losses import (
     NAMED,
     Loss,
@@ -17,6 +13,7 @@ from lerpscape.losses import (
     cross_entropy,
     find_loss,
     mean_squared_error,
+    measured,
     per_example_values,
     squared_error,
 )
@@ -71,59 +68,13 @@ def test_accuracies() -> None:
     assert right(logits, torch.tensor([0, 1, 1])).tolist() == [True, True, False]
     assert right(logits[None], torch.tensor([[0, -100, 1]])).tolist() == [0.5]
     assert right(logits, torch.eye(2)[[0, 1, 1]]).tolist() == [True, True, False]
+    for targets in (torch.tensor([0, 1, 1]), torch.eye(2)[[0, 1, 1]]):
+        values, found = measured(NAMED["cross_entropy"], logits, targets, 3)
+        assert values.equal(cross_entropy(logits, targets)) and found is not None
+        assert found.equal(right(logits, targets))
     side = NAMED["binary_cross_entropy"].correct
     assert side is not None
     assert side(torch.tensor([-1.0, 2.0]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
-
-
-NUMBERS = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, -3.0, float("inf"), float("-inf"), float("nan")])
-
-
-def by_argmax(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of kept positions where the first largest logit, or the first NaN, is the target's, by hand."""
-    shares = []
-    for rows, wanted in zip(logits.flatten(1, -2).tolist(), targets.flatten(1).tolist(), strict=True):
-        found = []
-        for row, each in zip(rows, wanted, strict=True):
-            first = next((k for k, value in enumerate(row) if value != value), None)
-            if each != -100:
-                found.append((row.index(max(row)) if first is None else first) == each)
-        shares.append(sum(found) / len(found) if found else float("nan"))
-    return torch.tensor(shares)
-
-
-@given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.booleans())
-def test_the_first_of_equal_logits_is_the_prediction_and_so_is_the_first_nan(
-    data: st.DataObject, examples: int, positions: int, count: int, moving: bool
-) -> None:
-    values = data.draw(st.lists(NUMBERS, min_size=examples * positions * count, max_size=examples * positions * count))
-    wanted = st.lists(
-        st.sampled_from([*range(count), -100]), min_size=examples * positions, max_size=examples * positions
-    )
-    targets = torch.tensor(data.draw(wanted)).view(examples, positions)
-    logits = torch.tensor(values, dtype=torch.float64).view(examples, positions, count)
-    right = NAMED["cross_entropy"].correct
-    assert right is not None
-    with pytest.MonkeyPatch.context() as patched, duals.level():
-        given_logits = duals.dual(logits, torch.ones_like(logits)) if moving else logits
-        for many in (1, 1 << 14):
-            patched.setattr(losses, "MANY_LOGITS", many)
-            torch.testing.assert_close(right(given_logits, targets), by_argmax(logits, targets), equal_nan=True)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_many_logits_have_the_same_largest(dtype: torch.dtype) -> None:
-    """In bfloat16 some of the largest of 1,000 logits are equal."""
-    logits, targets = random(64, 1000, seed=0).to(dtype), classes(64, seed=1, count=1000)
-    targets[::2] = logits[::2].argmax(1)
-    targets[0] = int((logits[0] == logits[0].max()).nonzero()[-1])
-    logits[2] = 0
-    right = NAMED["cross_entropy"].correct
-    assert right is not None
-    assert logits.numel() >= losses.MANY_LOGITS
-    assert right(logits, targets).equal(logits.argmax(1) == targets)
-    assert right(logits.t().contiguous().t(), targets).equal(logits.argmax(1) == targets)
-    assert right(logits.to("meta"), targets.to("meta")).device.type == "meta"  # where looking at a value is an error
 
 
 def test_wrong_shapes_are_named() -> None:
