@@ -61,13 +61,13 @@ def _right(logits: Tensor, log_probabilities: Tensor, losses: Tensor, targets: T
 
     torch finds the place of a maximum on the CPU several times as slowly as the maximum itself. Where the target is
     more or less probable than all other classes the answer is plain; only of ties, which rounding may have made, and
-    NaN the place is looked up. Elsewhere than on the CPU that would have to wait for the device.
+    NaN the place is looked up. Elsewhere than on the CPU that would have to wait for the device. Writes over the
+    probabilities, which nobody needs any more; autograd would, and says so.
     """
-    if logits.device.type != "cpu" or logits.shape[1] < FEW_CLASSES or logits.numel() < MANY_LOGITS:
+    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
         return logits.argmax(1) == targets
-    values, own = (duals.split(each)[0].detach() for each in (log_probabilities, -losses))
-    others = values.scatter(1, targets.long().clamp(min=0)[:, None], -math.inf).amax(1)
-    lead = own - others
+    others, own = (duals.split(each)[0] for each in (log_probabilities, -losses))
+    lead = own - others.scatter_(1, targets.long().clamp(min=0)[:, None], -math.inf).amax(1)
     right = lead > 0
     if not lead.abs().amin() > 0:
         unclear = ~(lead.abs() > 0)
