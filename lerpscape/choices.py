@@ -40,9 +40,9 @@ class Choice:
     parts: int = 1
 
     def saves(self, graph: Graph, sizes: list[int]) -> bool:
-        """Whether the operations can be faster than the module on batches of these sizes."""
-        typical = sum(sizes) / len(sizes)
-        return bool(graph.shared) or self.channels_last or not self.rows / 4 <= typical <= 2 * self.rows
+        """Whether the operations can be faster than the module is on batches of these sizes."""
+        rows, typical = min(self.rows, sum(sizes)), sum(sizes) / len(sizes)
+        return bool(graph.shared) or self.channels_last or not rows / 4 <= typical <= 2 * rows
 
     def describe(self) -> str:
         """The way in words."""

@@ -213,13 +213,13 @@ class Walk:
     def _planned(self, graph: Graph, batches: list[Batch], complete: bool) -> Choice:
         """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
         try:
-            sizes = self._sizes(graph, batches[0])
+            sizes = self._sizes(graph, _first_rows(batches, 1)[0])
         except Exception as error:  # whatever an operation may raise on batches of another size
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
         choice = chosen(graph, sizes, width, examples)
         if not self.statistics.estimates() and not choice.saves(graph, [len(batch.inputs) for batch in batches]):
-            return Choice(False, "there is nothing to share, and batches and layout suit it")
+            return Choice(False, "there is nothing to share, and its batches and layout are good")
         probe = _first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
@@ -244,9 +244,9 @@ class Walk:
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
-        """What one example takes, seen on the first."""
+        """What a batch of one example takes."""
         state = self.on_path.at(0.0)
-        ready = graph.ready(batch.inputs[:1], state, state, state if self.derivative else None)
+        ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
         with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
             graph.outputs(ready, state, 0.0)
         return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
