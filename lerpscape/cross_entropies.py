@@ -29,17 +29,31 @@ def entropies(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def entropies_and_right(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`entropies`, and whether the first largest logit of a row is the target's, from one pass over the logits.
+    """`entropies`, and whether argmax, the place of the first largest or first NaN, is the target.
+
+    torch finds the place of a maximum on the CPU several times as slowly as the maximum itself. Where the target is
+    more or less probable than all other classes the answer is plain; only of ties, which rounding may have made, and
+    NaN the place is looked up. Elsewhere than on the CPU that would have to wait for the device. Autograd would need
+    the probabilities that are written over here, and says so.
 
     >>> entropies_and_right(torch.eye(2), torch.tensor([0, 0]))
     (tensor([0.3133, 1.3133]), tensor([ True, False]))
     """
-    losses, right = [], []
+    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
+        return entropies(logits, targets), logits.argmax(1) == targets
+    found, others = [], []
     for z, y in _pieces(logits, targets):
         log_probabilities = _log_probabilities(z)
-        losses.append(_losses(log_probabilities, y))
-        right.append(_right(z, log_probabilities, losses[-1], y))
-    return torch.cat(losses), torch.cat(right)
+        found.append(_losses(log_probabilities, y))
+        place = y.long().clamp(min=0)[:, None]
+        others.append(duals.split(log_probabilities)[0].scatter_(1, place, -math.inf).amax(1))
+    losses = torch.cat(found)
+    lead = -duals.split(losses)[0] - torch.cat(others)
+    right = lead > 0
+    if not lead.abs().amin() > 0:
+        unclear = ~(lead.abs() > 0)
+        right[unclear] = logits[unclear].argmax(1) == targets[unclear]
+    return losses, right & (targets >= 0)  # −100, a position to leave out, was looked up as class 0
 
 
 def _pieces(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -54,22 +68,3 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 def _losses(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     return F.nll_loss(log_probabilities, targets, reduction="none")
-
-
-def _right(logits: Tensor, log_probabilities: Tensor, losses: Tensor, targets: Tensor) -> Tensor:
-    """Whether argmax, the place of the first largest or first NaN, is the target.
-
-    torch finds the place of a maximum on the CPU several times as slowly as the maximum itself. Where the target is
-    more or less probable than all other classes the answer is plain; only of ties, which rounding may have made, and
-    NaN the place is looked up. Elsewhere than on the CPU that would have to wait for the device. Writes over the
-    probabilities, which nobody needs any more; autograd would, and says so.
-    """
-    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
-        return logits.argmax(1) == targets
-    others, own = (duals.split(each)[0] for each in (log_probabilities, -losses))
-    lead = own - others.scatter_(1, targets.long().clamp(min=0)[:, None], -math.inf).amax(1)
-    right = lead > 0
-    if not lead.abs().amin() > 0:
-        unclear = ~(lead.abs() > 0)
-        right[unclear] = logits[unclear].argmax(1) == targets[unclear]
-    return right & (targets >= 0)  # −100, a position to leave out, was looked up as class 0
