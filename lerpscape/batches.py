@@ -170,6 +170,22 @@ def joined(pieces: Sequence[Batch]) -> Batch:
     return Batch(inputs, targets, sum(piece.examples or 0 for piece in pieces))
 
 
+def first_rows(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The first `count` examples, in batches that are `alike`, the last one cut.
+
+    >>> three, two = (batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2))
+    >>> found = first_rows([three, two], 4)
+    >>> [batch.examples for batch in found]
+    [3, 1]
+    """
+    found: list[Batch] = []
+    for batch in batches:
+        taken = min(count - sum(len(each.inputs) for each in found), len(batch.inputs))
+        if taken:
+            found.append(Batch(batch.inputs[:taken], batch.targets[:taken], taken))
+    return found
+
+
 def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
     """About `count` examples, evenly spread over batches that are `alike`, as one batch.
 

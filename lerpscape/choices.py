@@ -41,6 +41,11 @@ class Choice:
     parts: int = 1
     sweep: bool = False
 
+    def saves(self, graph: Graph, sizes: list[int]) -> bool:
+        """Whether the operations can be faster than the module is on batches of these sizes."""
+        rows, typical = min(self.rows, sum(sizes)), sum(sizes) / len(sizes)
+        return bool(graph.shared) or self.channels_last or not rows / 4 <= typical <= 2 * rows
+
     def describe(self) -> str:
         """The way in words."""
         if not self.graph:
@@ -66,12 +71,12 @@ class Sizes:
     shared: float
 
     @classmethod
-    def of(cls, steps: list[Step], piece: int, examples: int, shared: float) -> Sizes:
-        """The sizes of steps seen with so many examples, at most `piece` at a time."""
+    def of(cls, steps: list[Step], shared: float) -> Sizes:
+        """The sizes of steps seen with one example."""
         return cls(
-            largest=max((step.largest for step in steps), default=0) / piece,
-            held=max((step.held for step in steps), default=0) / piece,
-            total=sum(step.made for step in steps) / examples,
+            largest=max((step.largest for step in steps), default=0),
+            held=max((step.held for step in steps), default=0),
+            total=sum(step.made for step in steps),
             shared=shared,
         )
 

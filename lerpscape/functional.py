@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.checkpoints import Params, wrapper_prefix
 from lerpscape.errors import EndpointMismatch, three_parts
-from lerpscape.paths import ParamPath, distance, relative_distance
+from lerpscape.paths import ParamPath, distances
 
 
 class ModelOnPath:
@@ -50,18 +50,23 @@ class ModelOnPath:
         state = {name: tensors[known] for name, known in self._names.items()} | self._constant
         return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
 
+    def as_trained(self, state: Params) -> Params:
+        """The tensors with `requires_grad` where the module's own parameters have it.
+
+        Nothing is differentiated by it, but torch chooses its kernels by it, and they round differently: a linear
+        layer on sequences that are not contiguous, as those of an LSTM, is one product then and many if not.
+        """
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: each.detach().requires_grad_() if name in trained else each for name, each in state.items()}
+
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the module's tensors that move."""
         velocity = self.path.velocity(alpha)
         return {name: velocity[known] for name, known in self._names.items() if known in velocity}
 
-    def distance(self) -> float:
-        """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once."""
-        return distance(self.given.start, self.given.end, self._parameters())
-
-    def relative_distance(self) -> float:
-        """‖θ_T − θ₀‖ / ‖θ₀‖ over the module's parameters."""
-        return relative_distance(self.given.start, self.given.end, self._parameters())
+    def distances(self) -> tuple[float, float]:
+        """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
+        return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
         """The floating-point type of the module's first parameter on the path."""

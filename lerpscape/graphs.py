@@ -62,6 +62,7 @@ class Graph:
         named = [*model.named_parameters(), *model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._model = model
+        self._owned = {node: self._tensors_of(node) for node in self._nodes if node.op == "call_module"}
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
         self.given = self._depend_on_data_alone()
         # of what a step may write over, others must have a copy
@@ -89,13 +90,13 @@ class Graph:
             if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
             elif node.op == "call_module" and node not in self.shared:
-                found |= set(self._own(node).values())
+                found |= set(self._owned[node].values())
         return found
 
     def next_layer(self, start: Params, change: Params) -> NextLayer:
         """The layer behind the hinge."""
         assert self.hinge is not None
-        own = self._own(self.hinge.layer)
+        own = self._owned[self.hinge.layer]
         weight, bias = start[own["weight"]], start[own["bias"]] if "bias" in own else None
         moved = change.get(own["weight"], torch.zeros_like(weight))
         return NextLayer.of(weight, moved, bias, change.get(own.get("bias", "")))
@@ -209,7 +210,7 @@ class Graph:
         if node.op == "call_method":
             return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
         module = self._modules[str(node.target)]
-        own = {short: state[name] for short, name in self._own(node).items() if name in state}
+        own = {short: state[name] for short, name in self._owned[node].items() if name in state}
         if type(module) is nn.Linear:
             return self._linear(node, arguments[0], own["weight"], own.get("bias"), reuse)
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
@@ -223,7 +224,7 @@ class Graph:
 
     def _normalised(self, node: fx.Node, inputs: Tensor, moments: Moments, state: Params) -> Tensor:
         layer: Any = self._modules[str(node.target)]
-        own = self._own(node)
+        own = self._owned[node]
         weight, bias = (state[own[each]] if each in own else None for each in ("weight", "bias"))
         parts = [inputs, *moments, *(each for each in (weight, bias) if each is not None)]
         if all(duals.split(each)[1] is None for each in parts):
@@ -235,7 +236,7 @@ class Graph:
         shape = [1, -1] + [1] * (inputs.dim() - 2)
         return torch.addcmul(shift.view(shape), inputs, scale.view(shape))
 
-    def _own(self, node: fx.Node) -> dict[str, str]:
+    def _tensors_of(self, node: fx.Node) -> dict[str, str]:
         """The tensors of a layer: its own short name for each, and the module's."""
         module = self._modules[str(node.target)]
         tensors = [*module.named_parameters(), *module.named_buffers()]

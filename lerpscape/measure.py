@@ -115,6 +115,7 @@ def profile(
                 sums, data_digest = walk(walker, grid, reader, Partial(partial, named))
     count = sums.moments.count
     slope = sums.slopes / count
+    distance, relative_distance = on_path.distances()
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
         slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
     found = Profile(
@@ -133,8 +134,8 @@ def profile(
             Invalid(float(grid[i]), int(sums.invalid[i]), int(sums.first_invalid[i]))
             for i in np.flatnonzero(sums.invalid)
         ),
-        distance=on_path.distance(),
-        relative_distance=on_path.relative_distance(),
+        distance=distance,
+        relative_distance=relative_distance,
         how={
             "path": path.describe(),
             "path_digest": path.digest(),

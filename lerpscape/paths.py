@@ -20,6 +20,9 @@ from lerpscape.patterns import Pattern, selected
 Schedule: TypeAlias = "Callable[[Tensor], Any] | float"
 Rest: TypeAlias = Literal["start", "end"]
 
+# Numbers of two tensors that are compared at once.
+PIECE = 1 << 16
+
 
 class ParamPath(Protocol):
     """A road through parameter space: where it is at α, and how it moves there.
@@ -234,7 +237,7 @@ class Line(Path):
 
     def relative_distance(self) -> float:
         """‖θ_T − θ₀‖ / ‖θ₀‖ over all parameters; the paper's normalisation. inf from a start of zero."""
-        return relative_distance(self.start, self.end, self.start.parameters)
+        return distances(self.start, self.end, self.start.parameters)[1]
 
     def layer_distances(self, relative: bool = False) -> dict[str, float]:
         """‖θ_T − θ₀‖₂ of every parameter by name, or relative to ‖θ₀‖ of the same parameter.
@@ -242,8 +245,7 @@ class Line(Path):
         >>> Line({"a": torch.ones(4), "b": torch.ones(1)}, {"a": torch.zeros(4), "b": torch.ones(1)}).layer_distances()
         {'a': 2.0, 'b': 0.0}
         """
-        measure = relative_distance if relative else distance
-        return {name: measure(self.start, self.end, [name]) for name in self.start.parameters}
+        return {name: distances(self.start, self.end, [name])[relative] for name in self.start.parameters}
 
     def _stop(self, alpha: float) -> Checkpoint:
         if alpha in (0, 1):
@@ -263,16 +265,25 @@ def moving(*ends: Checkpoint) -> tuple[str, ...]:
 
 def distance(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> float:
     """‖θ_T − θ₀‖₂ over the named tensors, accumulated in float64."""
-    return _norm(end.tensors[name].double() - start.tensors[name].double() for name in names)
+    return distances(start, end, names)[0]
 
 
-def relative_distance(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> float:
-    """‖θ_T − θ₀‖ / ‖θ₀‖ over the named tensors; inf from a start of zero, 0 where nothing moves."""
-    names = list(names)
-    moved, length = distance(start, end, names), _norm(start.tensors[name] for name in names)
-    if length:
-        return moved / length
-    return float("inf") if moved else 0.0
+def distances(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> tuple[float, float]:
+    """‖θ_T − θ₀‖₂ over the named tensors, and ‖θ_T − θ₀‖ / ‖θ₀‖: inf from a start of zero, 0 where nothing moves.
+
+    Both from one pass, accumulated in float64, in pieces whose float64 copies stay in a core's cache.
+    """
+    moved, length = [], []
+    for name in names:
+        ends = (torch.split(each.tensors[name].reshape(-1), PIECE) for each in (start, end))
+        for first, last in zip(*ends, strict=True):
+            base = first.double()
+            moved.append(torch.linalg.vector_norm(last.double() - base))
+            length.append(torch.linalg.vector_norm(base))
+    far, whole = (math.hypot(*map(float, norms)) for norms in (moved, length))
+    if whole:
+        return far, far / whole
+    return far, float("inf") if far else 0.0
 
 
 def ends_digest(kind: str, **ends: Checkpoint) -> str:
@@ -283,7 +294,3 @@ def ends_digest(kind: str, **ends: Checkpoint) -> str:
 
 def _text(pattern: Pattern) -> str:
     return pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lerpscape import duals
 from lerpscape.adaptive import scouts
-from lerpscape.batches import Batch, Reader, alike, divided, spread
+from lerpscape.batches import Batch, Reader, alike, divided, first_rows, spread
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.first_layers import Shared
-from lerpscape.functional import ModelOnPath
+from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.graphs import Graph, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
@@ -48,9 +49,11 @@ class Group:
 
     @cached_property
     def ready(self) -> list[Ready]:
-        """The batches for the plan, with what all α share; computed when first asked for."""
+        """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
         assert self._plan is not None
-        return [self._plan.ready(batch) for batch in divided(self.batches, self._rows)]
+        examples = sum(len(batch.inputs) for batch in self.batches)
+        rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
+        return [self._plan.ready(batch) for batch in divided(self.batches, rows)]
 
 
 class Walk:
@@ -221,7 +224,15 @@ class Walk:
 
         `alphas` where no others will be asked for.
         """
-        probe = _first_rows(batches, PROBE_ROWS)
+        try:
+            sizes = self._sizes(graph, first_rows(batches, 1)[0])
+        except Exception as error:  # whatever an operation may raise on batches of another size
+            return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
+        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        choice = chosen(graph, sizes, width, examples)
+        if not self.statistics.estimates() and not choice.saves(graph, [len(batch.inputs) for batch in batches]):
+            return Choice(False, "there is nothing to share, and its batches and layout are good")
+        probe = first_rows(batches, PROBE_ROWS)
         count = sum(len(batch.inputs) for batch in probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
         estimate: Estimate = (
@@ -237,23 +248,19 @@ class Walk:
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate), probed)
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            with graph.watched() as steps:
-                found = plan.row(PROBE_ALPHA, ready)
-        except Exception as error:  # whatever an operation may raise on batches of another size or layout
+            found = plan.row(PROBE_ALPHA, ready)
+        except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        sweep = alphas is not None and self._may_sweep(graph, ready, len(alphas))
-        if sweep:
+        if alphas is not None and self._may_sweep(graph, ready, len(alphas)):
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=True), probed)
             ready = [plan.ready(each) for each in probe]
-            sweep = _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None
-        shared = sum(_bytes(value) for each in ready for value in each.values.values()) / count
-        sizes = Sizes.of(steps, len(ready[0].targets), count, shared)
-        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
-        choice = chosen(graph, sizes, width, examples)
-        return replace(choice, estimate=self._estimate(sizes, batches, complete), sweep=sweep)
+            if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
+                held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
+                choice = replace(chosen(graph, replace(sizes, shared=held), width, examples), sweep=True)
+        return replace(choice, estimate=self._estimate(sizes, batches, complete))
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int) -> bool:
         """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
@@ -261,6 +268,14 @@ class Walk:
             return False
         first = ready[0].values[graph.hinge.first]
         return may_sweep(first, graph.hinge.outputs, points, derivative=self.derivative)
+
+    def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
+        """What a batch of one example takes."""
+        state = self.on_path.at(0.0)
+        ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
+        with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
+            graph.outputs(ready, state, 0.0)
+        return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is."""
@@ -279,16 +294,6 @@ class Walk:
 def free_bytes() -> int:
     """Memory that is free now."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _first_rows(batches: list[Batch], rows: int) -> list[Batch]:
-    """The first examples in the caller's batches, the last one cut."""
-    found: list[Batch] = []
-    for batch in batches:
-        taken = min(rows - sum(len(each.inputs) for each in found), len(batch.inputs))
-        if taken:
-            found.append(Batch(batch.inputs[:taken], batch.targets[:taken], taken))
-    return found
 
 
 def _gathered(batches: list[Batch], rows: int) -> Iterator[tuple[list[Batch], float]]:

@@ -16,7 +16,7 @@ from lerpscape.channel_moments import PooledMoments, moments
 from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, seed, statistic
 from lerpscape.graphs import Graph, Moments, Values
-from lerpscape.losses import Loss, per_example_values
+from lerpscape.losses import Loss, measured
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.sums import Row
@@ -118,7 +118,7 @@ class GraphPlan:
             else:
                 outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
             found = zip(ready, outputs, strict=True)
-            return _row([self._kept(_part(self._loss, out, each.targets, each.examples)) for each, out in found])
+            return _row([self._kept(measured(self._loss, out, each.targets, each.examples)) for each, out in found])
 
     def _kept(self, part: Part) -> Part:
         """The numbers of a batch in memory of their own: a loss may give a part of the network's output as it is."""
@@ -202,7 +202,7 @@ def tensors_at(
     """
     state = on_path.at(alpha)
     if not derivative:
-        yield state
+        yield on_path.as_trained(state)
         return
     with forward_mode(on_path.model), duals.level():
         for name, velocity in on_path.velocity(alpha).items():
@@ -223,14 +223,9 @@ class _Pass(nn.Module):
     def forward(self, batches: list[Batch]) -> list[Part]:
         found = []
         for batch in batches:
-            found.append(_part(self.loss, batch.call(self.model), batch.targets, batch.examples))
+            found.append(measured(self.loss, batch.call(self.model), batch.targets, batch.examples))
             self.report(1)
         return found
-
-
-def _part(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Part:
-    values = per_example_values(loss, outputs, targets, examples)
-    return values, loss.correct(outputs, targets) if loss.correct else None
 
 
 def _row(parts: list[Part]) -> Row:

@@ -13,6 +13,7 @@ from lerpscape.losses import (
     cross_entropy,
     find_loss,
     mean_squared_error,
+    measured,
     per_example_values,
     squared_error,
 )
@@ -67,6 +68,10 @@ def test_accuracies() -> None:
     assert right(logits, torch.tensor([0, 1, 1])).tolist() == [True, True, False]
     assert right(logits[None], torch.tensor([[0, -100, 1]])).tolist() == [0.5]
     assert right(logits, torch.eye(2)[[0, 1, 1]]).tolist() == [True, True, False]
+    for targets in (torch.tensor([0, 1, 1]), torch.eye(2)[[0, 1, 1]]):
+        values, found = measured(NAMED["cross_entropy"], logits, targets, 3)
+        assert values.equal(cross_entropy(logits, targets)) and found is not None
+        assert found.equal(right(logits, targets))
     side = NAMED["binary_cross_entropy"].correct
     assert side is not None
     assert side(torch.tensor([-1.0, 2.0]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]

@@ -376,6 +376,35 @@ def test_channels_go_last_where_results_outweigh_the_weights() -> None:
     assert "channels last" not in choice(32, 2)  # 9,216 weights against 16 · 256
 
 
+def test_a_network_with_nothing_to_gain_goes_by_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Tanh(), nn.Conv2d(32, 32, 3, padding=1), nn.Flatten(), nn.Linear(128, 3))
+
+    start, end = ends(build)
+    line, images, labels = ls.Line(start, end), random(96, 32, 2, 2, seed=1), classes(96, seed=2)
+    monkeypatch.setattr(choices, "MOST_ROWS", 32)
+    plans = {}
+    for size in (4, 8, 64, 96):
+        found = ls.profile(start, line, batches(images, labels, size=size), alphas=4)
+        plans[size] = found.how["plan"]
+        assert_same(found, by_module(monkeypatch, start, line, batches(images, labels, size=size), alphas=4))
+    assert plans[8] == "the module batch by batch: there is nothing to share, and its batches and layout are good"
+    assert plans[8] == plans[64]  # on average 48
+    assert plans[4] == plans[96] == "traced operations, 32 examples at a time"
+
+
+def test_the_batches_of_a_group_are_as_equal_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    ready = GraphPlan.ready
+    monkeypatch.setattr(GraphPlan, "ready", lambda plan, batch: sizes.append(len(batch.inputs)) or ready(plan, batch))
+    monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(choices, "MOST_ROWS", 11)
+    monkeypatch.setattr(choices, "MOST_GROUP", 23)
+    start, end = ends(plain)
+    ls.profile(start, ls.Line(start, end), DATA, alphas=9, derivative=False)
+    assert sizes[-3:] == [8, 8, 7]
+
+
 def test_weights_that_outweigh_results_want_larger_batches() -> None:
     sizes = Sizes(largest=1 << 20, held=1 << 21, total=1 << 20, shared=1)
     rows = {}
