@@ -106,6 +106,26 @@ def curve_errors(alphas: Floats, losses: Floats, slopes: Floats | None, scout: S
     return MARGIN * missed + rest, np.where(missed >= rest, places, (alphas[:-1] + alphas[1:]) / 2)
 
 
+def first_points(scout: Scout | None, tolerance: float, *, with_slopes: bool) -> Floats:
+    """Points to be measured together before any is known: all that the scout's own curve asks for.
+
+    What the data share for all α is then computed once for most of the points.
+
+    >>> first_points(None, 1e-3, with_slopes=False)
+    array([0.   , 0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ])
+    >>> len(first_points(Scout(np.exp(-4 * SCOUTED), 256), 1e-3, with_slopes=True))
+    6
+    """
+    if scout is None:
+        return np.linspace(0.0, 1.0, FIRST_ALONE)
+    grid, asked = np.empty(0), np.linspace(0.0, 1.0, FIRST)
+    while len(asked):
+        grid = np.union1d(grid, asked)
+        losses, slopes = scout.at(grid)
+        asked = next_points(grid, losses, slopes if with_slopes else None, tolerance, scout)
+    return grid
+
+
 def next_points(
     alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float, scout: Scout | None = None
 ) -> Floats:

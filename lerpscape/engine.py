@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lerpscape.adaptive import FIRST, FIRST_ALONE, SCOUTED, Scout, next_points, reached
+from lerpscape.adaptive import FIRST_ALONE, SCOUTED, Scout, first_points, next_points, reached
 from lerpscape.batches import Reader
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
@@ -80,7 +80,7 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     """
     scout = _scout(measured, reader)
     measured.choose(np.linspace(0.0, 1.0, FIRST_ALONE), reader.first, reader.complete, more=True)
-    grid = np.linspace(0.0, 1.0, FIRST_ALONE if scout is None else FIRST)
+    grid = first_points(scout, tolerance, with_slopes=measured.derivative)
     rows: dict[float, Row] = {}
     asked, data = grid, ""
     while len(asked):
