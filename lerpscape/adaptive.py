@@ -192,22 +192,19 @@ def interpolated(alphas: Floats, losses: Floats, slopes: Floats | None, at: Floa
     >>> interpolated(np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([0.0, 3.0]), np.array([0.5]))
     array([0.125])
     """
-    found = np.empty(len(at))
-    for k, alpha in enumerate(at):
-        right = int(np.clip(np.searchsorted(alphas, alpha), 1, len(alphas) - 1))
-        if slopes is None:
-            first = int(np.clip(right - 2, 0, max(len(alphas) - 4, 0)))
-            near = slice(first, first + 4)
-            found[k] = _lagrange(alphas[near], losses[near], float(alpha))
-            continue
-        left, width = right - 1, alphas[right] - alphas[right - 1]
-        found[k], _ = _hermite(
-            (alpha - alphas[left]) / width, losses[left], losses[right], slopes[left] * width, slopes[right] * width
-        )
+    right = np.clip(np.searchsorted(alphas, at), 1, len(alphas) - 1)
+    if slopes is None:
+        count = min(4, len(alphas))
+        near = np.clip(right - 2, 0, len(alphas) - count)[:, None] + np.arange(count)
+        return _lagrange(alphas[near], losses[near], at)
+    left, width = right - 1, alphas[right] - alphas[right - 1]
+    found, _ = _hermite(
+        (at - alphas[left]) / width, losses[left], losses[right], slopes[left] * width, slopes[right] * width
+    )
     return found
 
 
-def _hermite(s: float, left: float, right: float, slope_left: float, slope_right: float) -> tuple[float, float]:
+def _hermite(s: Floats, left: Floats, right: Floats, slope_left: Floats, slope_right: Floats) -> tuple[Floats, Floats]:
     """Value and slope at s in [0, 1] of the cubic with these values and slopes at 0 and 1."""
     b = 3 * (right - left) - 2 * slope_left - slope_right
     c = slope_left + slope_right - 2 * (right - left)
@@ -216,12 +213,14 @@ def _hermite(s: float, left: float, right: float, slope_left: float, slope_right
 
 def _from_nearest(alphas: Floats, losses: Floats, i: int) -> float:
     others = sorted((j for j in range(len(alphas)) if j != i), key=lambda j: abs(alphas[j] - alphas[i]))[:4]
-    return _lagrange(alphas[others], losses[others], float(alphas[i]))
+    return float(_lagrange(alphas[others], losses[others], alphas[i]))
 
 
-def _lagrange(nodes: Floats, values: Floats, at: float) -> float:
-    total = 0.0
-    for i, (node, value) in enumerate(zip(nodes, values, strict=True)):
-        others = np.delete(nodes, i)
-        total += float(value * np.prod((at - others) / (node - others)))
-    return total
+def _lagrange(nodes: Floats, values: Floats, at: Floats) -> Floats:
+    """The polynomial through nodes and values, shape (…, points), at one place for each; shape (…)."""
+    found = np.zeros(np.shape(at))
+    for i in range(nodes.shape[-1]):
+        others = np.delete(nodes, i, axis=-1)
+        gaps = nodes[..., i : i + 1] - others
+        found = found + values[..., i] * np.prod((np.asarray(at)[..., None] - others) / gaps, axis=-1)
+    return found
