@@ -1,13 +1,14 @@
-"""Every network of the laboratory: profile() against the loop that everybody writes, so that none is slower.
+"""Every kind of network that is tested: profile() against the loop that everybody writes, so that none is slower.
 
 usage: python benchmarks/bench_models.py [WORDS …] [--rounds 5]
 
 One thread, float32, random data of the usual shapes, 50 α (12 for convolutions); interleaved rounds, ratios of the
-same round. The loop measures the loss alone, `profile(derivative=False)` loss and accuracy. Networks with batch norm
-are measured with statistics on the line in both ways, and with statistics that each way estimates anew at every α from
-the same data: the loop by a pass in training mode before the one that measures (pooled over batches), `profile` by the
-same or exactly. With words, only the networks whose name has one of them; other results are kept. Written to
-benchmarks/results/models.json.
+same round. The loop measures the loss alone, `profile(derivative=False)` loss and accuracy; for classes there is a
+second loop that measures both. The networks of the laboratory, and others with a loss of one's own, dict batches with
+several inputs, tied weights, torch's own Transformer layer. Networks with batch norm are measured with statistics on
+the line in both ways, and with statistics that each way estimates anew at every α from the same data: the loop by a
+pass in training mode before the one that measures (pooled over batches), `profile` by the same or exactly. With words,
+only the networks whose name has one of them; other results are kept. Written to benchmarks/results/models.json.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from bench_engine import RESULTS, batches, interleaved, losses
 from loops import loop
-from networks import moved
+from networks import Attention, Bag, Tied, fully_connected, moved
 from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
 
 import lerpscape as ls
 from lerpscape.lab.models import build
@@ -73,21 +75,52 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] 
 }
 
 
-def made(name: str) -> tuple[nn.Module, nn.Module, list[tuple[Tensor, Tensor]], str, int]:
+OTHERS = ("own loss", "dict batches", "tied weights", "torch's own attention")
+
+
+def huber(outputs: Tensor, targets: Tensor) -> Tensor:
+    return smooth_l1_loss(outputs, targets, reduction="none").mean(1)
+
+
+def made(name: str) -> tuple[nn.Module, nn.Module, list[Any], Any, int]:
+    """Both ends, batches, the loss and the number of examples."""
+    if name in OTHERS:
+        return other(name)
     model, options, shape, outputs, count, size = NETWORKS[name]
     start = build(model, inputs=shape, outputs=outputs, seed=0, **options).eval()
     if not shape:
-        tokens = torch.randint(0, outputs, (count, 36))
-        return start, moved(start), batches(tokens[:, :-1], tokens[:, 1:], size), "cross_entropy", count
+        return start, moved(start), following(outputs, count, size), "cross_entropy", count
     images = torch.randn(count, *shape)
     targets = images.flatten(1) if "autoencoder" in model else torch.randint(0, outputs, (count,))
     kind = "squared_error" if "autoencoder" in model else "cross_entropy"
     return start, moved(start), batches(images, targets, size), kind, count
 
 
+def other(name: str) -> tuple[nn.Module, nn.Module, list[Any], Any, int]:
+    if name == "own loss":
+        start = fully_connected(784, 256, 256, 10).eval()
+        return start, moved(start), batches(torch.randn(2048, 784), torch.randn(2048, 10), 512), huber, 2048
+    if name == "dict batches":
+        start = Bag(1000, 200, 10).eval()
+        ids, mask = torch.randint(0, 1000, (2048, 35)), torch.ones(2048, 35)
+        mask[::2, 20:] = 0
+        parts = zip(ids.split(256), mask.split(256), torch.randint(0, 10, (2048,)).split(256), strict=True)
+        data = [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in parts]
+        return start, moved(start), data, "cross_entropy", 2048
+    start = (Tied(1000, 200) if name == "tied weights" else Attention(1000, 200)).eval()
+    return start, moved(start), following(1000, 128, 16), "cross_entropy", 128
+
+
+def following(vocabulary: int, count: int, size: int) -> list[Any]:
+    """Sequences of 35 tokens, and those that follow."""
+    tokens = torch.randint(0, vocabulary, (count, 36))
+    return batches(tokens[:, :-1], tokens[:, 1:], size)
+
+
 def compared(name: str, rounds: int) -> dict[str, Any]:
     start, end, data, kind, count = made(name)
-    points = 50 if data[0][0].dim() == 2 or "connected" in name or "autoencoder" in name else 12
+    pictures = isinstance(data[0], tuple) and data[0][0].dim() == 4
+    points = 12 if pictures and "connected" not in name and "autoencoder" not in name else 50
     alphas, line = np.linspace(0, 1, points), ls.Line(start, end)
     normalised = "norm" in name and "batch" in name
 
@@ -101,6 +134,8 @@ def compared(name: str, rounds: int) -> dict[str, Any]:
         plain: lambda: loop(start, end, data, kind, alphas, count, False),
         "lerpscape": ours(ls.InterpolateStatistics() if normalised else None),
     }
+    if kind == "cross_entropy":
+        ways["the loop, accuracy too"] = lambda: loop(start, end, data, kind, alphas, count, False, accuracy=True)
     found = interleaved(ways, rounds, plain, losses)
     if normalised:
         plain = "the loop, a pass in training mode before each"
@@ -122,12 +157,13 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     out = RESULTS.with_name("models.json")
-    for name in NETWORKS:
+    for name in (*NETWORKS, *OTHERS):
         if options.words and not any(word in name for word in options.words):
             continue
         print(name, flush=True)
         row = compared(name, options.rounds)
-        kept = json.loads(out.read_text()) if out.exists() else {"what": __doc__}
+        kept = json.loads(out.read_text()) if out.exists() else {}
+        kept["what"] = __doc__
         kept[name] = row | {"torch": torch.__version__, "machine": platform.machine(), "threads": 1}
         out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}")

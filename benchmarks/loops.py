@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def summed(kind: str, outputs: Tensor, targets: Tensor) -> float:
+def called(model: nn.Module, item: Any) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of a batch: a pair, or a dict with the targets under `labels`."""
+    if isinstance(item, dict):
+        return model(**{name: value for name, value in item.items() if name != "labels"}), item["labels"]
+    return model(item[0]), item[1]
+
+
+def summed(kind: Any, outputs: Tensor, targets: Tensor) -> float:
+    if callable(kind):
+        return float(kind(outputs, targets).sum())
     if kind == "squared_error":
         return float(F.mse_loss(outputs, targets, reduction="sum"))
     positions = targets[0].numel()
@@ -19,9 +28,19 @@ def summed(kind: str, outputs: Tensor, targets: Tensor) -> float:
 
 
 def loop(
-    start: nn.Module, end: nn.Module, data: list[tuple[Tensor, Tensor]], kind: str, alphas: Any, count: int, warm: bool
+    start: nn.Module,
+    end: nn.Module,
+    data: list[Any],
+    kind: Any,
+    alphas: Any,
+    count: int,
+    warm: bool,
+    accuracy: bool = False,
 ) -> np.ndarray:
-    """Weights at α into the module, statistics from a pass in training mode where wanted, then the mean loss."""
+    """Weights at α into the module, statistics from a pass in training mode where wanted, then the mean loss.
+
+    With `accuracy` also the share of right predictions, as profile() measures it, which is thrown away.
+    """
     model, found = deepcopy(start), []
     first, last = start.state_dict(), end.state_dict()
     with torch.no_grad():
@@ -34,8 +53,14 @@ def loop(
                         module.reset_running_stats()
                         module.momentum = None
                 model.train()
-                for inputs, _ in data:
-                    model(inputs)
+                for item in data:
+                    called(model, item)
             model.eval()
-            found.append(sum(summed(kind, model(inputs), targets) for inputs, targets in data) / count)
+            total = right = 0.0
+            for item in data:
+                outputs, targets = called(model, item)
+                total += summed(kind, outputs, targets)
+                if accuracy:
+                    right += float((outputs.argmax(-1) == targets).sum())
+            found.append(total / count)
     return np.array(found)

@@ -47,6 +47,45 @@ def residual(batch_norm: bool) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+class Bag(nn.Module):
+    """Takes keyword arguments, as models from hubs do: the mean embedding of the tokens that the mask keeps."""
+
+    def __init__(self, vocabulary: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(vocabulary, width), nn.Linear(width, width)
+        self.read = nn.Linear(width, outputs)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weights = attention_mask[..., None] / attention_mask.sum(1)[:, None, None]
+        return self.read(F.relu(self.hidden((self.embedding(input_ids) * weights).sum(1))))
+
+
+class Tied(nn.Module):
+    """A language model whose input and output embedding are one tensor."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding, self.mix = nn.Embedding(vocabulary, width), nn.Linear(width, width)
+        self.read = nn.Linear(width, vocabulary, bias=False)
+        self.read.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.read(torch.tanh(self.mix(self.embedding(tokens))))
+
+
+class Attention(nn.Module):
+    """A language model of torch's own Transformer layer, which fuses its operations in evaluation mode."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.layer = nn.TransformerEncoderLayer(width, 2, width, batch_first=True)
+        self.read = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.read(self.layer(self.embedding(tokens)))
+
+
 def moved(model: nn.Module, distance: float = 0.02) -> nn.Module:
     """The same network with every parameter moved a little."""
     end = deepcopy(model)

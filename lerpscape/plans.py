@@ -200,9 +200,9 @@ def tensors_at(
 
     With `only`, the named ones alone move.
     """
-    state = on_path.at(alpha)
+    state = on_path.as_trained(on_path.at(alpha))
     if not derivative:
-        yield on_path.as_trained(state)
+        yield state
         return
     with forward_mode(on_path.model), duals.level():
         for name, velocity in on_path.velocity(alpha).items():

@@ -170,8 +170,8 @@ def test_weights_are_differentiated_with_statistics_held(policy: str) -> None:
     start, end = case.ends()
     line, alpha, h = ls.Line(start, end), 0.37, 1e-5
     chosen = POLICIES[policy](case.data())
-    slopes = _Slopes(start, line, case.data(), find_loss("cross_entropy"), chosen, None, None)
     with torch.no_grad():
+        slopes = _Slopes(start, line, case.data(), find_loss("cross_entropy"), chosen, None, None)
         _, found = slopes._sums([alpha], {"weights": (None, True)})
         losses = []
         for side in (-h, h):

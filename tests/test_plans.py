@@ -198,6 +198,33 @@ def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, 
         assert found.loss[position] == float(values.double().numpy().mean())
 
 
+class Turned(nn.Module):
+    """A linear layer on positions that do not lie in order, as those of an LSTM with its batch first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(17, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(inputs.transpose(0, 1).contiguous().transpose(0, 1))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("derivative", [False, True])
+def test_the_kernels_are_those_of_the_network_itself(derivative: bool, trained: bool) -> None:
+    """torch multiplies sequences that are not contiguous in another way where the weights require gradients."""
+    start, end = ends(Turned, torch.float32)
+    for model in (start, end):
+        model.requires_grad_(trained)
+    data = batches(random(40, 2, 17, seed=1).float(), classes(40, 2, seed=2, count=10), size=2)
+    found = ls.profile(start, ls.Line(start, end), data, derivative=derivative)
+    for position, model in ((0, start), (-1, end)):
+        with torch.no_grad():
+            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
+        assert found.loss[position] == float(values.double().numpy().mean())
+    assert all(each.requires_grad == trained for each in start.parameters())
+
+
 def test_float32_differs_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain, torch.float32)
     data = [(x.float(), y) for x, y in DATA]
