@@ -61,7 +61,7 @@ class AngleBounds(Result):
     @property
     def summary(self) -> str:
         """The shares in a sentence."""
-        open_ = 1 - self.proved_share - self.refuted_share
+        open_ = ((self.upper >= np.pi / 2) & (self.lower < np.pi / 2)).mean()
         return (
             f"No two velocities a right angle apart: proved for {100 * self.proved_share:.4g} % of {len(self.upper)} "
             f"examples, refuted for {100 * self.refuted_share:.4g} %, open for {100 * open_:.4g} % "

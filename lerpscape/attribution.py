@@ -24,8 +24,8 @@ from lerpscape.planning import Walk
 from lerpscape.plans import ModulePlan
 from lerpscape.profiles import Profile
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.provenance import measured_with
 from lerpscape.quadrature import Integral, integrate
-from lerpscape.saving import versions
 
 Groups: TypeAlias = Literal["module", "tensor"] | Callable[[str], str]
 # Which tensors a part moves, and whether batch-norm statistics stay where they are meanwhile.
@@ -143,13 +143,11 @@ class _Slopes:
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        self.path = path
         self.loss = loss
         self.reader = Reader(data)
         self.on_path = ModelOnPath(model, path, device, dtype)
         self.policy = batch_norm
-        statistics = Statistics(self.on_path, batch_norm)
-        self.batch_norm = statistics.describe()
+        self.statistics = statistics = Statistics(self.on_path, batch_norm)
         self.tell: Callable[[int], None] = lambda _: None
         self.walk = Walk(self.on_path, loss, statistics, lambda _: None, derivative=True, probe=self.reader.first[0])
         self.plan = ModulePlan(self.on_path, loss, statistics, lambda done: self.tell(done), derivative=True)
@@ -235,15 +233,7 @@ class _Slopes:
             unit=self.loss.unit,
             loss_name=self.loss.name,
             label=label,
-            how={
-                "path": self.path.describe(),
-                "path_digest": self.path.digest(),
-                "model": type(self.on_path.model).__name__,
-                "batch_norm": self.batch_norm,
-                "dtype": str(self.on_path.compute_dtype()).removeprefix("torch."),
-                "seconds": round(time.perf_counter() - began, 3),
-                "versions": versions(),
-            },
+            how=measured_with(self.on_path, self.statistics, began),
         )
 
     def _sums(self, alphas: list[float], parts: Mapping[str, Part]) -> tuple[Floats, Floats]:

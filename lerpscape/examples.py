@@ -21,7 +21,7 @@ from lerpscape.paths import ParamPath
 from lerpscape.per_example import ExampleCurves, classes_of
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import versions
+from lerpscape.provenance import measured_with
 from lerpscape.sums import in_float64
 
 
@@ -75,13 +75,5 @@ def example_curves(
         unit=chosen.unit,
         loss_name=chosen.name,
         label=label,
-        how={
-            "path": path.describe(),
-            "path_digest": path.digest(),
-            "model": type(model).__name__,
-            "batch_norm": statistics.describe(),
-            "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        },
+        how=measured_with(on_path, statistics, began),
     )

@@ -22,8 +22,8 @@ from lerpscape.monotonicity import Floats
 from lerpscape.outputs import OutputsOnPath, Per
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.provenance import measured_with
 from lerpscape.refinement import Refinement, Track, in_blocks
-from lerpscape.saving import versions
 from lerpscape.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]
@@ -113,24 +113,15 @@ def gauss_length(
         with progress_bar(progress, total=0, what=f"Gauss length {label}".strip()) as report:
             rows = [reading.row(track, noise) for track in refinement.tracks(reader, report)]
     found = _gathered(rows, method, tolerance, label)
-    compute_dtype = str(on_path.on_path.compute_dtype()).removeprefix("torch.")
     found.how.update(
-        {
-            "path": path.describe(),
-            "path_digest": path.digest(),
-            "model": type(model).__name__,
+        measured_with(on_path.on_path, on_path.statistics, began)
+        | {
             "data_digest": refinement.data_digest,
             "largest_batch": max((batch.examples or 0) for batch in reader.first),
-            "batch_norm": on_path.statistics.describe(),
             "per": "example" if found.position is None else "position",
             "budget": budget,
             "direction_noise": noise,
             "derivatives": "none" if not order else "Taylor coefficients" if on_path.stack else "forward mode",
-            "device": str(on_path.on_path.device),
-            "dtype": compute_dtype,
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
         }
     )
     allowed = 0.01 if tolerance is None else tolerance
@@ -138,7 +129,7 @@ def gauss_length(
         warnings.warn(
             three_parts(
                 f"rounding to be small beside {allowed:g} rad.",
-                f"steps of α so small that {compute_dtype} may account for {found.rounding.mean():.2g} of "
+                f"steps of α so small that {found.how['dtype']} may account for {found.rounding.mean():.2g} of "
                 f"{found.mean:.3g} rad on average.",
                 "Use dtype=torch.float64, or fewer alphas.",
             ),

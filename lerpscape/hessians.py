@@ -22,6 +22,7 @@ from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.provenance import measured_with
 from lerpscape.saving import optional, versions
 
 
@@ -101,18 +102,15 @@ def curvature(
         unit=hessian.loss.unit,
         loss_name=hessian.loss.name,
         label=label,
-        how={
-            "path": path.describe(),
-            "path_digest": path.digest(),
-            "model": type(model).__name__,
-            "batch_norm": hessian.statistics.describe(),
-            "dtype": str(hessian.dtype).removeprefix("torch."),
-            "iterations": iterations,
-            "probes": probes,
-            "seed": seed,
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions() | {"hessian-eigenthings": library.__version__},
-        },
+        how=measured_with(
+            hessian.on_path,
+            hessian.statistics,
+            began,
+            iterations=iterations,
+            probes=probes,
+            seed=seed,
+            versions=versions() | {"hessian-eigenthings": library.__version__},
+        ),
     )
 
 

@@ -26,7 +26,7 @@ from lerpscape.paths import ParamPath
 from lerpscape.planning import Walk
 from lerpscape.profiles import Invalid, Profile
 from lerpscape.progress import Progress, progress_bar
-from lerpscape.saving import versions
+from lerpscape.provenance import measured_with
 from lerpscape.shards import check_workers
 
 Alphas: TypeAlias = int | Sequence[float] | Floats | str
@@ -136,22 +136,17 @@ def profile(
         ),
         distance=distance,
         relative_distance=relative_distance,
-        how={
-            "path": path.describe(),
-            "path_digest": path.digest(),
-            "model": type(model).__name__,
-            "data_digest": data_digest,
-            "largest_batch": max((batch.examples or 0) for batch in reader.first),
-            "batch_norm": policy.describe(),
-            "plan": walker.choice.describe(),
-            "adaptive": reached,
-            "device": str(on_path.device),
-            "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
-            "threads": torch.get_num_threads() if workers == 1 else 1,
-            "workers": workers,
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        },
+        how=measured_with(
+            on_path,
+            policy,
+            began,
+            data_digest=data_digest,
+            largest_batch=max((batch.examples or 0) for batch in reader.first),
+            plan=walker.choice.describe(),
+            adaptive=reached,
+            threads=torch.get_num_threads() if workers == 1 else 1,
+            workers=workers,
+        ),
     )
     return found
 

@@ -33,6 +33,8 @@ from lerpscape.switches import Sweep, may_sweep
 
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 6
+# So many α must go over the data together for the first layer's results at both ends to cost less than at each α.
+FEWEST_TOGETHER = 3
 # The graph is compared with the module on so many examples at this α.
 PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
@@ -80,6 +82,7 @@ class Walk:
         self.reason: str | None = None if derivative else "not asked for"
         self.choice = Choice(False, "nothing chosen yet")
         self.workers = workers
+        self.together = FEWEST_TOGETHER  # how many α pass over the data before it is read again
         self._report = report
         self._owed = 0.0
         if derivative:
@@ -100,7 +103,7 @@ class Walk:
 
         With `more`, other α will be asked for, in any order.
         """
-        graph = self._known_graph(alphas, chunk)
+        graph = self._known_graph(None if known else alphas, chunk)
         if known is not None:
             self.choice = Choice(**json.loads(known))
         elif isinstance(graph, str):
@@ -137,8 +140,9 @@ class Walk:
         if self._graph is None:
             return self._plain.row(alpha, group.batches)  # which tells of every batch
         # With statistics estimated anew, the ends are not the networks that were saved.
-        end = alpha in (0.0, 1.0) and not self.statistics.estimates()
-        row = self._quiet.row(alpha, group.batches) if end else self._graph.row(alpha, group.ready)
+        plain = alpha in (0.0, 1.0) or (self.together < FEWEST_TOGETHER and not self.choice.channels_last)
+        by_module = plain and not self.statistics.estimates()
+        row = self._quiet.row(alpha, group.batches) if by_module else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
 
@@ -179,8 +183,8 @@ class Walk:
     def _module_plan(self, report: Report) -> ModulePlan:
         return ModulePlan(self.on_path, self.loss, self.statistics, report, derivative=self.derivative)
 
-    def _known_graph(self, alphas: Floats, chunk: list[Batch]) -> Graph | str:
-        """The model's operations, or why they are of no use."""
+    def _known_graph(self, alphas: Floats | None, chunk: list[Batch]) -> Graph | str:
+        """The model's operations, or why they are of no use: for these α, or for as many as anybody may want."""
         if type(self.on_path.path) is not Line:
             return "the path is no line"
         if self.on_path.compute_dtype() not in (torch.float32, torch.float64):
@@ -191,7 +195,7 @@ class Walk:
             return "the batches are not pairs of tensors with a row for each example"
         convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
         always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
-        if not always and int(np.sum((alphas != 0) & (alphas != 1))) < FEWEST_POINTS:
+        if not always and alphas is not None and int(np.sum((alphas != 0) & (alphas != 1))) < FEWEST_POINTS:
             return "there are too few points to share work"
         graph = traced(self.on_path.model)
         if isinstance(graph, str) or graph.shared or always:

@@ -25,8 +25,8 @@ from lerpscape.paths import ParamPath
 from lerpscape.planning import PROBE_ALPHA, PROBE_ROWS, Walk
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
+from lerpscape.provenance import measured_with
 from lerpscape.samples import Sample
-from lerpscape.saving import versions
 from lerpscape.sequential_verdicts import SequentialVerdict
 from lerpscape.shards import check_workers
 from lerpscape.sums import in_float64
@@ -143,21 +143,16 @@ def sequential_verdict(
         bounds=bounds,
         seed=seed,
         label=label,
-        how={
-            "path": path.describe(),
-            "path_digest": path.digest(),
-            "model": type(model).__name__,
-            "planned_looks": counts,
-            "error_of_a_look": error,
-            "batch_norm": statistics.describe(),
-            "plan": walker.choice.describe(),
-            "device": str(on_path.device),
-            "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
-            "threads": torch.get_num_threads() if workers == 1 else 1,
-            "workers": workers,
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        },
+        how=measured_with(
+            on_path,
+            statistics,
+            began,
+            planned_looks=counts,
+            error_of_a_look=error,
+            plan=walker.choice.describe(),
+            threads=torch.get_num_threads() if workers == 1 else 1,
+            workers=workers,
+        ),
     )
 
 

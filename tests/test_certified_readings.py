@@ -12,6 +12,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape import loss_enclosures
+from lerpscape.angle_bounds import AngleBounds
 from lerpscape.batch_norm import EndStatistics
 from lerpscape.functional import ModelOnPath
 from lerpscape.steps import most_over_a_step
@@ -148,6 +149,14 @@ def test_the_angle_of_a_kink(angle):
     assert np.all(angle <= found.upper)
     assert (found.proved_share, found.refuted_share) == ((1.0, 0.0) if angle < np.pi / 2 else (0.0, 1.0))
     assert "right angle" in found.summary
+
+
+@pytest.mark.parametrize(("proved", "refuted", "left"), [(9, 1, "0"), (5, 1, "40"), (0, 0, "100")])
+def test_shares_of_angles_add_up(proved, refuted, left):
+    lower = np.array([0.1] * proved + [2.0] * refuted + [0.1] * (10 - proved - refuted))
+    upper = np.array([0.2] * proved + [2.1] * refuted + [2.0] * (10 - proved - refuted))
+    summary = AngleBounds(lower, upper, 8, 0.0, {}).summary
+    assert f"refuted for {10 * refuted} %, open for {left} %" in summary  # 1 − 0.9 − 0.1 is not 0
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape import duals, switches
-from lerpscape.batches import batch_of
+from lerpscape.batches import Reader, batch_of
+from lerpscape.engine import rows_of
 from lerpscape.first_layers import Shared
-from lerpscape.functional import undisturbed
+from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.graphs import traced
+from lerpscape.losses import NAMED
+from lerpscape.normalisation import Statistics
 from lerpscape.outputs import OutputsOnPath
+from lerpscape.planning import Walk
+from lerpscape.plans import GraphPlan, ModulePlan
 from lerpscape.switches import NextLayer, Sweep, worth_sweeping
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}  # a few thousand sums of numbers around 1, 2.2e-16 each
@@ -344,3 +349,31 @@ def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.Monk
             (found,) = outputs.at(float(alpha), [batch])
             (expected,) = OutputsOnPath(start, ls.Line(start, end), batch, order=2).at(float(alpha), [batch])
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two products of the first layer would serve a single α: more than the module makes."""
+    together, right = [], GraphPlan.row
+
+    def row(plan: GraphPlan, alpha: float, ready: Any) -> Any:
+        together.append(alpha)
+        return right(plan, alpha, ready)
+
+    monkeypatch.setattr(GraphPlan, "row", row)
+    start, end = seeded(network, 0), seeded(network, 1)
+    line, grid = ls.Line(start, end), [0.2, 0.4, 0.7]
+    with undisturbed(start):
+        on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
+        probe, statistics = batch_of(DATA[0]), Statistics(on_path, None)
+        walk = Walk(on_path, loss, statistics, lambda _: None, derivative=False, probe=probe, workers=workers)
+        walk.choose(np.linspace(0, 1, 9), [batch_of(item) for item in DATA], True, more=True)
+        assert "first layer shared" in walk.choice.describe()
+        together.clear()
+        alone = [rows_of(walk, np.array([alpha]), Reader(DATA))[0][0].losses for alpha in grid]
+        assert not together
+        module = ModulePlan(on_path, loss, statistics, lambda _: None, derivative=False)
+        for alpha, losses in zip(grid, alone, strict=True):
+            assert (losses == module.row(alpha, [batch_of(item) for item in DATA]).losses).all()
+        rows_of(walk, np.array(grid), Reader(DATA))
+        assert bool(together) == (workers == 1)  # else it is the forked processes that saw them
