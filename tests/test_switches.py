@@ -377,3 +377,20 @@ def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: py
             assert (losses == module.row(alpha, [batch_of(item) for item in DATA]).losses).all()
         rows_of(walk, np.array(grid), Reader(DATA))
         assert bool(together) == (workers == 1)  # else it is the forked processes that saw them
+
+
+def test_a_plan_that_is_known_is_taken_for_few_alphas_too() -> None:
+    """So that tasks elsewhere, which see the α of one pass alone, give the same bits."""
+    start, end = seeded(network, 0), seeded(network, 1)
+    line, few = ls.Line(start, end), np.array([0.2, 0.4, 0.7])
+    chunk, found = [batch_of(item) for item in DATA], []
+    with undisturbed(start):
+        on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
+        statistics, plan = Statistics(on_path, None), None
+        for alphas in (np.linspace(0, 1, 9), few):
+            walk = Walk(on_path, loss, statistics, lambda _: None, derivative=False, probe=chunk[0])
+            plan = walk.choose(alphas, chunk, False, plan, more=True)
+            found.append([row.losses for row in rows_of(walk, few, Reader(DATA))[0]])
+            by_module = [walk._quiet.row(float(alpha), chunk).losses for alpha in few]
+            assert not all(torch.equal(*pair) for pair in zip(found[-1], by_module, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
