@@ -2,11 +2,11 @@
 
 usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 3000]
 
-Parts: mlp, large, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an argument. In
-each part every contender measures the same networks, examples and α in interleaved rounds in one process on one thread
-(but for workers); ratios are of the same round, and the median and the range over rounds are written. Images are
-MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are random. Each part
-is merged into benchmarks/results/engine.json with the machine's measured peak.
+Parts: mlp, large, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an
+argument. In each part every contender measures the same networks, examples and α in interleaved rounds in one process
+on one thread (but for workers); ratios are of the same round, and the median and the range over rounds are written.
+Images are MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are
+random. Each part is merged into benchmarks/results/engine.json with the machine's measured peak.
 """
 
 from __future__ import annotations
@@ -202,30 +202,34 @@ def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), pee
 REFERENCE = ("plain loop over tensors", losses)
 
 
-def large(options: argparse.Namespace) -> dict[str, Any]:
-    """All 60,000 images, a trained network, the libraries left out: a round takes minutes, so there are two."""
+def large(options: argparse.Namespace, alphas: int | str = 50) -> dict[str, Any]:
+    """All 60,000 images, a trained network, the libraries left out: a round takes minutes, so there are two at most."""
     from lerpscape.adaptive import interpolated
 
     x, y, what = images(60_000)
     data = batches(x, y)
     start, end = trained(x[:12_000], y[:12_000], (1024, 1024))
-    line, alphas = ls.Line(start, end), np.linspace(0, 1, 50)
+    line, grid = ls.Line(start, end), np.linspace(0, 1, 50)
+    evaluations = 0
+
+    def ours() -> np.ndarray:
+        nonlocal evaluations
+        found = ls.profile(start, line, data, alphas=alphas, derivative=False)
+        evaluations = len(found.alphas)
+        return found.loss if evaluations == 50 else interpolated(found.alphas, found.loss, None, grid)
+
     ways: dict[str, Callable[[], Any]] = {
-        REFERENCE[0]: lambda: plain_loop(start, end, data, alphas, len(x)),
-        "lerpscape": lambda: ls.profile(start, line, data, alphas=50, derivative=False),
-        "adaptive, loss": lambda: ls.profile(start, line, data, alphas="adaptive", derivative=False),
+        REFERENCE[0]: lambda: plain_loop(start, end, data, grid, len(x)),
+        "lerpscape": ours,
     }
-
-    def at_fifty(result: Any) -> np.ndarray:
-        if isinstance(result, ls.Profile) and len(result.alphas) != 50:
-            return np.asarray(interpolated(result.alphas, result.loss, result.derivative, alphas))
-        return losses(result)
-
-    found = interleaved(ways, min(options.rounds, 2), REFERENCE[0], at_fifty)
-    one = ways["adaptive, loss"]()
-    reference = plain_loop(start, end, data[::8], alphas, sum(len(labels) for _, labels in data[::8]))
-    found["adaptive, loss"] |= {"evaluations": len(one.alphas), "range": float(np.ptp(reference))}
+    found = interleaved(ways, min(options.rounds, 2), REFERENCE[0], np.asarray)
+    found["lerpscape"]["evaluations"] = evaluations
     return {"network": "784-1024-1024-10, trained", "examples": len(x), "data": what, "ways": found}
+
+
+def large_adaptive(options: argparse.Namespace) -> dict[str, Any]:
+    """The same with adaptive points; the difference is that of the interpolated curve at the loop's 50 points."""
+    return large(options, "adaptive")
 
 
 def trained(x: Tensor, y: Tensor, widths: tuple[int, ...], epochs: int = 1) -> tuple[nn.Module, nn.Module]:
@@ -390,6 +394,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "mlp": mlp,
     "large": large,
+    "large_adaptive": large_adaptive,
     "widths": widths,
     "growth": growth,
     "resnet": resnet,

@@ -22,7 +22,7 @@ def measured_with(on_path: ModelOnPath, statistics: Statistics, began: float, **
     >>> on_path = ModelOnPath(model, Line({"weight": torch.ones(1, 1), "bias": torch.ones(1)}, model), None, None)
     >>> how = measured_with(on_path, Statistics(on_path, None), time.perf_counter(), budget=9)
     >>> how["model"], how["dtype"], how["budget"], how["batch_norm"]
-    ('Linear', 'float32', 9, 'none')
+    ('Linear', 'float32', 9, None)
     """
     return {
         "path": on_path.given.describe(),
