@@ -81,13 +81,16 @@ class Sizes:
         )
 
 
-def chosen(graph: Graph, sizes: Sizes, width: int, examples: int) -> Choice:
+def chosen(graph: Graph, sizes: Sizes, width: int, examples: int, *, sweep: bool = False) -> Choice:
     """The traced operations, on batches and in a layout that suit their sizes; never by timing, which would vary.
 
     `width` is the bytes of a weight, `examples` how many there are.
     """
-    # Results stay in the cache, unless weights are the larger part: they pass through it with every batch.
-    enough = max(CACHE_BYTES / max(sizes.largest, 1), 2 * width * graph.weights / max(sizes.total, 1))
+    # Results stay in the cache, unless weights are the larger part: they pass through it with every batch. (Of those
+    # that are multiplied at every α in a sweep, little is left.)
+    enough = CACHE_BYTES / max(sizes.largest, 1)
+    if not sweep:
+        enough = max(enough, 2 * width * graph.weights / max(sizes.total, 1))
     rows = int(np.clip(enough, FEWEST_ROWS, MOST_ROWS))
     # Weights are put in order at every call, which pays where there is much to multiply them with.
     results = sizes.total * min(rows, examples)
@@ -97,4 +100,5 @@ def chosen(graph: Graph, sizes: Sizes, width: int, examples: int) -> Choice:
         rows,
         channels_last=0 < width * graph.convolution_weights <= results / WORTH_TURNING,
         group=int(np.clip(READY_BYTES // max(sizes.shared, 1), rows, MOST_GROUP)),
+        sweep=sweep,
     )

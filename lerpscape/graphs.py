@@ -93,6 +93,11 @@ class Graph:
                 found |= set(self._owned[node].values())
         return found
 
+    def writes_over(self, values: Tensor, ready: Values) -> bool:
+        """Whether these values lie in memory that what is run next will be written to."""
+        sweeps = (each for each in ready.values() if isinstance(each, Sweep))
+        return self.buffers.hold(values) or any(each.holds(values) for each in sweeps)
+
     def next_layer(self, start: Params, change: Params) -> NextLayer:
         """The layer behind the hinge."""
         assert self.hinge is not None
@@ -141,8 +146,10 @@ class Graph:
                 continue
             if node in ready:
                 value = ready[node]
-                if isinstance(value, Shared | Sweep):
+                if isinstance(value, Shared):
                     value = value.at(alpha, self.buffers.at(node, value.shape, value.like) if reuse else None)
+                elif isinstance(value, Sweep):
+                    value = value.at(alpha)
                 known[node] = value.clone() if node in self._written else value
             elif node in self.given or node in self._absorbed or node.op == "placeholder":
                 continue

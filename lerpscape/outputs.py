@@ -105,10 +105,10 @@ class OutputsOnPath:
             found.append(rows)
         return found
 
-    def expect(self, alphas: Floats) -> None:
+    def expect(self, alphas: Floats, examples: int) -> None:
         """These α come next, in increasing order, for the same batches: work between them may be shared."""
         if self.stack is not None:
-            self.stack.expect(alphas)
+            self.stack.expect(alphas, examples)
 
     def layouts(self, batches: list[Batch]) -> list[Layout]:
         """What the rows of each batch belong to, and how large its output vectors are."""

@@ -29,7 +29,7 @@ from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
-from lerpscape.switches import Sweep, may_sweep
+from lerpscape.switches import Sweep, installed, may_sweep
 
 # Points between the ends from which sharing work between them pays.
 FEWEST_POINTS = 6
@@ -258,20 +258,22 @@ class Walk:
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        if alphas is not None and self._may_sweep(graph, ready, len(alphas)):
+        if alphas is not None and self._may_sweep(graph, ready, len(alphas), examples):
+            if not installed():
+                return replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=True), probed)
             ready = [plan.ready(each) for each in probe]
             if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
-                choice = replace(chosen(graph, replace(sizes, shared=held), width, examples), sweep=True)
+                choice = chosen(graph, replace(sizes, shared=held), width, examples, sweep=True)
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
 
-    def _may_sweep(self, graph: Graph, ready: list[Ready], points: int) -> bool:
+    def _may_sweep(self, graph: Graph, ready: list[Ready], points: int, examples: int) -> bool:
         """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
         if graph.hinge is None or graph.batch_norms:
             return False
         first = ready[0].values[graph.hinge.first]
-        return may_sweep(first, graph.hinge.outputs, points, derivative=self.derivative)
+        return may_sweep(first, graph.hinge.outputs, points, examples, derivative=self.derivative)
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""

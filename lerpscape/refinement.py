@@ -150,7 +150,7 @@ class Refinement:
         """Samples of the batches on `grid`, of which each track may already have every second point."""
         wanted = np.arange(len(grid)) if not len(tracks[0].alphas) else np.arange(1, len(grid), 2)
         fresh: list[NDArray[np.floating[Any]]] = []
-        self._on_path.expect(grid[wanted])
+        self._on_path.expect(grid[wanted], sum(track.layout.examples for track in tracks))
         for position in wanted:
             stacks = self._on_path.at(
                 float(grid[position]), [track.batch for track in tracks], [track.offset for track in tracks]

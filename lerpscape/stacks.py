@@ -23,7 +23,7 @@ from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
-from lerpscape.switches import NextLayer, Sweep, may_sweep
+from lerpscape.switches import NextLayer, Sweep, installed, may_sweep
 
 # A value with its derivatives by α, as many as were asked for; None stands for zeros.
 Series: TypeAlias = list[Tensor | None]
@@ -40,11 +40,12 @@ class Stack:
         self._layers = layers
         self._shared: dict[int, tuple[Batch, Series]] = {}
         self._alphas: Floats = np.empty(0)
+        self._examples = 0
         self._sweeps: dict[int, Sweep | None] = {}
 
-    def expect(self, alphas: Floats) -> None:
+    def expect(self, alphas: Floats, examples: int) -> None:
         """These α come next, in increasing order: a layer behind a ReLU may be kept up from one to the next."""
-        self._alphas = alphas
+        self._alphas, self._examples = alphas, examples
         self._sweeps = {}
 
     def derivatives(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
@@ -128,7 +129,7 @@ class Stack:
         if id(batch) not in self._sweeps:
             first = Shared(start, start + change, change)
             outputs = self._ends[0][f"{self._layers[self._hinge][0]}.weight"].shape[0]
-            pays = may_sweep(first, outputs, len(self._alphas), derivative=True)
+            pays = may_sweep(first, outputs, len(self._alphas), self._examples, derivative=True) and installed()
             sweep = Sweep(first, self._next_layer, self._alphas) if pays else None
             self._sweeps[id(batch)] = sweep if sweep is not None and sweep.is_safe() else None
         return self._sweeps[id(batch)]
