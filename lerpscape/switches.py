@@ -26,7 +26,7 @@ AHEAD = 8
 # an output at an α off its coefficients, and its derivative too. The work is bound by memory, not by arithmetic.
 FINDING, SWITCHING, READING, READING_SLOPE = 900, 40, 60, 30
 # So much cheaper must it be, by these numbers, and so many must be saved in all, as the compiler has to be loaded.
-WORTH_SWEEPING, WORTH_LOADING = 0.9, 2e10
+WORTH_SWEEPING, WORTH_LOADING = 0.9, 3e10
 # Coefficients lose digits where outputs at the end are so many times smaller than those at the start.
 MOST_SHRINKING = 8.0
 
