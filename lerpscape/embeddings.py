@@ -17,21 +17,19 @@ SUMS = ("sum", "mean", torch.sum, torch.mean)
 def embedded_sums(
     nodes: Sequence[fx.Node], given: Collection[fx.Node], modules: Mapping[str, nn.Module]
 ) -> dict[fx.Node, tuple[fx.Node, ...]]:
-    """The steps from an embedding of what is `given` with the data to a sum over it, by the step that sums.
+    """The steps from an embedding of what is `given` with the data over a sum of it, while they are linear; by the last.
 
-    Between them the embedding may be multiplied by what is given. An embedding that is not summed is no smaller than
-    what looks it up, and not worth keeping.
+    The embedding may be multiplied by what is given. One that is not summed takes as long to keep as to look up.
     """
     found = {}
     for node in nodes:
         if not _embeds(node, given, modules):
             continue
-        steps, summed = [node], 0
-        while len(steps[-1].users) == 1 and _linear(follower := next(iter(steps[-1].users)), steps[-1], given, modules):
-            steps.append(follower)
-            summed = len(steps) if follower.target in SUMS else summed
-        if summed:
-            found[steps[summed - 1]] = tuple(steps[:summed])
+        steps = [node]
+        while len(steps[-1].users) == 1 and _linear(step := next(iter(steps[-1].users)), steps[-1], given, modules):
+            steps.append(step)
+        if any(step.target in SUMS for step in steps):
+            found[steps[-1]] = tuple(steps)
     return found
 
 

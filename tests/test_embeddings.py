@@ -45,7 +45,9 @@ POOLS: dict[str, tuple[Pool, int]] = {
     "sum without what is padding": (lambda x, w: (x * (w != 0).float()).sum(1), 2),
     "sum of twice": (lambda x, w: torch.sum(2 * x * w, 1), 2),
     "not linear": (lambda x, w: (x * x * w).sum(1), 1),
-    "divides by it": (lambda x, w: (w / (x + 5)).sum(1), 1),
+    "divides by it": (lambda x, w: (w / x).sum(1), 1),
+    "square by name": (lambda x, w: torch.mul(x, other=x).sum(1), 1),
+    "with an offset": (lambda x, w: (x * w + 1).sum(1), 1),
     "largest": (lambda x, w: (x * w).amax(1), 1),
     "behind a bend": (lambda x, w: torch.tanh(x * w).sum(1), 1),
     "a whole number": (lambda x, w: torch.div(x, w + 1, rounding_mode="floor").sum(1), 1),
@@ -91,8 +93,23 @@ def test_dict_batches_are_shared_too_and_keep_their_ends(derivative: bool, monke
     assert (found.loss[[0, -1]] == plain.loss[[0, -1]]).all()
 
 
-def test_an_embedding_that_is_not_summed_or_changes_when_looked_up_is_not_shared() -> None:
-    for model, count in ((words(max_norm=1.0)(), 1), (nn.Sequential(nn.Embedding(7, 6), nn.Flatten()), 0)):
+class Product(nn.Module):
+    """The product of two embeddings is a square in the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Embedding(7, 6), nn.Embedding(7, 6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (self.one(tokens) * self.other(tokens)).sum(1)
+
+
+def test_an_embedding_that_is_not_summed_or_multiplied_by_another_or_changes_when_looked_up_is_not_shared() -> None:
+    for model, count in (
+        (words(max_norm=1.0)(), 1),
+        (nn.Sequential(nn.Embedding(7, 6), nn.Flatten()), 0),
+        (Product(), 0),
+    ):
         graph = traced(model)
         assert isinstance(graph, Graph) and len(graph.shared) == count
 
