@@ -17,7 +17,7 @@ SUMS = ("sum", "mean", torch.sum, torch.mean)
 def embedded_sums(
     nodes: Sequence[fx.Node], given: Collection[fx.Node], modules: Mapping[str, nn.Module]
 ) -> dict[fx.Node, tuple[fx.Node, ...]]:
-    """The steps from an embedding of what is `given` with the data over a sum of it, while they are linear; by the last.
+    """Steps from an embedding of what is `given` with the data over a sum of it, while they are linear, by the last.
 
     The embedding may be multiplied by what is given. One that is not summed takes as long to keep as to look up.
     """
