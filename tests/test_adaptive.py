@@ -96,7 +96,7 @@ def test_nan_ends_the_search() -> None:
 def test_batches_that_cannot_be_divided_are_not_scouted() -> None:
     """A bump between the first points is found where a scout goes ahead, and only there."""
     bump = barrier(0.4375, 0.004, 0.2, 2.0)
-    whole = [{"inputs": torch.zeros(3, 1, dtype=torch.float64), "labels": [0, 0, 0]}]  # no tensor to be cut
+    whole = [{"inputs": torch.zeros(3, 1, dtype=torch.float64), "labels": torch.zeros(3)}]
     start, end = Height(0.0), Height(1.0)
     found = ls.profile(start, ls.Line(start, end), whole, loss=lambda z, y: bump(z), alphas="adaptive")
     assert found.how["adaptive"]["scouted"] == 0 and found.max_rise == 0.0

@@ -202,9 +202,3 @@ def test_few_points_share_where_there_is_much_to_multiply(monkeypatch: pytest.Mo
             patched.setattr(planning, "WORTH_TRACING", 0)
             patched.setattr(planning, "FEWEST_POINTS", 0)
             assert_same(found, by_module(patched, start, line, images, alphas=points))
-
-
-def test_adaptive_points_send_scouts_ahead_in_dict_batches_too() -> None:
-    start, end = ends(KEYED.build)
-    found = ls.profile(start, ls.Line(start, end), KEYED.data(), alphas="adaptive")
-    assert found.how["adaptive"]["scouted"] == 11
