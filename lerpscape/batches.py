@@ -7,9 +7,8 @@ or a dict; inputs are a tensor, a tuple of positional arguments or a dict of key
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -59,6 +58,12 @@ class Batch:
             return tensor[positions.to(tensor.device)]
 
         return Batch(_mapped(self.inputs, cut), _mapped(self.targets, cut), len(positions))
+
+    def part(self, first: int, last: int) -> Batch:
+        """The examples from `first` to before `last` of such a batch, in the same memory."""
+        cut = slice(first, last)
+        inputs, targets = (_mapped(each, lambda tensor: tensor[cut]) for each in (self.inputs, self.targets))
+        return Batch(inputs, targets, min(last, self.examples or 0) - first)
 
     def digest(self) -> bytes:
         """sha256 over the shapes and checksums of every tensor of the batch, in order."""
@@ -115,93 +120,6 @@ def batch_of(item: Any) -> Batch:
             "Pair them: [(x, y) for x, y in ...]; where the model takes several inputs, ((a, b), y).",
         )
     )
-
-
-def alike(batches: Sequence[Batch]) -> bool:
-    """Whether batches can be divided anew: floating-point inputs and targets with a row for each example.
-
-    >>> alike([batch_of((torch.zeros(3, 2), torch.zeros(3))), batch_of((torch.zeros(1, 2), torch.zeros(1)))])
-    True
-    >>> alike([batch_of({"x": torch.zeros(3, 2), "labels": torch.zeros(3)})])
-    False
-    """
-    for batch in batches:
-        if not isinstance(batch.inputs, Tensor) or not isinstance(batch.targets, Tensor):
-            return False
-        if not batch.inputs.dim() or not batch.targets.dim() or len(batch.inputs) != len(batch.targets):
-            return False
-    kinds = {(each.dtype, each.shape[1:]) for batch in batches for each in (batch.inputs,)}
-    wanted = {(each.dtype, each.shape[1:]) for batch in batches for each in (batch.targets,)}
-    return len(kinds) == len(wanted) == 1 and bool(batches) and batches[0].inputs.is_floating_point()
-
-
-def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
-    """The examples of batches that are `alike`, in the same order, in batches of at most `rows`.
-
-    >>> found = divided([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))], 4)
-    >>> [batch.examples for batch in found]
-    [4, 1]
-    """
-    pieces: list[Batch] = []
-    size = 0
-    for batch in batches:
-        done = 0
-        while done < len(batch.inputs):
-            taken = min(rows - size, len(batch.inputs) - done)
-            part = slice(done, done + taken)
-            pieces.append(Batch(batch.inputs[part], batch.targets[part], taken))
-            done, size = done + taken, size + taken
-            if size == rows:
-                yield joined(pieces)
-                pieces, size = [], 0
-    if pieces:
-        yield joined(pieces)
-
-
-def joined(pieces: Sequence[Batch]) -> Batch:
-    """The examples of several batches as one; every tensor has a row for each example.
-
-    >>> joined([batch_of(({"ids": torch.ones(rows)}, torch.ones(rows))) for rows in (2, 1)])
-    Batch(inputs={'ids': tensor([1., 1., 1.])}, targets=tensor([1., 1., 1.]), examples=3)
-    """
-    if len(pieces) == 1:
-        return pieces[0]
-    inputs, targets = (_concatenated([getattr(piece, part) for piece in pieces]) for part in ("inputs", "targets"))
-    return Batch(inputs, targets, sum(piece.examples or 0 for piece in pieces))
-
-
-def first_rows(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The first `count` examples, in batches that are `alike`, the last one cut.
-
-    >>> three, two = (batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2))
-    >>> found = first_rows([three, two], 4)
-    >>> [batch.examples for batch in found]
-    [3, 1]
-    """
-    found: list[Batch] = []
-    for batch in batches:
-        taken = min(count - sum(len(each.inputs) for each in found), len(batch.inputs))
-        if taken:
-            found.append(Batch(batch.inputs[:taken], batch.targets[:taken], taken))
-    return found
-
-
-def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """About `count` examples, evenly spread over batches that are `alike`, as one batch.
-
-    >>> inputs = torch.arange(6.0)[:, None]
-    >>> [found] = spread([batch_of((inputs[:4], inputs[:4])), batch_of((inputs[4:], inputs[4:]))], 3)
-    >>> found.inputs.flatten()
-    tensor([0., 2., 5.])
-    """
-    ends = list(accumulate(len(batch.inputs) for batch in batches))
-    places = torch.linspace(0, ends[-1] - 1, min(count, ends[-1]), dtype=torch.float64).round().long()
-    pieces = []
-    for batch, end in zip(batches, ends, strict=True):
-        first = end - len(batch.inputs)
-        rows = places[(places >= first) & (places < end)] - first
-        pieces.append(Batch(batch.inputs[rows], batch.targets[rows], len(rows)))
-    return [joined(pieces)]
 
 
 class Reader:
@@ -298,17 +216,6 @@ class Reader:
                 "DataLoader(..., shuffle=False) over a dataset without random transforms measures the same average.",
             )
         )
-
-
-def _concatenated(values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {key: _concatenated([value[key] for value in values]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(_concatenated(list(parts)) for parts in zip(*values, strict=True)))
-    if isinstance(first, (tuple, list)):
-        return type(first)(_concatenated(list(parts)) for parts in zip(*values, strict=True))
-    return torch.cat(values)
 
 
 def _mapped(value: Any, place: Callable[[Tensor], Tensor]) -> Any:

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from lerpscape.graphs import Graph, Step
+from lerpscape.graphs import Graph
+from lerpscape.step_sizes import Step
 
 # Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
 CACHE_BYTES = 1 << 21

@@ -42,10 +42,13 @@ def entropies_and_right(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
         return entropies(logits, targets), logits.argmax(1) == targets
     found, others = [], []
-    for z, y in _pieces(logits, targets):
-        log_probabilities = _log_probabilities(z)
+    places = targets.long().clamp(min=0)[:, None]
+    into: Tensor | None = None
+    for z, y, place in _pieces(logits, targets, places):
+        if into is None and logits.shape[1] >= FEW_CLASSES and duals.split(logits)[1] is None:
+            into = torch.empty_like(z)  # one piece of memory for all: getting new memory takes as long as a logarithm
+        log_probabilities = _log_probabilities(z) if into is None else torch.log_softmax(z, 1, out=into[: len(z)])
         found.append(_losses(log_probabilities, y))
-        place = y.long().clamp(min=0)[:, None]
         others.append(duals.split(log_probabilities)[0].scatter_(1, place, -math.inf).amax(1))
     losses = torch.cat(found)
     lead = -duals.split(losses)[0] - torch.cat(others)
@@ -56,10 +59,10 @@ def entropies_and_right(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     return losses, right & (targets >= 0)  # −100, a position to leave out, was looked up as class 0
 
 
-def _pieces(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(logits: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Rows whose results fit a core's cache; all of them on other devices, where each step must be large."""
     rows = max(PIECE_LOGITS // max(logits.shape[1], 1) if logits.device.type == "cpu" else len(logits), 1)
-    return zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
+    return zip(*(torch.split(each, rows) for each in (logits, *beside)), strict=True)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lerpscape.batch_norm import BatchNormPolicy
-from lerpscape.batches import Batch, Data, Reader, alike, spread
+from lerpscape.batches import Batch, Data, Reader
+from lerpscape.dividing import alike, spread
 from lerpscape.errors import three_parts
 from lerpscape.functional import undisturbed
 from lerpscape.gauss_lengths import GaussLength, Level

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -22,10 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape import duals
 from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
+from lerpscape.embeddings import embedded_sums
 from lerpscape.first_layers import Shared
 from lerpscape.hinges import RELU_FUNCTIONS, hinge
 from lerpscape.monotonicity import Floats
 from lerpscape.overwriting import writes
+from lerpscape.shared_steps import given, is_first_layer
+from lerpscape.step_sizes import Step
 from lerpscape.switches import NextLayer, Sweep
 
 Values: TypeAlias = dict[fx.Node, Any]
@@ -33,23 +35,7 @@ Moments: TypeAlias = tuple[Tensor, Tensor]
 # Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
 
-# Products per output below which computing a layer costs less than reading two stored results and mixing them.
-WORTH_SHARING = 64
-# Operations that only rearrange their input, or do arithmetic on shapes.
-PURE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-PURE_FUNCTIONS = (torch.flatten, operator.getitem, getattr, operator.add, operator.sub, operator.mul, operator.truediv)
-PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "permute", "contiguous", "float")
-
 ADD_FUNCTIONS = (operator.add, torch.add)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Bytes of what one step made, of the largest result then held, and of all of them."""
-
-    made: int
-    largest: int
-    held: int
 
 
 class Graph:
@@ -64,14 +50,18 @@ class Graph:
         self._model = model
         self._owned = {node: self._tensors_of(node) for node in self._nodes if node.op == "call_module"}
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
-        self.given = self._depend_on_data_alone()
+        self.given = given(self._nodes, self._modules)
         # of what a step may write over, others must have a copy
         self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
-        self.shared = [node for node in self._nodes if self._is_first_layer(node)]
-        self.hinge = next(filter(None, (hinge(node, self._modules) for node in self.shared)), None)
-        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
-        layers = self._modules.values()
-        self.convolution_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
+        layers = [node for node in self._nodes if is_first_layer(node, self.given, self._modules, constants)]
+        self._sums = embedded_sums(self._nodes, self.given, self._modules)
+        self.shared = [*layers, *self._sums]
+        self.shared_weights = sum(self._weights_of(node) for node in layers)
+        self.hinge = next(filter(None, (hinge(node, self._modules) for node in layers)), None)
+        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*layers}}
+        self._absorbed |= {step for steps in self._sums.values() for step in steps[:-1]}
+        convolutions = [each for each in self._modules.values() if isinstance(each, nn.Conv2d)]
+        self.convolution_weights = sum(layer.weight.numel() for layer in convolutions)
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.buffers = Buffers()
@@ -89,7 +79,7 @@ class Graph:
                 continue
             if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
-            elif node.op == "call_module" and node not in self.shared:
+            elif node.op == "call_module" and node not in self.shared and node not in self._absorbed:
                 found |= set(self._owned[node].values())
         return found
 
@@ -108,7 +98,7 @@ class Graph:
 
     def ready(
         self,
-        inputs: Tensor,
+        inputs: Any,
         start: Params,
         end: Params,
         change: Params | None,
@@ -118,11 +108,11 @@ class Graph:
 
         With `sweeping`, the layer behind the hinge is kept up from one α to the next.
         """
-        values: Values = {}
+        values: Values = self._arguments(inputs)
         for node in self._nodes:
-            if node.op == "placeholder":
-                values[node] = inputs
-            elif node in self.given:
+            if node in values:
+                continue
+            if node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
                 ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
@@ -131,7 +121,8 @@ class Graph:
         if sweeping and self.hinge:
             first: Shared = values[self.hinge.first]
             values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping)}
-        return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
+        known = {*values, *self._absorbed}
+        return {node: value for node, value in values.items() if any(user not in known for user in node.users)}
 
     def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
         """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics.
@@ -164,11 +155,7 @@ class Graph:
             else:
                 known[node] = self._operation(node, known, state, reuse)
             if self._watched is not None:
-                results = [each for made, each in known.items() if made.op != "get_attr" and isinstance(each, Tensor)]
-                held = {id(each): _bytes(each) for each in results}
-                self._watched.append(
-                    Step(held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
-                )
+                self._watched.append(Step.of(known, node))
             for used in self._done_after.get(node, ()):
                 known.pop(used, None)
         raise AssertionError("a traced graph ends in its output")
@@ -192,8 +179,28 @@ class Graph:
             self._watched = None
 
     def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
+        """A shared result: of a linear layer, or of the steps to a sum over embeddings."""
         own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
-        return self._operation(node, values | own, state)
+        known, before = values | own, None
+        for step in self._sums.get(node, (node,)):
+            known[step] = self._operation(step, known, state)
+            if self._watched is not None and node in self._sums:
+                self._watched.append(Step.of({each: known[each] for each in (before, step) if each}, step))
+            if before is not None:
+                del known[before]
+            before = step
+        return known[node]
+
+    def takes(self, inputs: Any) -> bool:
+        """Whether these are all the inputs that were traced, by name or place, and no others."""
+        if isinstance(inputs, Mapping):
+            return {str(node.target) for node in self.inputs} == set(inputs)
+        return len(self.inputs) == (len(inputs) if isinstance(inputs, (tuple, list)) else 1)
+
+    def _arguments(self, inputs: Any) -> Values:
+        if isinstance(inputs, Mapping):
+            return {node: inputs[str(node.target)] for node in self.inputs}
+        return dict(zip(self.inputs, inputs if isinstance(inputs, (tuple, list)) else [inputs], strict=True))
 
     def _linear(self, node: fx.Node, inputs: Tensor, weight: Tensor, bias: Tensor | None, reuse: bool) -> Tensor:
         parts = [each for each in (inputs, weight, bias) if each is not None]
@@ -278,36 +285,13 @@ class Graph:
                 return into.add_(added)
         return one + other
 
-    def _depend_on_data_alone(self) -> set[fx.Node]:
-        found = set(self.inputs)
-        for node in self._nodes:
-            known = {"call_module": PURE_MODULES, "call_function": PURE_FUNCTIONS, "call_method": PURE_METHODS}
-            if node.op not in known or not all(before in found for before in node.all_input_nodes):
-                continue
-            target: Any = type(self._modules[str(node.target)]) if node.op == "call_module" else node.target
-            if target in known[node.op] and node.all_input_nodes:
-                found.add(node)
-        return found
-
-    def _is_tensor_of_model(self, node: Any) -> bool:
-        return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in self._constants
-
-    def _is_first_layer(self, node: fx.Node) -> bool:
-        if node.op == "call_function" and node.target is F.linear:
-            first, *own = [*node.args, *node.kwargs.values()]
-            return first in self.given and all(each is None or self._is_tensor_of_model(each) for each in own)
-        if node.op != "call_module" or not all(before in self.given for before in node.all_input_nodes):
-            return False
-        module = self._modules[str(node.target)]
-        if type(module) is nn.Linear:
-            return True
-        return (
-            type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.weight[0].numel() >= WORTH_SHARING
-        )
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    def _weights_of(self, node: fx.Node) -> int:
+        """Weights of a shared layer: its products for each example."""
+        if node.op == "call_module":
+            tensors = list(self._modules[str(node.target)].parameters())
+        else:
+            tensors = [operator.attrgetter(str(each.target))(self._model) for each in node.all_input_nodes[1:]]
+        return max(int(each.numel()) for each in tensors)
 
 
 class _Tracer(fx.Tracer):
@@ -350,6 +334,4 @@ def traced(model: nn.Module) -> Graph | str:
         constants = {name: vars(model).pop(name) for name in set(vars(model)) - before}
     if any(not isinstance(each, Tensor) or each.device.type == "meta" for each in constants.values()):
         return "it computes with its parameters outside torch.fx's sight"
-    if sum(node.op == "placeholder" for node in graph.nodes) != 1:
-        return "it takes several inputs"
     return Graph(model, graph, constants)

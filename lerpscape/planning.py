@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lerpscape import duals
 from lerpscape.adaptive import scouts
-from lerpscape.batches import Batch, Reader, alike, divided, first_rows, spread
+from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
+from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.graphs import Graph, traced
@@ -31,8 +32,10 @@ from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled
 from lerpscape.sums import Row
 from lerpscape.switches import Sweep, installed, may_sweep
 
-# Points between the ends from which sharing work between them pays.
+# Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
+# which take as long as it does to trace the model and to try its operations.
 FEWEST_POINTS = 6
+WORTH_TRACING = 500_000_000
 # So many α must go over the data together for the first layer's results at both ends to cost less than at each α.
 FEWEST_TOGETHER = 3
 # The graph is compared with the module on so many examples at this α.
@@ -53,7 +56,7 @@ class Group:
     def ready(self) -> list[Ready]:
         """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
         assert self._plan is not None
-        examples = sum(len(batch.inputs) for batch in self.batches)
+        examples = counted(self.batches)
         rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
         return [self._plan.ready(batch) for batch in divided(self.batches, rows)]
 
@@ -131,8 +134,8 @@ class Walk:
                 part = placed[first : first + size]
                 yield Group(part, len(part))
             return
-        rows = sum(len(batch.inputs) for batch in placed) if self.choice.estimate == "whole" else self.choice.group
-        for pieces, progress in _gathered(placed, rows):
+        rows = counted(placed) if self.choice.estimate == "whole" else self.choice.group
+        for pieces, progress in gathered(placed, rows):
             yield Group(pieces, progress, self._graph, self.choice.rows)
 
     def at(self, alpha: float, group: Group) -> Row:
@@ -155,10 +158,14 @@ class Walk:
             self._owed -= whole
 
     def ahead(self, chunk: list[Batch]) -> tuple[Walk, Reader] | None:
-        """A few examples to be measured before the others; None where batches cannot be divided anew."""
-        if self.statistics.by_batch() or not alike(chunk):
+        """A few examples to be measured before the others; None where batches are not alike, or no pairs of numbers.
+
+        Of tokens there are often few examples, each of which takes long: at 257 points 16 of 128 cost 32 α of all.
+        """
+        numbers = isinstance(chunk[0].inputs, Tensor) and chunk[0].inputs.is_floating_point()
+        if self.statistics.by_batch() or not numbers or not alike(chunk):
             return None
-        few = spread(chunk, scouts(sum(len(batch.inputs) for batch in chunk)))
+        few = spread(chunk, scouts(counted(chunk)))
         data = [(batch.inputs, batch.targets) for batch in few]
         statistics = self.statistics.on(data)
         walk = Walk(self.on_path, self.loss, statistics, lambda _: None, derivative=False, probe=few[0])
@@ -192,12 +199,20 @@ class Walk:
         if self.statistics.by_batch():
             return "each batch is normalised by itself"
         if not alike(chunk):
-            return "the batches are not pairs of tensors with a row for each example"
+            return "the batches are not tensors with a row of one kind for each example"
         convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
         always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
-        if not always and alphas is not None and int(np.sum((alphas != 0) & (alphas != 1))) < FEWEST_POINTS:
-            return "there are too few points to share work"
+        between = FEWEST_POINTS if always or alphas is None else int(np.sum((alphas != 0) & (alphas != 1)))
+        saved = max(between - 2, 0) * counted(chunk)  # how many products fewer a shared weight then has
+        few = "there are too few points to share work"
+        weights = sum(parameter.numel() for parameter in self.on_path.model.parameters())
+        if between < FEWEST_POINTS and saved * weights < WORTH_TRACING:
+            return few
         graph = traced(self.on_path.model)
+        if not isinstance(graph, str) and not graph.takes(chunk[0].inputs):
+            return "it takes other inputs than the batches have"
+        if not isinstance(graph, str) and between < FEWEST_POINTS and saved * graph.shared_weights < WORTH_TRACING:
+            return few
         if isinstance(graph, str) or graph.shared or always:
             return graph
         return "no first layer is linear in the weights"
@@ -232,12 +247,12 @@ class Walk:
             sizes = self._sizes(graph, first_rows(batches, 1)[0])
         except Exception as error:  # whatever an operation may raise on batches of another size
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
-        examples, width = sum(len(batch.inputs) for batch in batches), self.on_path.compute_dtype().itemsize
+        examples, width = counted(batches), self.on_path.compute_dtype().itemsize
         choice = chosen(graph, sizes, width, examples)
-        if not self.statistics.estimates() and not choice.saves(graph, [len(batch.inputs) for batch in batches]):
+        if not self.statistics.estimates() and not choice.saves(graph, [len(batch.targets) for batch in batches]):
             return Choice(False, "there is nothing to share, and its batches and layout are good")
         probe = first_rows(batches, PROBE_ROWS)
-        count = sum(len(batch.inputs) for batch in probe)
+        count = counted(probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
         estimate: Estimate = (
             "" if self.statistics.held_data() is None else "batches" if self.statistics.pools() else "whole"
@@ -278,8 +293,8 @@ class Walk:
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""
         state = self.on_path.at(0.0)
-        ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
         with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
+            ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
             graph.outputs(ready, state, 0.0)
         return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
@@ -288,7 +303,7 @@ class Walk:
         data = self.statistics.held_data()
         if data is None or not alike(data):
             return ""
-        count = sum(len(batch.inputs) for batch in data)
+        count = counted(data)
         if self.statistics.pools():
             return "batches" if sizes.shared * count <= free_bytes() / 4 else ""
         if sizes.held * count > free_bytes() / 2:
@@ -300,25 +315,6 @@ class Walk:
 def free_bytes() -> int:
     """Memory that is free now."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _gathered(batches: list[Batch], rows: int) -> Iterator[tuple[list[Batch], float]]:
-    """Groups of about so many rows, of the caller's batches: whole ones, but for those of more than twice the rows.
-
-    With each group, the caller's batches in it, a part of one counting as a fraction.
-    """
-    group: list[Batch] = []
-    size, progress = 0, 0.0
-    for batch in batches:
-        pieces = list(divided([batch], rows)) if len(batch.inputs) > 2 * rows else [batch]
-        for piece in pieces:
-            if group and size + len(piece.inputs) > rows:
-                yield group, progress
-                group, size, progress = [], 0, 0.0
-            group, size = [*group, piece], size + len(piece.inputs)
-            progress += len(piece.inputs) / len(batch.inputs) if len(batch.inputs) else 1.0
-    if group:
-        yield group, progress
 
 
 def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:

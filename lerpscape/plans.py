@@ -103,11 +103,11 @@ class GraphPlan:
     def ready(self, batch: Batch) -> Ready:
         """Compute what every α shares."""
         inputs = batch.inputs
-        if self._channels_last and inputs.dim() == 4:
+        if self._channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         change = self._change if self._derivative else None
         values = self.graph.ready(inputs, self._start, self._end, change, self._sweeping)
-        return Ready(values, batch.targets, len(batch.inputs))
+        return Ready(values, batch.targets, len(batch.targets))
 
     def row(self, alpha: float, ready: list[Ready]) -> Row:
         """Measure the batches at α."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lerpscape.batches import CHUNK_BYTES, Batch, Data, Reader, joined
+from lerpscape.batches import CHUNK_BYTES, Batch, Data, Reader
+from lerpscape.dividing import joined
 from lerpscape.errors import three_parts
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape import planning
 
 
 @dataclass(frozen=True)
@@ -218,3 +221,25 @@ def variants() -> list[tuple[str, Case, Any]]:
             policy = POLICIES[name](case.data()) if name else None
             found.append((f"{case.name}-{name}" if name else case.name, case, policy))
     return found
+
+
+def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
+
+
+def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
+    with monkeypatch.context() as patched:
+        patched.setattr(planning, "traced", lambda model: "switched off")
+        found = ls.profile(*arguments, **asked)
+    assert found.how["plan"] == "the module batch by batch: switched off"
+    return found
+
+
+def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
+    # float64: sums in another order, and products with both ends mixed instead of mixed weights multiplied
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-9, atol=1e-13)
+    if expected.derivative is not None:
+        np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-9, atol=1e-12)
+    if expected.accuracy is not None:
+        np.testing.assert_allclose(found.accuracy, expected.accuracy)

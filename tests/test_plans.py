@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import batches, classes, generator, random, seeded, variants
+from cases import assert_same, batches, by_module, classes, ends, generator, random, seeded, variants
 from torch import Tensor, nn
 
 import lerpscape as ls
@@ -105,28 +104,6 @@ class Counts(Mixes):
     def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
         return self.last(torch.relu(self.first(inputs.flatten(1))))
-
-
-def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
-    return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
-
-
-def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
-    with monkeypatch.context() as patched:
-        patched.setattr(planning, "traced", lambda model: "switched off")
-        found = ls.profile(*arguments, **asked)
-    assert found.how["plan"] == "the module batch by batch: switched off"
-    return found
-
-
-def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
-    # float64: sums in another order, and products with both ends mixed instead of mixed weights multiplied
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-9, atol=1e-13)
-    if expected.derivative is not None:
-        np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-9, atol=1e-12)
-    if expected.accuracy is not None:
-        np.testing.assert_allclose(found.accuracy, expected.accuracy)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 4096])
