@@ -29,8 +29,8 @@ class Choice:
     """A way to measure, and why.
 
     `rows` examples are at work at once, images `channels_last` or not; `group` share the results that α does not
-    change; `parts` is how many groups a chunk is divided into where the module is called batch by batch. With `sweep`,
-    the layer behind the first ReLU is kept up from one α to the next.
+    change; `parts` is how many groups a chunk is divided into where the module is called batch by batch. At the α of
+    `sweep` the layer behind the first ReLU is kept up from one to the next.
     """
 
     graph: bool
@@ -40,7 +40,7 @@ class Choice:
     group: int = 0
     estimate: Estimate = ""
     parts: int = 1
-    sweep: bool = False
+    sweep: tuple[float, ...] = ()
 
     def saves(self, graph: Graph, sizes: list[int]) -> bool:
         """Whether the operations can be faster than the module is on batches of these sizes."""
@@ -82,7 +82,7 @@ class Sizes:
         )
 
 
-def chosen(graph: Graph, sizes: Sizes, width: int, examples: int, *, sweep: bool = False) -> Choice:
+def chosen(graph: Graph, sizes: Sizes, width: int, examples: int, sweep: tuple[float, ...] = ()) -> Choice:
     """The traced operations, on batches and in a layout that suit their sizes; never by timing, which would vary.
 
     `width` is the bytes of a weight, `examples` how many there are.

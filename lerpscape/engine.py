@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lerpscape.adaptive import FIRST_ALONE, SCOUTED, Scout, first_points, next_points, reached
+from lerpscape.adaptive import SCOUTED, Scout, first_points, next_points, reached
 from lerpscape.batches import Reader
 from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
@@ -79,8 +79,8 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     example and α is held in memory, as every pair of points has a covariance.
     """
     scout = _scout(measured, reader)
-    measured.choose(np.linspace(0.0, 1.0, FIRST_ALONE), reader.first, reader.complete, more=True)
     grid = first_points(scout, tolerance, with_slopes=measured.derivative)
+    measured.choose(grid, reader.first, reader.complete)
     rows: dict[float, Row] = {}
     asked, data = grid, ""
     while len(asked):

@@ -99,13 +99,8 @@ class Walk:
         """The batch on the device and in the dtype of the measurement."""
         return batch.to(self.on_path.device, self.on_path.dtype)
 
-    def choose(
-        self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None, *, more: bool = False
-    ) -> str:
-        """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep.
-
-        With `more`, other α will be asked for, in any order.
-        """
+    def choose(self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None) -> str:
+        """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep."""
         graph = self._known_graph(None if known else alphas, chunk)
         if known is not None:
             self.choice = Choice(**json.loads(known))
@@ -113,11 +108,11 @@ class Walk:
             self.choice = Choice(False, graph)
         else:
             placed = [self.place(batch) for batch in chunk]
-            self.choice = self._planned(graph, placed, complete, None if more else alphas)
+            self.choice = self._planned(graph, placed, complete, alphas)
         if known is None:
             self.choice = replace(self.choice, parts=self.workers if isinstance(self.workers, int) else 1)
         if self.choice.graph and isinstance(graph, Graph):
-            self._graph = self._graph_plan(graph, self.statistics, self.choice, alphas)
+            self._graph = self._graph_plan(graph, self.statistics, self.choice)
         return self.plan
 
     @property
@@ -144,7 +139,7 @@ class Walk:
             return self._plain.row(alpha, group.batches)  # which tells of every batch
         # With statistics estimated anew, the ends are not the networks that were saved.
         plain = alpha in (0.0, 1.0) or (self.together < FEWEST_TOGETHER and not self.choice.channels_last)
-        by_module = plain and not self.statistics.estimates()
+        by_module = (plain or not self._graph.gives(alpha)) and not self.statistics.estimates()
         row = self._quiet.row(alpha, group.batches) if by_module else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
@@ -217,7 +212,7 @@ class Walk:
             return graph
         return "no first layer is linear in the weights"
 
-    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice, alphas: Floats) -> GraphPlan:
+    def _graph_plan(self, graph: Graph, statistics: Statistics, choice: Choice) -> GraphPlan:
         """The plan, with the statistics' faster way where it has one."""
         plan = GraphPlan(
             graph,
@@ -227,7 +222,7 @@ class Walk:
             derivative=self.derivative,
             channels_last=choice.channels_last,
             whole=choice.estimate == "whole",
-            alphas=alphas if choice.sweep else None,
+            alphas=np.array(choice.sweep) if choice.sweep else None,
         )
         data = statistics.held_data() or []
         if choice.estimate == "exact":
@@ -238,11 +233,8 @@ class Walk:
             statistics.faster = lambda state, alpha: pooled_by_batch(graph, ready, state, alpha)
         return plan
 
-    def _planned(self, graph: Graph, batches: list[Batch], complete: bool, alphas: Floats | None) -> Choice:
-        """Sizes from what an example takes, if the graph agrees with the module on the first examples.
-
-        `alphas` where no others will be asked for.
-        """
+    def _planned(self, graph: Graph, batches: list[Batch], complete: bool, alphas: Floats) -> Choice:
+        """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
         try:
             sizes = self._sizes(graph, first_rows(batches, 1)[0])
         except Exception as error:  # whatever an operation may raise on batches of another size
@@ -263,8 +255,7 @@ class Walk:
         try:
             expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
-            probed = np.array([0.0, PROBE_ALPHA])
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate), probed)
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
             found = plan.row(PROBE_ALPHA, ready)
@@ -273,14 +264,15 @@ class Walk:
         difference = _difference(found, expected, self.on_path.compute_dtype())
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
-        if alphas is not None and self._may_sweep(graph, ready, len(alphas), examples):
-            if not installed():
-                return replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=True), probed)
+        sweeps = self._may_sweep(graph, ready, len(alphas), examples)
+        if sweeps and not installed():
+            choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
+        elif sweeps:
+            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA)))
             ready = [plan.ready(each) for each in probe]
             if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
-                choice = chosen(graph, replace(sizes, shared=held), width, examples, sweep=True)
+                choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int, examples: int) -> bool:

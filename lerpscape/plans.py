@@ -100,6 +100,10 @@ class GraphPlan:
         self._moving = [name for name in velocity if name in needed]
         self._still = needed - set(self._moving)
 
+    def gives(self, alpha: float) -> bool:
+        """Whether it measures at this α: not beside those that it sweeps over."""
+        return self._sweeping is None or alpha in self._sweeping[1]
+
     def ready(self, batch: Batch) -> Ready:
         """Compute what every α shares."""
         inputs = batch.inputs

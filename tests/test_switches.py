@@ -255,10 +255,13 @@ def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_adaptive_points_come_in_any_order_and_are_left_to_products() -> None:
+def test_adaptive_points_that_are_known_before_are_swept() -> None:
     start, end = seeded(network, 0), seeded(network, 1)
     line = ls.Line(start, end)
-    assert not is_swept(ls.profile(start, line, DATA, alphas="adaptive"))
+    found, shared = (ls.profile(start, line, DATA, alphas="adaptive", workers=workers) for workers in (1, 2))
+    expected = ls.profile(start, line, DATA, alphas=found.alphas, dtype=torch.float64)
+    assert is_swept(found) and (shared.loss == found.loss).all() and (shared.alphas == found.alphas).all()
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-6)  # float32
 
 
 @pytest.mark.usefixtures("eager")
@@ -390,7 +393,7 @@ def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: py
         on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
         probe, statistics = batch_of(DATA[0]), Statistics(on_path, None)
         walk = Walk(on_path, loss, statistics, lambda _: None, derivative=False, probe=probe, workers=workers)
-        walk.choose(np.linspace(0, 1, 9), [batch_of(item) for item in DATA], True, more=True)
+        walk.choose(np.linspace(0, 1, 9), [batch_of(item) for item in DATA], True)
         assert "first layer shared" in walk.choice.describe()
         together.clear()
         alone = [rows_of(walk, np.array([alpha]), Reader(DATA))[0][0].losses for alpha in grid]
@@ -402,18 +405,21 @@ def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: py
         assert bool(together) == (workers == 1)  # else it is the forked processes that saw them
 
 
-def test_a_plan_that_is_known_is_taken_for_few_alphas_too() -> None:
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that tasks elsewhere, which see the α of one pass alone, give the same bits."""
+    monkeypatch.setattr(switches, "worth_sweeping", lambda *sizes, **options: sweeps)
     start, end = seeded(network, 0), seeded(network, 1)
-    line, few = ls.Line(start, end), np.array([0.2, 0.4, 0.7])
+    line, few = ls.Line(start, end), np.array([0.25, 0.4, 0.75])
     chunk, found = [batch_of(item) for item in DATA], []
     with undisturbed(start):
         on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
         statistics, plan = Statistics(on_path, None), None
         for alphas in (np.linspace(0, 1, 9), few):
             walk = Walk(on_path, loss, statistics, lambda _: None, derivative=False, probe=chunk[0])
-            plan = walk.choose(alphas, chunk, False, plan, more=True)
+            plan = walk.choose(alphas, chunk, False, plan)
             found.append([row.losses for row in rows_of(walk, few, Reader(DATA))[0]])
             by_module = [walk._quiet.row(float(alpha), chunk).losses for alpha in few]
-            assert not all(torch.equal(*pair) for pair in zip(found[-1], by_module, strict=True))
+            alike = [torch.equal(*pair) for pair in zip(found[-1], by_module, strict=True)]
+            assert not alike[0] and not alike[2] and alike[1] == sweeps  # a sweep gives nothing beside its α
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
