@@ -2,7 +2,7 @@
 
 usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 3000]
 
-Parts: mlp, large, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an
+Parts: mlp, large, large_256, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an
 argument. In each part every contender measures the same networks, examples and α in interleaved rounds in one process
 on one thread (but for workers); ratios are of the same round, and the median and the range over rounds are written.
 Images are MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are
@@ -202,13 +202,15 @@ def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), pee
 REFERENCE = ("plain loop over tensors", losses)
 
 
-def large(options: argparse.Namespace, alphas: int | str = 50) -> dict[str, Any]:
-    """All 60,000 images, a trained network, the libraries left out: a round takes minutes, so there are two at most."""
+def large(
+    options: argparse.Namespace, alphas: int | str = 50, widths: tuple[int, ...] = (1024, 1024), rounds: int = 2
+) -> dict[str, Any]:
+    """All 60,000 images, a trained network, the libraries left out; a round takes minutes if it is a wide one."""
     from lerpscape.adaptive import interpolated
 
     x, y, what = images(60_000)
     data = batches(x, y)
-    start, end = trained(x[:12_000], y[:12_000], (1024, 1024))
+    start, end = trained(x[:12_000], y[:12_000], widths)
     line, grid = ls.Line(start, end), np.linspace(0, 1, 50)
     evaluations = 0
 
@@ -222,9 +224,15 @@ def large(options: argparse.Namespace, alphas: int | str = 50) -> dict[str, Any]
         REFERENCE[0]: lambda: plain_loop(start, end, data, grid, len(x)),
         "lerpscape": ours,
     }
-    found = interleaved(ways, min(options.rounds, 2), REFERENCE[0], np.asarray)
+    found = interleaved(ways, min(options.rounds, rounds), REFERENCE[0], np.asarray)
     found["lerpscape"]["evaluations"] = evaluations
-    return {"network": "784-1024-1024-10, trained", "examples": len(x), "data": what, "ways": found}
+    name = "-".join(map(str, (784, *widths, 10)))
+    return {"network": f"{name}, trained", "examples": len(x), "data": what, "ways": found}
+
+
+def large_256(options: argparse.Namespace) -> dict[str, Any]:
+    """The same with a network a quarter as wide."""
+    return large(options, widths=(256, 256), rounds=5)
 
 
 def large_adaptive(options: argparse.Namespace) -> dict[str, Any]:
@@ -394,6 +402,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "mlp": mlp,
     "large": large,
+    "large_256": large_256,
     "large_adaptive": large_adaptive,
     "widths": widths,
     "growth": growth,
