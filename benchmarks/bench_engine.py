@@ -2,11 +2,11 @@
 
 usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 3000]
 
-Parts: mlp, large, large_256, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them without an
-argument. In each part every contender measures the same networks, examples and α in interleaved rounds in one process
-on one thread (but for workers); ratios are of the same round, and the median and the range over rounds are written.
-Images are MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images are
-random. Each part is merged into benchmarks/results/engine.json with the machine's measured peak.
+Parts: mlp, large, large_256, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them
+without an argument. In each part every contender measures the same networks, examples and α in interleaved rounds in
+one process on one thread (but for workers); ratios are of the same round, and the median and the range over rounds are
+written. Images are MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images
+are random. Each part is merged into benchmarks/results/engine.json with the machine's measured peak.
 """
 
 from __future__ import annotations

@@ -246,6 +246,17 @@ def test_profiles_are_those_of_the_module(
 
 
 @pytest.mark.usefixtures("eager")
+def test_a_loss_may_give_a_part_of_the_swept_output_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies in memory that later α are written to."""
+    start, end = seeded(shallow, 0), seeded(shallow, 1)
+    asked = {"alphas": 12, "loss": lambda outputs, targets: outputs[:, 0], "derivative": False}
+    found = ls.profile(start, ls.Line(start, end), DATA, **asked)
+    expected = by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked)
+    assert is_swept(found)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-4, atol=1e-6)  # float32, around 0
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("build", [Skips, Smooth, Straight])
 def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
     start, end = seeded(build, 0), seeded(build, 1)
