@@ -345,7 +345,28 @@ def adaptive(options: argparse.Namespace) -> dict[str, Any]:
     return {"network": "784-1024-1024-10, trained", "examples": count, "data": what, "ways": found}
 
 
+PRODUCTS = """
+import time
+import torch
+torch.set_num_threads(1)
+left, right, into = torch.rand(512, 1024), torch.rand(1024, 1024), torch.empty(512, 1024)
+began, done = time.perf_counter(), 0
+while time.perf_counter() - began < 3:
+    torch.mm(left, right, out=into)
+    done += 1
+print(done)
+"""
+
+
+def products_at_once(processes: int) -> int:
+    """How many products so many processes make in three seconds, all together."""
+    asked = [sys.executable, "-c", PRODUCTS]
+    running = [subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    return sum(int(each.communicate()[0]) for each in running)
+
+
 def workers(options: argparse.Namespace) -> dict[str, Any]:
+    """Two processes against one, beside what two processes gain that do nothing but multiply."""
     count, points = 16384, 12
     x, y, what = images(count)
     data = batches(x, y)
@@ -356,7 +377,11 @@ def workers(options: argparse.Namespace) -> dict[str, Any]:
         for n in (1, 2)
     }
     found = interleaved(ways, options.rounds, "workers=1", losses)
-    return {"network": "784-1024-1024-10", "examples": count, "points": points, "data": what, "ways": found}
+    gained = sorted(products_at_once(2) / products_at_once(1) for _ in range(options.rounds))
+    limit = {"median": round(statistics.median(gained), 3), "range": [round(gained[0], 3), round(gained[-1], 3)]}
+    print(f"  products alone, two processes against one: {limit}")
+    about = {"network": "784-1024-1024-10", "examples": count, "points": points, "data": what}
+    return about | {"ways": found, "products_alone": limit}
 
 
 MEMORY = """
@@ -375,16 +400,22 @@ data = list(zip(x.split(512), y.split(512)))
 def most():  # not ru_maxrss, which begins with what the parent had
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-ls.profile(start, line, data[:1], alphas=5, derivative=False)
+derivative = sys.argv[2] == "derivative"
+ls.profile(start, line, data[:1], alphas=5, derivative=derivative)
+first = most()
+import lerpscape.switch_kernels
 before = most()
-ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=sys.argv[2] == "derivative")
-print(most() - before)
+ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=derivative)
+print(most() - before, before - first)
 """
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Growth of a process's largest resident size in the call, data and model there before (20,000 images: 63 MB)."""
-    found = {}
+    """Growth of a process's largest resident size in the call, data and model there before (20,000 images: 63 MB).
+
+    What a call with one batch imports is there before, and so is numba, whose own size is told beside.
+    """
+    found, numba = {}, []
     for what in ("loss", "derivative"):
         for points in (5, 20, 80):
             done = subprocess.run(
@@ -394,9 +425,12 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
                 check=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
             )
-            found[f"{what}, {points} points"] = round(float(done.stdout), 1)
-    print(f"  MB above data and model: {found}")
-    return {"network": "784-1024-1024-10", "examples": 20_000, "megabytes_above_data_and_model": found}
+            taken, loaded = (round(float(each), 1) for each in done.stdout.split())
+            found[f"{what}, {points} points"] = taken
+            numba.append(loaded)
+    print(f"  MB above data and model: {found}; numba: {numba}")
+    about = {"network": "784-1024-1024-10", "examples": 20_000}
+    return about | {"megabytes_above_data_and_model": found, "megabytes_of_numba": statistics.median(numba)}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
