@@ -20,8 +20,8 @@ from lerpscape import duals
 from lerpscape.first_layers import Shared
 from lerpscape.monotonicity import Floats
 
-# So many α one after the other: coefficients are fetched once for all of them.
-AHEAD = 8
+# So many α one after the other, while their results take no more bytes: coefficients are fetched once for all of them.
+AHEAD, AHEAD_BYTES = 8, 1 << 24
 # Multiplications that take as long as: finding whether and where a unit switches, adding a switch to an output, reading
 # an output at an α off its coefficients, and its derivative too. The work is bound by memory, not by arithmetic.
 FINDING, SWITCHING, READING, READING_SLOPE = 900, 40, 60, 30
@@ -101,8 +101,9 @@ class Sweep:
     @property
     def elements(self) -> int:
         """How many numbers are held, about: the first layer, coefficients, units that switch, and results ahead."""
-        results = AHEAD * (1 if self._first.change is None else 2)
-        return self._first.elements + (3 + results) * self.shape.numel() + self._first.start.numel()
+        order = 0 if self._first.change is None else 1
+        held = 3 + (1 + order) * self._at_once(order)
+        return self._first.elements + held * self.shape.numel() + self._first.start.numel()
 
     def at(self, alpha: float) -> Tensor:
         """The layer's result at α, a dual tensor where there is a derivative."""
@@ -137,6 +138,11 @@ class Sweep:
             self._safe = bool(np.isfinite(sums)) and before <= MOST_SHRINKING * after
         return self._safe
 
+    def _at_once(self, order: int) -> int:
+        """How many α results are made for at once."""
+        bytes_each = (1 + order) * self.shape.numel() * self.like.element_size()
+        return int(np.clip(AHEAD_BYTES // max(bytes_each, 1), 1, min(AHEAD, len(self._alphas))))
+
     def _go_on(self, place: int, order: int) -> None:
         """Results at this place and some that follow."""
         from lerpscape.switch_kernels import keep_up
@@ -144,9 +150,10 @@ class Sweep:
         if self._reached is None or place <= self._reached:
             self._begin()
             self._reached = -1
-        self._ahead = range(place, min(place + AHEAD, len(self._alphas)))
+        count = self._at_once(order)
+        self._ahead = range(place, min(place + count, len(self._alphas)))
         if order + 1 != len(self._results):
-            self._results = self.like.new_empty(order + 1, min(AHEAD, len(self._alphas)), *self.shape).numpy()
+            self._results = self.like.new_empty(order + 1, count, *self.shape).numpy()
         columns, coefficients = self._layer.columns.numpy(), self._coefficients.numpy()
         offsets, units, starts, changes = self._switches
         begin, stop = self._reached + 1, self._ahead.stop

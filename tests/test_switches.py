@@ -92,6 +92,20 @@ def test_switches_on_the_grid_at_its_ends_and_units_that_rest_at_zero(pairs: Any
         torch.testing.assert_close(sweep.series(alpha, 0)[0], by_products(alpha, start, end, own)[0], **FLOAT64)
 
 
+def test_results_ahead_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
+    grid, found = np.linspace(0, 1, 11), []
+    for most in (1, 3, switches.AHEAD):
+        monkeypatch.setattr(switches, "AHEAD_BYTES", most * 4 * 2 * 40 * 7)
+        sweep = Sweep(Shared(start, end, None), layer, grid)
+        found.append([[each.clone() for each in sweep.series(alpha, 1)] for alpha in grid])
+        assert sweep._results.shape == (2, most, 40, 7)
+        assert sweep.elements == 2 * 40 * 30 + (3 + min(2 * most, switches.AHEAD)) * 40 * 7 + 40 * 30
+    for rows in zip(*found, strict=True):
+        for parts in zip(*rows, strict=True):
+            assert all(torch.equal(part, parts[0]) for part in parts)
+
+
 def test_the_same_bits_whatever_was_asked_for_before() -> None:
     start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
     grid = np.linspace(0, 1, 11)
