@@ -25,8 +25,10 @@ AHEAD, AHEAD_BYTES = 8, 1 << 24
 # Multiplications that take as long as: finding whether and where a unit switches, adding a switch to an output, reading
 # an output at an α off its coefficients, and its derivative too. The work is bound by memory, not by arithmetic.
 FINDING, SWITCHING, READING, READING_SLOPE = 900, 40, 60, 30
+# The same for a weight at an α, which products need, once for all examples.
+MAKING = 40
 # So much cheaper must it be, by these numbers, and so many must be saved in all, as the compiler has to be loaded.
-WORTH_SWEEPING, WORTH_LOADING = 0.9, 3e10
+WORTH_SWEEPING, WORTH_LOADING = 0.9, 2e10
 # Coefficients lose digits where outputs at the end are so many times smaller than those at the start.
 MOST_SHRINKING = 8.0
 
@@ -203,7 +205,7 @@ def worth_sweeping(first: Shared, outputs: int, points: int, examples: int, *, d
     units = first.start.shape[1]
     switches = float(((first.start > 0) != (first.end > 0)).sum()) / len(first.start)
     product = units * outputs
-    products = points * product * (3 if derivative else 1)
+    products = points * product * ((3 if derivative else 1) + MAKING / max(examples, 1))
     reading = READING + READING_SLOPE if derivative else READING
     sweeping = 4 * product + FINDING * units + outputs * (SWITCHING * switches + reading * points)
     return sweeping < WORTH_SWEEPING * products and examples * (products - sweeping) > WORTH_LOADING
