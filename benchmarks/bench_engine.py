@@ -387,10 +387,11 @@ def workers(options: argparse.Namespace) -> dict[str, Any]:
 MEMORY = """
 import sys
 from pathlib import Path
+import numpy as np
 import torch
-from torch import nn
 import lerpscape as ls
-from loops import loop
+from lerpscape.first_layers import Shared
+from lerpscape.switches import NextLayer, Sweep
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)
@@ -403,7 +404,8 @@ def most():  # not ru_maxrss, which begins with what the parent had
 derivative = sys.argv[2] == "derivative"
 ls.profile(start, line, data[:1], alphas=5, derivative=derivative)
 first = most()
-import lerpscape.switch_kernels
+hinge = Shared(torch.rand(2, 2), -torch.rand(2, 2), None), NextLayer.of(*torch.rand(2, 2, 2), None, None)
+Sweep(*hinge, np.linspace(0, 1, 3)).series(0.5, 1)  # loads numba
 before = most()
 ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=derivative)
 print(most() - before, before - first)

@@ -143,7 +143,7 @@ class Sweep:
     def _at_once(self, order: int) -> int:
         """How many α results are made for at once."""
         bytes_each = (1 + order) * self.shape.numel() * self.like.element_size()
-        return int(np.clip(AHEAD_BYTES // max(bytes_each, 1), 1, min(AHEAD, len(self._alphas))))
+        return int(np.clip(AHEAD_BYTES // max(bytes_each, 1), 1, AHEAD))
 
     def _go_on(self, place: int, order: int) -> None:
         """Results at this place and some that follow."""
