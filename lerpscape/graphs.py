@@ -83,11 +83,6 @@ class Graph:
                 found |= set(self._owned[node].values())
         return found
 
-    def writes_over(self, values: Tensor, ready: Values) -> bool:
-        """Whether these values lie in memory that what is run next will be written to."""
-        sweeps = (each for each in ready.values() if isinstance(each, Sweep))
-        return self.buffers.hold(values) or any(each.holds(values) for each in sweeps)
-
     def next_layer(self, start: Params, change: Params) -> NextLayer:
         """The layer behind the hinge."""
         assert self.hinge is not None

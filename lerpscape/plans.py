@@ -122,14 +122,11 @@ class GraphPlan:
             else:
                 outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
             found = zip(ready, outputs, strict=True)
-            return _row([self._measured(out, each) for each, out in found])
+            return _row([self._kept(measured(self._loss, out, each.targets, each.examples)) for each, out in found])
 
-    def _measured(self, outputs: Any, ready: Ready) -> Part:
+    def _kept(self, part: Part) -> Part:
         """The numbers of a batch in memory of their own: a loss may give a part of the network's output as it is."""
-        values, right = (
-            each.clone() if each is not None and self.graph.writes_over(each, ready.values) else each
-            for each in measured(self._loss, outputs, ready.targets, ready.examples)
-        )
+        values, right = (each.clone() if each is not None and self.graph.buffers.hold(each) else each for each in part)
         assert values is not None
         return values, right
 

@@ -124,11 +124,6 @@ class Sweep:
         # No views: a dual number made of one has a derivative as large as all that it is a view of.
         return [torch.from_numpy(each[place - self._ahead.start]) for each in self._results]
 
-    def holds(self, values: Tensor) -> bool:
-        """Whether these values lie in memory that the next results will be written to."""
-        first = int(self._results.ctypes.data)
-        return first <= values.data_ptr() < first + self._results.nbytes
-
     def is_safe(self) -> bool:
         """Whether sums may be kept: a NaN stays in them for ever, the rest of much larger ones has few digits."""
         if self._safe is None:

@@ -118,6 +118,10 @@ def test_the_same_bits_whatever_was_asked_for_before() -> None:
     for place in (3, 10):
         assert torch.equal(fresh().at(grid[place]), rows[place])
     assert torch.equal(everything.at(grid[2]), rows[2])  # back again
+    everything.at(grid[3]).zero_()  # as an operation that writes over its input does
+    assert torch.equal(everything.at(grid[3]), rows[3])
+    value, slope = everything.series(grid[4], 1)  # derivatives are asked for from now on
+    assert torch.equal(value, rows[4]) and torch.equal(slope, fresh().series(grid[4], 1)[1])
 
 
 @pytest.mark.parametrize("moving", [True, False])
