@@ -15,6 +15,7 @@ from lerpscape.batches import Batch
 def alike(batches: Sequence[Batch]) -> bool:
     """Whether batches can be divided anew: targets and every input are tensors with a row for each example.
 
+    >>> from lerpscape.batches import batch_of
     >>> alike([batch_of((torch.zeros(3, 2), torch.zeros(3))), batch_of((torch.zeros(1, 2), torch.zeros(1)))])
     True
     >>> alike([batch_of({"ids": torch.zeros(3, 2), "labels": torch.zeros(3)})])
@@ -44,6 +45,7 @@ def _kind(value: Any, rows: int | None) -> Hashable:
 def counted(batches: Sequence[Batch]) -> int:
     """How many examples batches that are `alike` have.
 
+    >>> from lerpscape.batches import batch_of
     >>> counted([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))])
     5
     """
@@ -53,6 +55,7 @@ def counted(batches: Sequence[Batch]) -> int:
 def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
     """The examples of batches that are `alike`, in the same order, in batches of at most `rows`.
 
+    >>> from lerpscape.batches import batch_of
     >>> found = divided([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))], 4)
     >>> [batch.examples for batch in found]
     [4, 1]
@@ -75,6 +78,7 @@ def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
 def joined(pieces: Sequence[Batch]) -> Batch:
     """The examples of several batches as one; every tensor has a row for each example.
 
+    >>> from lerpscape.batches import batch_of
     >>> joined([batch_of(({"ids": torch.ones(rows)}, torch.ones(rows))) for rows in (2, 1)])
     Batch(inputs={'ids': tensor([1., 1., 1.])}, targets=tensor([1., 1., 1.]), examples=3)
     """
@@ -87,6 +91,7 @@ def joined(pieces: Sequence[Batch]) -> Batch:
 def first_rows(batches: Sequence[Batch], rows: int) -> list[Batch]:
     """The first `rows` examples, in batches that are `alike`, the last one cut.
 
+    >>> from lerpscape.batches import batch_of
     >>> three, two = (batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2))
     >>> found = first_rows([three, two], 4)
     >>> [batch.examples for batch in found]
@@ -103,6 +108,7 @@ def first_rows(batches: Sequence[Batch], rows: int) -> list[Batch]:
 def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
     """About `count` examples, evenly spread over batches that are `alike`, as one batch.
 
+    >>> from lerpscape.batches import batch_of
     >>> inputs = torch.arange(6.0)[:, None]
     >>> [found] = spread([batch_of((inputs[:4], inputs[:4])), batch_of((inputs[4:], inputs[4:]))], 3)
     >>> found.inputs.flatten()
