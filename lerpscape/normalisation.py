@@ -25,19 +25,19 @@ from lerpscape.functional import ModelOnPath, statistic
 class Statistics:
     """A policy at work on one model and path: the tensors at α, with the statistics that the policy asks for.
 
-    Raises `ValueError` where a model with batch norm comes without a policy, and for a policy that needs running
-    statistics from layers that keep none.
+    Raises `ValueError` where a model with batch norm comes without a policy, or with something else, and for a policy
+    that needs running statistics from layers that keep none.
     """
 
     def __init__(self, on_path: ModelOnPath, policy: BatchNormPolicy | None) -> None:
         self._on_path = on_path
         self._layers = on_path.batch_norms
         self.policy = policy if self._layers else None
-        if self._layers and policy is None:
+        if self._layers and not isinstance(policy, BatchNormPolicy):
             raise ValueError(
                 three_parts(
                     f"batch_norm=: the model has {len(self._layers)} batch-norm layers, and the curve depends on it.",
-                    "None.",
+                    f"{policy!r}.",
                     "Recalibrate(train_data), statistics estimated anew at every α; InterpolateStatistics(), those "
                     "stored on the same line, both ends exact; BatchStatistics(), each batch by itself; "
                     "EndStatistics(), those of the end.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -26,10 +27,11 @@ def statistics_at(model: nn.Module, line: ls.Line, policy: Any, alpha: float) ->
     return {name: tensor for name, tensor in state.items() if "running" in name}
 
 
-def test_every_policy_is_listed_when_none_is_chosen() -> None:
+@pytest.mark.parametrize("given", [None, "exact", ls.BatchStatistics])
+def test_every_policy_is_listed_when_none_is_chosen(given: Any) -> None:
     start, end = CNN.ends()
-    with pytest.raises(ValueError, match=r"(?s)2 batch-norm layers.*None") as caught:
-        ls.profile(start, ls.Line(start, end), CNN.data())
+    with pytest.raises(ValueError, match=rf"(?s)2 batch-norm layers.*got: {re.escape(repr(given))}\.") as caught:
+        ls.profile(start, ls.Line(start, end), CNN.data(), batch_norm=given)
     for policy in ("Recalibrate(", "InterpolateStatistics()", "BatchStatistics()", "EndStatistics()"):
         assert policy in str(caught.value)
 
