@@ -18,9 +18,9 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Hashable, torch.Size], Tensor] = {}
+        self._kept: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
 
-    def at(self, place: Hashable, shape: torch.Size, like: Tensor) -> Tensor:
+    def at(self, place: Hashable, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The tensor of this place and shape, of the type and on the device of `like`, with whatever is in it."""
         key = place, shape
         if key not in self._kept:

@@ -20,6 +20,7 @@ from lerpscape import duals
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
+from lerpscape.compiling import WORTH_LOADING, installed
 from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath, forward_mode
@@ -30,7 +31,7 @@ from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
 from lerpscape.sums import Row
-from lerpscape.switches import Sweep, installed, may_sweep
+from lerpscape.switches import Sweep, may_sweep
 
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
 # which take as long as it does to trace the model and to try its operations.
@@ -223,6 +224,7 @@ class Walk:
             channels_last=choice.channels_last,
             whole=choice.estimate == "whole",
             alphas=np.array(choice.sweep) if choice.sweep else None,
+            tiled=choice.rows if choice.tiled else 0,
         )
         data = statistics.held_data() or []
         if choice.estimate == "exact":
@@ -241,6 +243,9 @@ class Walk:
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         examples, width = counted(batches), self.on_path.compute_dtype().itemsize
         choice = chosen(graph, sizes, width, examples)
+        tiles = self._may_tile(graph, sizes, min(choice.rows, examples), len(alphas) * examples)
+        if tiles and installed():
+            choice = chosen(graph, sizes, width, examples, tiled=True)
         if not self.statistics.estimates() and not choice.saves(graph, [len(batch.targets) for batch in batches]):
             return Choice(False, "there is nothing to share, and its batches and layout are good")
         probe = first_rows(batches, PROBE_ROWS)
@@ -255,7 +260,7 @@ class Walk:
         try:
             expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
+            plan = self._graph_plan(graph, trial, replace(choice, rows=count, channels_last=last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
             ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
             found = plan.row(PROBE_ALPHA, ready)
@@ -265,7 +270,7 @@ class Walk:
         if difference is not None:
             return Choice(False, f"its traced operations differ from it ({difference})")
         sweeps = self._may_sweep(graph, ready, len(alphas), examples)
-        if sweeps and not installed():
+        if (sweeps or tiles) and not installed():
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA)))
@@ -281,6 +286,11 @@ class Walk:
             return False
         first = ready[0].values[graph.hinge.first]
         return may_sweep(first, graph.hinge.outputs, points, examples, derivative=self.derivative)
+
+    def _may_tile(self, graph: Graph, sizes: Sizes, rows: int, measured: int) -> bool:
+        """Whether 3 × 3 convolutions are to go by tiles, for so many examples at work and measured at all α."""
+        saved = graph.saved_by_tiles(sizes.steps, rows)
+        return self.on_path.device.type == "cpu" and saved * measured > WORTH_LOADING
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""

@@ -19,11 +19,12 @@ from torch.nn.modules import module as torch_module
 
 from lerpscape.batches import Batch
 from lerpscape.checkpoints import Params
+from lerpscape.compiling import installed
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
 from lerpscape.monotonicity import Floats
 from lerpscape.paths import Line
-from lerpscape.switches import NextLayer, Sweep, installed, may_sweep
+from lerpscape.switches import NextLayer, Sweep, may_sweep
 
 # A value with its derivatives by α, as many as were asked for; None stands for zeros.
 Series: TypeAlias = list[Tensor | None]

@@ -6,13 +6,10 @@ Everything is done example by example, so that an example's coefficients stay ne
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from lerpscape.compiling import compiled
 from lerpscape.monotonicity import Floats
-
-# NaN and inf pass through as they do in torch; a product and a sum are rounded once. What is compiled is kept on disk.
-compiled = njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)
 
 
 @compiled

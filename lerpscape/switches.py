@@ -8,7 +8,6 @@ coefficients change by W₀ⱼsⱼ, W₀ⱼdⱼ + Δⱼsⱼ and Δⱼdⱼ: a few
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape import duals
+from lerpscape.compiling import WORTH_LOADING
 from lerpscape.first_layers import Shared
 from lerpscape.monotonicity import Floats
 
@@ -27,8 +27,8 @@ AHEAD, AHEAD_BYTES = 8, 1 << 24
 FINDING, SWITCHING, READING, READING_SLOPE = 900, 40, 60, 30
 # The same for a weight at an α, which products need, once for all examples.
 MAKING = 40
-# So much cheaper must it be, by these numbers, and so many must be saved in all, as the compiler has to be loaded.
-WORTH_SWEEPING, WORTH_LOADING = 0.9, 2e10
+# So much cheaper must it be, by these numbers.
+WORTH_SWEEPING = 0.9
 # Coefficients lose digits where outputs at the end are so many times smaller than those at the start.
 MOST_SHRINKING = 8.0
 
@@ -182,11 +182,6 @@ def may_sweep(first: Shared, outputs: int, points: int, examples: int, *, deriva
         and first.start.dtype in (torch.float32, torch.float64)
         and worth_sweeping(first, outputs, points, examples, derivative=derivative)
     )
-
-
-def installed() -> bool:
-    """Whether the compiler is there that sweeps need."""
-    return find_spec("numba") is not None
 
 
 def worth_sweeping(first: Shared, outputs: int, points: int, examples: int, *, derivative: bool) -> bool:

@@ -21,6 +21,7 @@ class Forward(nn.Module):
         super().__init__()
         self.one = nn.Linear(6, 9)
         self.two = nn.Linear(9, 3)
+        self.nothing = nn.Identity()
         self.run = run
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +40,15 @@ def statement(net: Forward, x: Tensor) -> Tensor:
     return net.two(F.relu(hidden))
 
 
+def beside(net: Forward, x: Tensor) -> Tensor:
+    hidden = net.one(x)
+    return net.two(F.relu(net.nothing(hidden)) + hidden)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "identity": lambda: nn.Sequential(nn.Linear(6, 9), nn.Identity(), nn.ReLU(), nn.Linear(9, 3)),
+    "identity of the data": lambda: nn.Sequential(nn.Identity(), nn.ReLU(), nn.Linear(6, 9), nn.Linear(9, 3)),
+    "identity of what is read again": lambda: Forward(beside),
     "relu": lambda: nn.Sequential(nn.Linear(6, 9), nn.ReLU(inplace=True), nn.Linear(9, 3)),
     "leaky": lambda: nn.Sequential(nn.Linear(6, 9), nn.LeakyReLU(0.2, inplace=True), nn.Linear(9, 3)),
     "keyword": lambda: Forward(lambda net, x: net.two(F.relu(net.one(x), inplace=True))),

@@ -15,7 +15,7 @@ from test_plans import by_module
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape import duals, switches
+from lerpscape import compiling, duals, switches
 from lerpscape.batches import Reader, batch_of
 from lerpscape.engine import rows_of
 from lerpscape.first_layers import Shared
@@ -309,7 +309,7 @@ def test_without_a_compiler_the_plan_says_what_to_install(monkeypatch: pytest.Mo
     start, end = seeded(network, 0), seeded(network, 1)
     found = {}
     for there in (True, False):
-        monkeypatch.setattr(switches, "find_spec", lambda name, there=there: there or None)
+        monkeypatch.setattr(compiling, "find_spec", lambda name, there=there: there or None)
         found[there] = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
         ls.gauss_length(start, ls.Line(start, end), DATA, alphas=5, tolerance=0.5)
     assert is_swept(found[True]) and not is_swept(found[False])
