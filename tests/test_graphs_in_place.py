@@ -66,6 +66,9 @@ def test_overwritten_tensors_do_not_leak_from_one_alpha_to_the_next(name: str) -
     line = ls.Line(start, end)
     found = ls.profile(start, line, data, alphas=[0.0, 0.1, 0.3, 0.6, 0.9, 1.0], progress=False)
     assert found.derivative is not None
+    # Only numbers without a derivative are overwritten.
+    values_alone = ls.profile(start, line, data, alphas=found.alphas, derivative=False, progress=False)
+    np.testing.assert_allclose(values_alone.loss, found.loss, rtol=1e-12)
     for alpha, loss, slope in zip(found.alphas, found.loss, found.derivative, strict=True):
         weights = {
             key: value.clone().requires_grad_(value.is_floating_point()) for key, value in line.at(alpha).items()

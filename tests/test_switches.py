@@ -26,7 +26,7 @@ from lerpscape.normalisation import Statistics
 from lerpscape.outputs import OutputsOnPath
 from lerpscape.planning import Walk
 from lerpscape.plans import GraphPlan, ModulePlan
-from lerpscape.switches import NextLayer, Sweep, worth_sweeping
+from lerpscape.switches import NextLayer, Sweep, may_sweep, worth_sweeping
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}  # a few thousand sums of numbers around 1, 2.2e-16 each
 
@@ -452,3 +452,10 @@ def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypa
             alike = [torch.equal(*pair) for pair in zip(found[-1], by_module, strict=True)]
             assert not alike[0] and not alike[2] and alike[1] == sweeps  # a sweep gives nothing beside its α
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_sweeps_are_for_vectors_on_the_cpu() -> None:
+    still = torch.ones(1, 512)
+    assert may_sweep(Shared(still, still, None), 512, 50, 60_000, derivative=False)
+    for other in (still[None], still.to("meta"), still.half()):
+        assert not may_sweep(Shared(other, other, None), 512, 50, 60_000, derivative=False)

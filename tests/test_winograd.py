@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape import compiling, duals, planning, winograd
+from lerpscape.batches import batch_of
 from lerpscape.buffers import Buffers
+from lerpscape.choices import Sizes, chosen
+from lerpscape.dividing import first_rows
+from lerpscape.functional import ModelOnPath
+from lerpscape.graphs import Graph, traced
+from lerpscape.losses import NAMED
+from lerpscape.normalisation import Statistics
+from lerpscape.planning import Walk
 from lerpscape.winograd import saved_by_tiles, tiled_convolution
 
 pytest.importorskip("numba", reason="numba, of lerpscape[fast], is not installed")
@@ -173,10 +182,36 @@ def test_without_a_compiler_convolutions_stay_what_they_are(monkeypatch: pytest.
     assert not is_tiled(found) and "(faster with lerpscape[fast])" in found.how["plan"]
 
 
-def test_small_networks_are_not_worth_loading_a_compiler_for() -> None:
+@pytest.mark.usefixtures("eager")
+def test_small_networks_are_not_worth_loading_a_compiler_for(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = (seeded(lambda: Residual(False), seed).double() for seed in (0, 1))
-    assert "tiles" not in ls.profile(start, ls.Line(start, end), DATA, alphas=7).how["plan"]
-    assert "fast" not in ls.profile(start, ls.Line(start, end), DATA, alphas=7).how["plan"]
+    monkeypatch.setattr(planning, "WORTH_LOADING", compiling.WORTH_LOADING)
+    plan = ls.profile(start, ls.Line(start, end), DATA, alphas=7).how["plan"]
+    assert "traced operations" in plan and "tiles" not in plan and "fast" not in plan
+
+
+def test_tiles_are_reason_enough_for_a_plan_of_many_examples_at_once() -> None:
+    sizes = Sizes(largest=1 << 22, held=1 << 23, total=1 << 22, shared=1)
+    graph = traced(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert isinstance(graph, Graph)
+    found = [chosen(graph, sizes, 4, 4096, tiled=tiled) for tiled in (False, True)]
+    assert [each.rows for each in found] == [16, 128]
+    assert [replace(each, rows=128).saves(graph, [128]) for each in found] == [False, True]
+
+
+@pytest.mark.usefixtures("eager")
+def test_tiles_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = (seeded(lambda: Residual(False), seed).double() for seed in (0, 1))
+    on_path, (x, y) = ModelOnPath(start, ls.Line(start, end), None, None), DATA[0]
+    walk = Walk(
+        on_path, NAMED["cross_entropy"], Statistics(on_path, None), print, derivative=False, probe=batch_of((x, y))
+    )
+    graph = traced(start)
+    assert isinstance(graph, Graph)
+    sizes = walk._sizes(graph, first_rows([batch_of((x, y))], 1)[0])
+    assert walk._may_tile(graph, sizes, 8, 100)
+    monkeypatch.setattr(on_path, "device", torch.device("meta"))
+    assert not walk._may_tile(graph, sizes, 8, 100)
 
 
 @pytest.mark.usefixtures("eager")
