@@ -457,5 +457,5 @@ def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypa
 def test_sweeps_are_for_vectors_on_the_cpu() -> None:
     still = torch.ones(1, 512)
     assert may_sweep(Shared(still, still, None), 512, 50, 60_000, derivative=False)
-    for other in (still[None], still.to("meta"), still.half()):
+    for other in (torch.ones(1, 512, 2), still.to("meta"), still.half()):
         assert not may_sweep(Shared(other, other, None), 512, 50, 60_000, derivative=False)
