@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 
@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lerpscape import duals
 from lerpscape.adaptive import scouts
 from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
 from lerpscape.first_layers import Shared
-from lerpscape.functional import ModelOnPath, forward_mode
+from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
-from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
 from lerpscape.sums import Row
 from lerpscape.switches import Sweep, installed, may_sweep
 
@@ -255,10 +254,10 @@ class Walk:
         try:
             expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
-            ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            found = plan.row(PROBE_ALPHA, ready)
+            otherwise = divided(probe, max(1, (3 * count + 3) // 4))
+            choice_on_trial = Choice(True, "on trial", count, last, estimate=estimate)
+            found, ready = self._tried(graph, trial, choice_on_trial, otherwise)
         except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         difference = _difference(found, expected, self.on_path.compute_dtype())
@@ -268,12 +267,20 @@ class Walk:
         if sweeps and not installed():
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA)))
-            ready = [plan.ready(each) for each in probe]
-            if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
+            swept = Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA))
+            found, ready = self._tried(graph, trial, swept, probe)
+            if _difference(found, expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
                 choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
+
+    def _tried(
+        self, graph: Graph, statistics: Statistics, choice: Choice, batches: Iterable[Batch]
+    ) -> tuple[Row, list[Ready]]:
+        """What a plan gives for the batches, and what it shares of them; the plan's own tensors are given back."""
+        plan = self._graph_plan(graph, statistics, choice)
+        ready = [plan.ready(batch) for batch in batches]
+        return plan.row(PROBE_ALPHA, ready), ready
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int, examples: int) -> bool:
         """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
@@ -284,9 +291,9 @@ class Walk:
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""
-        state = self.on_path.at(0.0)
-        with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
-            ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
+        start, end = self.on_path.ends()
+        with tensors_at(self.on_path, 0.0, derivative=self.derivative) as state, graph.watched() as steps:
+            ready = graph.ready(batch.inputs, start, end, start if self.derivative else None)
             graph.outputs(ready, state, 0.0)
         return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
