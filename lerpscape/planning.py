@@ -28,7 +28,7 @@ from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
 from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
-from lerpscape.sums import Row
+from lerpscape.rows import Row
 from lerpscape.switches import Sweep, installed, may_sweep
 
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,

@@ -19,7 +19,7 @@ from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, measured
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
-from lerpscape.sums import Row
+from lerpscape.rows import Row
 
 Report: TypeAlias = Callable[[int], None]
 # One loss per example, and which examples are right where the loss knows.
