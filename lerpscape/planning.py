@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.adaptive import scouts
+from lerpscape.agreement import difference
 from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
@@ -260,16 +261,16 @@ class Walk:
             found, ready = self._tried(graph, trial, choice_on_trial, otherwise)
         except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
-        difference = _difference(found, expected, self.on_path.compute_dtype())
-        if difference is not None:
-            return Choice(False, f"its traced operations differ from it ({difference})")
+        off = difference(found, expected, self.on_path.compute_dtype())
+        if off is not None:
+            return Choice(False, f"its traced operations differ from it ({off})")
         sweeps = self._may_sweep(graph, ready, len(alphas), examples)
         if sweeps and not installed():
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
             swept = Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA))
             found, ready = self._tried(graph, trial, swept, probe)
-            if _difference(found, expected, self.on_path.compute_dtype()) is None:
+            if difference(found, expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
                 choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
@@ -314,27 +315,6 @@ class Walk:
 def free_bytes() -> int:
     """Memory that is free now."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
-    """How two measurements of the same examples differ by more than rounding; None where they do not."""
-    tolerance = 4096 * torch.finfo(dtype).eps
-    for what, mine, plain in (
-        ("losses", found.losses, expected.losses),
-        ("derivatives", found.slopes, expected.slopes),
-    ):
-        if mine is None or plain is None:
-            if mine is not plain:
-                return f"other {what}"
-            continue
-        finite = plain.isfinite()
-        if mine.shape != plain.shape or not mine.isfinite().equal(finite):
-            return f"other {what}"
-        # A kink within rounding gives a single example another derivative: they are compared together.
-        off = float((mine - plain)[finite].double().norm())
-        if off > tolerance * (1e-3 + float(plain[finite].double().norm())) * (1 if what == "losses" else 16):
-            return f"{what} off by {off:.2g}"
-    return None
 
 
 def _bytes(value: Shared | Sweep | Tensor | object) -> int:
