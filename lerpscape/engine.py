@@ -9,12 +9,12 @@ import numpy as np
 
 from lerpscape.adaptive import SCOUTED, Scout, first_points, next_points, reached
 from lerpscape.batches import Reader
-from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 from lerpscape.partial import Partial
 from lerpscape.planning import Walk
+from lerpscape.rows import Row, Rows
 from lerpscape.shards import measured_by
-from lerpscape.sums import Row, Sums, in_float64
+from lerpscape.sums import Sums
 
 
 def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tuple[Sums, str]:
@@ -42,11 +42,10 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
                 done = max(min(len(weights), sums.chunks - number), 0)
                 measured.done(sum(weights[:done]) * len(alphas))
                 number += done
-                sums.rows = []  # of a group not finished
+                sums.rows = Rows(len(alphas))  # of a group not finished
                 for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=done):
                     number += 1
-                    sums.rows = rows
-                    _check_same_examples(rows)
+                    sums.rows = Rows.of(len(alphas), rows)
                     sums.close_chunk()
                     measured.done(progress * len(alphas))
                     if partial.due():
@@ -62,7 +61,6 @@ def walk(measured: Walk, alphas: Floats, reader: Reader, partial: Partial) -> tu
                     sums.rows.append(measured.at(float(alpha), group))
                     if partial.due():
                         save()
-                _check_same_examples(sums.rows)
                 sums.close_chunk()
     except BaseException:
         if sums.rows or sums.chunks:
@@ -85,15 +83,14 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
     asked, data = grid, ""
     while len(asked):
         found, data = rows_of(measured, asked, reader)
-        rows |= dict(zip(asked.tolist(), found, strict=True))
+        rows |= {alpha: found[place] for place, alpha in enumerate(asked.tolist())}
         grid = np.array(sorted(rows))
-        _check_same_examples(list(rows.values()))
         losses = np.array([float(rows[alpha].losses.double().mean()) for alpha in grid])
         moving = [each.slopes for each in (rows[alpha] for alpha in grid) if each.slopes is not None]
         slopes = np.array([float(each.double().mean()) for each in moving]) if moving else None
         asked = next_points(grid, losses, slopes, tolerance, scout)
     sums = Sums(len(grid))
-    sums.rows = [rows[alpha] for alpha in grid.tolist()]
+    sums.rows = Rows.of(len(grid), (rows[alpha] for alpha in grid.tolist()))
     sums.close_chunk()
     return grid, sums, data, reached(grid, losses, slopes, tolerance, scout)
 
@@ -106,14 +103,14 @@ def _scout(measured: Walk, reader: Reader) -> Scout | None:
     few, data = ahead
     few.choose(SCOUTED, data.first, data.complete)
     rows, _ = rows_of(few, SCOUTED, data)
-    each = in_float64([row.losses for row in rows])
+    each = rows.numbers()[0]
     losses = each.mean(axis=1)
     return Scout(losses, each.shape[1]) if np.isfinite(losses).all() else None
 
 
-def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
+def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[Rows, str]:
     """One row for each α with all examples of the data."""
-    parts: list[list[Row]] = [[] for _ in alphas]
+    groups: list[Rows] = []
     measured.together = len(alphas)
     hasher = hashlib.sha256()
     for chunk in reader.chunks():
@@ -122,22 +119,8 @@ def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], 
         if measured.workers != 1:
             for progress, rows in measured_by(measured.workers, measured, alphas, chunk, skip=0):
                 measured.done(progress * len(alphas))
-                for part, row in zip(parts, rows, strict=True):
-                    part.append(row)
+                groups.append(Rows.of(len(alphas), rows))
             continue
         for group in measured.groups(chunk):
-            for part, alpha in zip(parts, alphas, strict=True):
-                part.append(measured.at(float(alpha), group))
-    return [Row.joined(rows) for rows in parts], hasher.hexdigest()[:12]
-
-
-def _check_same_examples(rows: list[Row]) -> None:
-    sizes = {len(row.losses) for row in rows}
-    if len(sizes) > 1:
-        raise ValueError(
-            three_parts(
-                "the same number of losses at every α.",
-                f"between {min(sizes)} and {max(sizes)}.",
-                "A loss must not drop examples by their value.",
-            )
-        )
+            groups.append(Rows.of(len(alphas), (measured.at(float(alpha), group) for alpha in alphas)))
+    return Rows.joined(groups), hasher.hexdigest()[:12]

@@ -22,7 +22,7 @@ from lerpscape.per_example import ExampleCurves, classes_of
 from lerpscape.plans import ModulePlan
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.provenance import measured_with
-from lerpscape.sums import in_float64
+from lerpscape.rows import Rows
 
 
 def example_curves(
@@ -66,7 +66,8 @@ def example_curves(
             plan = ModulePlan(on_path, chosen, statistics, report, derivative=False)
             for chunk in reader.chunks():
                 placed = [batch.to(on_path.device, on_path.dtype) for batch in chunk]
-                rows.append(in_float64([plan.row(float(alpha), placed).losses for alpha in grid]))
+                found = Rows.of(len(grid), (plan.row(float(alpha), placed) for alpha in grid))
+                rows.append(found.numbers()[0])
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]
     return ExampleCurves(
         alphas=grid,

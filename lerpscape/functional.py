@@ -46,7 +46,13 @@ class ModelOnPath:
 
         Buffers are copies: a module may write to them, and a path's ends must not change.
         """
-        tensors = self.path.at(alpha)
+        return self._by_name(self.path.at(alpha))
+
+    def ends(self) -> tuple[Params, Params]:
+        """Every tensor of the module at both ends, in the path's own memory: parameters are not to be written to."""
+        return self._by_name(self.path.start.tensors), self._by_name(self.path.end.tensors)
+
+    def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
         state = {name: tensors[known] for name, known in self._names.items()} | self._constant
         return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 
@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lerpscape import duals
 from lerpscape.adaptive import scouts
+from lerpscape.agreement import difference
 from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
 from lerpscape.compiling import WORTH_LOADING, installed
 from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
 from lerpscape.first_layers import Shared
-from lerpscape.functional import ModelOnPath, forward_mode
+from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, traced
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
 from lerpscape.paths import Line
-from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch
-from lerpscape.sums import Row
+from lerpscape.plans import GraphPlan, ModulePlan, Ready, Report, pooled, pooled_by_batch, tensors_at
+from lerpscape.rows import Row
 from lerpscape.switches import Sweep, may_sweep
 
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
@@ -260,25 +260,33 @@ class Walk:
         try:
             expected = plain.row(PROBE_ALPHA, probe)
             last = graph.convolution_weights > 0
-            plan = self._graph_plan(graph, trial, replace(choice, rows=count, channels_last=last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
-            ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
-            found = plan.row(PROBE_ALPHA, ready)
+            otherwise = divided(probe, max(1, (3 * count + 3) // 4))
+            choice_on_trial = replace(choice, rows=count, channels_last=last, estimate=estimate)
+            found, ready = self._tried(graph, trial, choice_on_trial, otherwise)
         except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
-        difference = _difference(found, expected, self.on_path.compute_dtype())
-        if difference is not None:
-            return Choice(False, f"its traced operations differ from it ({difference})")
+        off = difference(found, expected, self.on_path.compute_dtype())
+        if off is not None:
+            return Choice(False, f"its traced operations differ from it ({off})")
         sweeps = self._may_sweep(graph, ready, len(alphas), examples)
         if (sweeps or tiles) and not installed():
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
-            plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA)))
-            ready = [plan.ready(each) for each in probe]
-            if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
+            swept = Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA))
+            found, ready = self._tried(graph, trial, swept, probe)
+            if difference(found, expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
                 choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
+
+    def _tried(
+        self, graph: Graph, statistics: Statistics, choice: Choice, batches: Iterable[Batch]
+    ) -> tuple[Row, list[Ready]]:
+        """What a plan gives for the batches, and what it shares of them; the plan's own tensors are given back."""
+        plan = self._graph_plan(graph, statistics, choice)
+        ready = [plan.ready(batch) for batch in batches]
+        return plan.row(PROBE_ALPHA, ready), ready
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int, examples: int) -> bool:
         """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
@@ -294,9 +302,9 @@ class Walk:
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""
-        state = self.on_path.at(0.0)
-        with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
-            ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
+        start, end = self.on_path.ends()
+        with tensors_at(self.on_path, 0.0, derivative=self.derivative) as state, graph.watched() as steps:
+            ready = graph.ready(batch.inputs, start, end, start if self.derivative else None)
             graph.outputs(ready, state, 0.0)
         return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
@@ -317,27 +325,6 @@ class Walk:
 def free_bytes() -> int:
     """Memory that is free now."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _difference(found: Row, expected: Row, dtype: torch.dtype) -> str | None:
-    """How two measurements of the same examples differ by more than rounding; None where they do not."""
-    tolerance = 4096 * torch.finfo(dtype).eps
-    for what, mine, plain in (
-        ("losses", found.losses, expected.losses),
-        ("derivatives", found.slopes, expected.slopes),
-    ):
-        if mine is None or plain is None:
-            if mine is not plain:
-                return f"other {what}"
-            continue
-        finite = plain.isfinite()
-        if mine.shape != plain.shape or not mine.isfinite().equal(finite):
-            return f"other {what}"
-        # A kink within rounding gives a single example another derivative: they are compared together.
-        off = float((mine - plain)[finite].double().norm())
-        if off > tolerance * (1e-3 + float(plain[finite].double().norm())) * (1 if what == "losses" else 16):
-            return f"{what} off by {off:.2g}"
-    return None
 
 
 def _bytes(value: Shared | Sweep | Tensor | object) -> int:

@@ -19,7 +19,7 @@ from lerpscape.graphs import Graph, Moments, Values
 from lerpscape.losses import Loss, measured
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
-from lerpscape.sums import Row
+from lerpscape.rows import Row
 
 Report: TypeAlias = Callable[[int], None]
 # One loss per example, and which examples are right where the loss knows.
@@ -91,7 +91,7 @@ class GraphPlan:
         self._derivative = derivative
         self._on_path = on_path
         self._statistics = statistics
-        self._start, self._end = self._laid_out(on_path.at(0.0)), self._laid_out(on_path.at(1.0))
+        self._start, self._end = map(self._laid_out, on_path.ends())
         velocity = on_path.velocity(0.0)
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)

@@ -21,7 +21,7 @@ from lerpscape.normalisation import Statistics
 from lerpscape.paths import ParamPath
 from lerpscape.planning import Walk
 from lerpscape.ray_cluster import cluster
-from lerpscape.sums import Numbers, Row
+from lerpscape.rows import Numbers, Row
 
 # Groups and positions of α that a task measures, and what it found for each of both.
 Share: TypeAlias = tuple[list[int], list[int]]

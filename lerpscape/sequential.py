@@ -29,7 +29,6 @@ from lerpscape.provenance import measured_with
 from lerpscape.samples import Sample
 from lerpscape.sequential_verdicts import SequentialVerdict
 from lerpscape.shards import check_workers
-from lerpscape.sums import in_float64
 
 
 def sequential_verdict(
@@ -116,7 +115,7 @@ def sequential_verdict(
                     if not begin:
                         walker.choose(grid, batches, complete=False)
                     rows, _ = rows_of(walker, grid, Reader([(each.inputs, each.targets) for each in batches]))
-                    losses = np.hstack([losses, in_float64([row.losses for row in rows])])
+                    losses = np.hstack([losses, rows.numbers()[0]])
                 _check_losses(losses, grid, bounds)
                 looks.append(look(losses, len(sample), error, bounds=bounds, seed=seed + len(looks)))
                 if looks[-1].lower > tolerance or looks[-1].upper <= tolerance:
@@ -203,7 +202,7 @@ def _check_alone(on_path: ModelOnPath, loss: Loss, statistics: Statistics, probe
         return
     plan = ModulePlan(on_path, loss, statistics.on([(probe.inputs, probe.targets)]), lambda _: None, derivative=False)
     halves = [probe.rows(part) for part in torch.arange(count).tensor_split(2)]
-    whole, parts = in_float64([plan.row(PROBE_ALPHA, batches).losses for batches in ([probe], halves)])
+    whole, parts = (plan.row(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
     tolerance = 4096 * torch.finfo(on_path.compute_dtype()).eps
     if not np.allclose(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise ValueError(

@@ -19,7 +19,7 @@ from lerpscape.monotonicity import Floats
 from lerpscape.planning import Walk
 from lerpscape.ray_cluster import is_address
 from lerpscape.remote_shards import measured_on
-from lerpscape.sums import Numbers, Row
+from lerpscape.rows import Numbers, Row
 
 # The group, the position of the α, and the row's numbers.
 Message: TypeAlias = tuple[int, int, Numbers]
