@@ -114,7 +114,7 @@ def _scout(measured: Walk, reader: Reader) -> Scout | None:
 def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[list[Row], str]:
     """One row for each α with all examples of the data."""
     parts: list[list[Row]] = [[] for _ in alphas]
-    measured.together = len(alphas)
+    measured.asked = alphas
     hasher = hashlib.sha256()
     for chunk in reader.chunks():
         for batch in chunk:

@@ -32,6 +32,9 @@ from lerpscape.switches import NextLayer, Sweep
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
+# What layers gave for a batch: values at the start, at the end, and derivatives at the start.
+Seen: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor], dict[fx.Node, Tensor]]
+NOTHING_SEEN: Seen = {}, {}, {}
 # Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
 
@@ -98,10 +101,12 @@ class Graph:
         end: Params,
         change: Params | None,
         sweeping: tuple[NextLayer, Floats] | None = None,
+        seen: Seen = NOTHING_SEEN,
     ) -> Values:
         """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given.
 
-        With `sweeping`, the layer behind the hinge is kept up from one α to the next.
+        With `sweeping`, the layer behind the hinge is kept up from one α to the next. What was `seen` of layers is
+        not made again.
         """
         values: Values = self._arguments(inputs)
         for node in self._nodes:
@@ -110,12 +115,15 @@ class Graph:
             if node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
-                ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
-                moving = self._first_layer(node, values, change) if change is not None else None
-                values[node] = Shared(ends[0], ends[1], moving)
+                made: list[Any] = [known.get(node) for known in seen]
+                for place, tensors in enumerate((start, end, change)):
+                    if made[place] is None and tensors is not None:
+                        made[place] = self._first_layer(node, values, tensors)
+                values[node] = Shared(*made)
         if sweeping and self.hinge:
             first: Shared = values[self.hinge.first]
-            values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping)}
+            begun = [known[self.hinge.layer] for known in (seen[0], seen[2]) if self.hinge.layer in known]
+            values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping, begun)}
         known = {*values, *self._absorbed}
         return {node: value for node, value in values.items() if any(user not in known for user in node.users)}
 
@@ -172,6 +180,11 @@ class Graph:
             yield found
         finally:
             self._watched = None
+
+    def layers(self, *, hinge: bool) -> dict[fx.Node, nn.Module]:
+        """Shared layers that are modules; with `hinge`, also the one behind it."""
+        nodes = [*self.shared, *([self.hinge.layer] if hinge and self.hinge else [])]
+        return {node: self._modules[str(node.target)] for node in nodes if node.op == "call_module"}
 
     def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
         """A shared result: of a linear layer, or of the steps to a sum over embeddings."""

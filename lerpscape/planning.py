@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from lerpscape.dividing import alike, counted, divided, first_rows, gathered, sp
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath, forward_mode
 from lerpscape.graphs import Graph, traced
+from lerpscape.groups import Group
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
@@ -41,24 +41,6 @@ FEWEST_TOGETHER = 3
 # The graph is compared with the module on so many examples at this α.
 PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
-
-
-class Group:
-    """Batches that every α passes over before the next: the caller's, the plan's, and their share of progress."""
-
-    def __init__(self, batches: list[Batch], progress: float, plan: GraphPlan | None = None, rows: int = 0) -> None:
-        self.batches = batches
-        self.progress = progress
-        self._plan = plan
-        self._rows = rows
-
-    @cached_property
-    def ready(self) -> list[Ready]:
-        """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
-        assert self._plan is not None
-        examples = counted(self.batches)
-        rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
-        return [self._plan.ready(batch) for batch in divided(self.batches, rows)]
 
 
 class Walk:
@@ -85,7 +67,7 @@ class Walk:
         self.reason: str | None = None if derivative else "not asked for"
         self.choice = Choice(False, "nothing chosen yet")
         self.workers = workers
-        self.together = FEWEST_TOGETHER  # how many α pass over the data before it is read again
+        self.asked: Floats = np.empty(0)  # the α that pass over the data before it is read again
         self._report = report
         self._owed = 0.0
         if derivative:
@@ -101,6 +83,7 @@ class Walk:
 
     def choose(self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None) -> str:
         """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep."""
+        self.asked = alphas
         graph = self._known_graph(None if known else alphas, chunk)
         if known is not None:
             self.choice = Choice(**json.loads(known))
@@ -127,22 +110,26 @@ class Walk:
             size = -(-len(placed) // self.choice.parts)
             for first in range(0, len(placed), size):
                 part = placed[first : first + size]
-                yield Group(part, len(part))
+                yield Group(part, len(part), self._plain)  # which tells of every batch
             return
         rows = counted(placed) if self.choice.estimate == "whole" else self.choice.group
         for pieces, progress in gathered(placed, rows):
-            yield Group(pieces, progress, self._graph, self.choice.rows)
+            yield Group(pieces, progress, self._quiet, self._graph, self.choice.rows, both_ends=self._both_ends())
 
     def at(self, alpha: float, group: Group) -> Row:
         """Measure a group at α."""
         if self._graph is None:
-            return self._plain.row(alpha, group.batches)  # which tells of every batch
+            return group.plain(alpha)
         # With statistics estimated anew, the ends are not the networks that were saved.
-        plain = alpha in (0.0, 1.0) or (self.together < FEWEST_TOGETHER and not self.choice.channels_last)
+        plain = alpha in (0.0, 1.0) or (len(self.asked) < FEWEST_TOGETHER and not self.choice.channels_last)
         by_module = (plain or not self._graph.gives(alpha)) and not self.statistics.estimates()
-        row = self._quiet.row(alpha, group.batches) if by_module else self._graph.row(alpha, group.ready)
+        row = group.plain(alpha) if by_module else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
+
+    def _both_ends(self) -> bool:
+        """Whether the module measures both ends while the other α pass over the data."""
+        return {0.0, 1.0} <= set(self.asked.tolist()) and not self.statistics.estimates()
 
     def done(self, progress: float) -> None:
         """Tell of so many of the caller's batches measured at one α each, rounded down over all that is done."""
@@ -198,7 +185,8 @@ class Walk:
         convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
         always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
         between = FEWEST_POINTS if always or alphas is None else int(np.sum((alphas != 0) & (alphas != 1)))
-        saved = max(between - 2, 0) * counted(chunk)  # how many products fewer a shared weight then has
+        made = 0 if self._both_ends() else 2  # products at the ends, which the module makes if they are asked for
+        saved = max(between - made, 0) * counted(chunk)  # how many products fewer a shared weight then has
         few = "there are too few points to share work"
         weights = sum(parameter.numel() for parameter in self.on_path.model.parameters())
         if between < FEWEST_POINTS and saved * weights < WORTH_TRACING:
@@ -257,7 +245,8 @@ class Walk:
             last = graph.convolution_weights > 0
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, last, estimate=estimate))
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
-            ready = [plan.ready(batch) for batch in divided(probe, max(1, (3 * count + 3) // 4))]
+            group = Group(probe, 0.0, plain, plan, max(1, (3 * count + 3) // 4), both_ends=self._both_ends())
+            ready = group.ready
             found = plan.row(PROBE_ALPHA, ready)
         except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
@@ -269,7 +258,7 @@ class Walk:
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
             plan = self._graph_plan(graph, trial, Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA)))
-            ready = [plan.ready(each) for each in probe]
+            ready = Group(probe, 0.0, plain, plan, count, both_ends=self._both_ends()).ready
             if _difference(plan.row(PROBE_ALPHA, ready), expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
                 choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
