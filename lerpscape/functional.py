@@ -46,7 +46,13 @@ class ModelOnPath:
 
         Buffers are copies: a module may write to them, and a path's ends must not change.
         """
-        tensors = self.path.at(alpha)
+        return self._named(self.path.at(alpha))
+
+    def ends(self) -> tuple[Params, Params]:
+        """The tensors at α = 0 and α = 1 without a copy of the parameters, which nobody may write to."""
+        return self._named(self.path.start.tensors), self._named(self.path.end.tensors)
+
+    def _named(self, tensors: Params) -> Params:
         state = {name: tensors[known] for name, known in self._names.items()} | self._constant
         return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
 

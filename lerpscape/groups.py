@@ -69,9 +69,7 @@ class Group:
     def _with_ends(self) -> Iterator[Batch]:
         """The batches, each with what was seen of it at both ends; nothing else keeps that."""
         nothing: Outputs = {}, {}
-        start, end = (
-            self._end(alpha)[1] if self._both_ends else [nothing] * len(self.batches) for alpha in (0.0, 1.0)
-        )
+        start, end = (self._end(alpha)[1] if self._both_ends else [nothing] * len(self.batches) for alpha in (0.0, 1.0))
         for batch in self.batches:
             values, change = start.pop(0)
             yield Batch((batch.inputs, values, end.pop(0)[0], change), batch.targets, batch.examples)

@@ -88,7 +88,7 @@ class GraphPlan:
         self._derivative = derivative
         self._on_path = on_path
         self._statistics = statistics
-        self._start, self._end = self._laid_out(on_path.at(0.0)), self._laid_out(on_path.at(1.0))
+        self._start, self._end = map(self._laid_out, on_path.ends())
         velocity = on_path.velocity(0.0)
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)

