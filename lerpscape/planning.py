@@ -35,7 +35,7 @@ from lerpscape.switches import Sweep, installed, may_sweep
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
 # which take as long as it does to trace the model and to try its operations.
 FEWEST_POINTS = 6
-WORTH_TRACING = 500_000_000
+WORTH_TRACING = 1_000_000_000
 # So many α must go over the data together for the first layer's results at both ends to cost less than at each α.
 FEWEST_TOGETHER = 3
 # The graph is compared with the module on so many examples at this α.
