@@ -273,7 +273,7 @@ class Walk:
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""
-        state = self.on_path.ends()[0]
+        state = self.on_path.at(0.0)  # a copy: operations may write to it
         with forward_mode(self.on_path.model), duals.level(), graph.watched() as steps:
             ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
             graph.outputs(ready, state, 0.0)

@@ -123,3 +123,27 @@ def test_what_was_not_called_once_for_each_batch_or_was_written_over_is_left_out
             layer(inputs).relu_()
         assert seen == [({}, {})]
     assert not layer._forward_hooks
+
+
+class Clamped(nn.Module):
+    """Writes to its own parameters, at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scale = nn.Linear(30, 8), nn.Parameter(torch.rand(8))
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(inputs)) * self.scale.clamp_(max=0.5))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("derivative", [True, False])
+def test_ends_are_not_written_to(derivative: bool) -> None:
+    start, end = ends(Clamped)
+    line = ls.Line(start, end)
+    before = [{name: tensor.clone() for name, tensor in each.tensors.items()} for each in (line.start, line.end)]
+    found = ls.profile(start, line, DATA, alphas=9, derivative=derivative)
+    assert "first layer shared" in found.how["plan"]
+    for each, kept in zip((line.start, line.end), before, strict=True):
+        assert all(torch.equal(each.tensors[name], tensor) for name, tensor in kept.items())
