@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -52,7 +52,7 @@ def counted(batches: Sequence[Batch]) -> int:
     return sum(len(batch.targets) for batch in batches)
 
 
-def divided(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
+def divided(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
     """The examples of batches that are `alike`, in the same order, in batches of at most `rows`.
 
     >>> from lerpscape.batches import batch_of

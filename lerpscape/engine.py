@@ -111,7 +111,7 @@ def _scout(measured: Walk, reader: Reader) -> Scout | None:
 def rows_of(measured: Walk, alphas: Floats, reader: Reader) -> tuple[Rows, str]:
     """One row for each α with all examples of the data."""
     groups: list[Rows] = []
-    measured.together = len(alphas)
+    measured.asked = alphas
     hasher = hashlib.sha256()
     for chunk in reader.chunks():
         for batch in chunk:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape import duals
@@ -29,10 +28,14 @@ from lerpscape.overwriting import writes
 from lerpscape.shared_steps import given, is_first_layer
 from lerpscape.step_sizes import Step
 from lerpscape.switches import NextLayer, Sweep
+from lerpscape.traces import blank_trace
 from lerpscape.winograd import saved_by_tiles, tiled_convolution
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
+# What layers gave for a batch: values at the start, at the end, and derivatives at the start.
+Seen: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor], dict[fx.Node, Tensor]]
+NOTHING_SEEN: Seen = {}, {}, {}
 # Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
 
@@ -100,10 +103,12 @@ class Graph:
         end: Params,
         change: Params | None,
         sweeping: tuple[NextLayer, Floats] | None = None,
+        seen: Seen = NOTHING_SEEN,
     ) -> Values:
         """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given.
 
-        With `sweeping`, the layer behind the hinge is kept up from one α to the next.
+        With `sweeping`, the layer behind the hinge is kept up from one α to the next. What was `seen` of layers is
+        not made again.
         """
         values: Values = self._arguments(inputs)
         for node in self._nodes:
@@ -112,12 +117,15 @@ class Graph:
             if node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
-                ends = [self._first_layer(node, values, tensors) for tensors in (start, end)]
-                moving = self._first_layer(node, values, change) if change is not None else None
-                values[node] = Shared(ends[0], ends[1], moving)
+                made: list[Any] = [known.get(node) for known in seen]
+                for place, tensors in enumerate((start, end, change)):
+                    if made[place] is None and tensors is not None:
+                        made[place] = self._first_layer(node, values, tensors)
+                values[node] = Shared(*made)
         if sweeping and self.hinge:
             first: Shared = values[self.hinge.first]
-            values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping)}
+            begun = [known[self.hinge.layer] for known in (seen[0], seen[2]) if self.hinge.layer in known]
+            values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping, begun)}
         known = {*values, *self._absorbed}
         return {node: value for node, value in values.items() if any(user not in known for user in node.users)}
 
@@ -179,6 +187,11 @@ class Graph:
         """How many multiplications tiles save for each of so many examples, whose steps were watched."""
         layers = [(self._modules.get(str(step.node.target)), step.entered) for step in steps]
         return sum(saved_by_tiles(each, shape, examples) for each, shape in layers if type(each) is nn.Conv2d)
+
+    def layers(self, *, hinge: bool) -> dict[fx.Node, nn.Module]:
+        """Shared layers that are modules; with `hinge`, also the one behind it."""
+        nodes = [*self.shared, *([self.hinge.layer] if hinge and self.hinge else [])]
+        return {node: self._modules[str(node.target)] for node in nodes if node.op == "call_module"}
 
     def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
         """A shared result: of a linear layer, or of the steps to a sum over embeddings."""
@@ -301,44 +314,7 @@ class Graph:
         return max(int(each.numel()) for each in tensors)
 
 
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True  # otherwise arithmetic among buffers would be taken for a constant
-
-
-class _Traced(nn.Module):
-    """Traces a model, as a module, so that `functional_call` can lend it other tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self) -> fx.Graph:
-        return _Tracer().trace(self.model)
-
-
 def traced(model: nn.Module) -> Graph | str:
-    """The operations of a module in evaluation mode, or the reason why they are not known.
-
-    The module is traced with tensors without values in the place of its own, so that nothing it writes stays and no
-    number of one α is taken for a constant.
-    """
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "modules have global hooks"
-    hooked = [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks]
-    if hooked:
-        return f"{hooked[0] or 'the model'} has hooks"
-    blank: dict[str, Tensor] = {
-        f"model.{name}": nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
-        for name, tensor in model.named_parameters()
-    }
-    blank |= {f"model.{name}": tensor.detach().to("meta") for name, tensor in model.named_buffers()}
-    before = set(vars(model))
-    try:
-        graph = functional_call(_Traced(model), blank, ())
-    except Exception as error:  # whatever a forward() may raise when it is called with a proxy
-        return f"torch.fx cannot trace it ({type(error).__name__})"
-    finally:
-        constants = {name: vars(model).pop(name) for name in set(vars(model)) - before}
-    if any(not isinstance(each, Tensor) or each.device.type == "meta" for each in constants.values()):
-        return "it computes with its parameters outside torch.fx's sight"
-    return Graph(model, graph, constants)
+    """A module's operations in evaluation mode, or the reason why they are not known."""
+    found = blank_trace(model)
+    return found if isinstance(found, str) else Graph(model, *found)

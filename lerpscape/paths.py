@@ -6,6 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -213,6 +214,10 @@ class Line(Path):
 
     def digest(self) -> str:
         """12 hex digits over both ends."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return ends_digest("line", start=self.start, end=self.end)
 
     def only(self, *patterns: Pattern, rest: Rest = "end") -> Line:

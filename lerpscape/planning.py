@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from lerpscape.dividing import alike, counted, divided, first_rows, gathered, sp
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
 from lerpscape.graphs import Graph, traced
+from lerpscape.groups import Group
 from lerpscape.losses import Loss
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
@@ -36,30 +36,12 @@ from lerpscape.switches import Sweep, may_sweep
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
 # which take as long as it does to trace the model and to try its operations.
 FEWEST_POINTS = 6
-WORTH_TRACING = 500_000_000
+WORTH_TRACING = 1_000_000_000
 # So many α must go over the data together for the first layer's results at both ends to cost less than at each α.
 FEWEST_TOGETHER = 3
 # The graph is compared with the module on so many examples at this α.
 PROBE_ROWS = 16
 PROBE_ALPHA = 0.37
-
-
-class Group:
-    """Batches that every α passes over before the next: the caller's, the plan's, and their share of progress."""
-
-    def __init__(self, batches: list[Batch], progress: float, plan: GraphPlan | None = None, rows: int = 0) -> None:
-        self.batches = batches
-        self.progress = progress
-        self._plan = plan
-        self._rows = rows
-
-    @cached_property
-    def ready(self) -> list[Ready]:
-        """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
-        assert self._plan is not None
-        examples = counted(self.batches)
-        rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
-        return [self._plan.ready(batch) for batch in divided(self.batches, rows)]
 
 
 class Walk:
@@ -86,7 +68,7 @@ class Walk:
         self.reason: str | None = None if derivative else "not asked for"
         self.choice = Choice(False, "nothing chosen yet")
         self.workers = workers
-        self.together = FEWEST_TOGETHER  # how many α pass over the data before it is read again
+        self.asked: Floats = np.empty(0)  # the α that pass over the data before it is read again
         self._report = report
         self._owed = 0.0
         if derivative:
@@ -102,6 +84,7 @@ class Walk:
 
     def choose(self, alphas: Floats, chunk: list[Batch], complete: bool, known: str | None = None) -> str:
         """Choose the way for these α and data, or take the one that an earlier call has chosen; in words to keep."""
+        self.asked = alphas
         graph = self._known_graph(None if known else alphas, chunk)
         if known is not None:
             self.choice = Choice(**json.loads(known))
@@ -128,22 +111,26 @@ class Walk:
             size = -(-len(placed) // self.choice.parts)
             for first in range(0, len(placed), size):
                 part = placed[first : first + size]
-                yield Group(part, len(part))
+                yield Group(part, len(part), self._plain)  # which tells of every batch
             return
         rows = counted(placed) if self.choice.estimate == "whole" else self.choice.group
         for pieces, progress in gathered(placed, rows):
-            yield Group(pieces, progress, self._graph, self.choice.rows)
+            yield Group(pieces, progress, self._quiet, self._graph, self.choice.rows, both_ends=self._both_ends())
 
     def at(self, alpha: float, group: Group) -> Row:
         """Measure a group at α."""
         if self._graph is None:
-            return self._plain.row(alpha, group.batches)  # which tells of every batch
+            return group.plain(alpha)
         # With statistics estimated anew, the ends are not the networks that were saved.
-        plain = alpha in (0.0, 1.0) or (self.together < FEWEST_TOGETHER and not self.choice.channels_last)
+        plain = alpha in (0.0, 1.0) or (len(self.asked) < FEWEST_TOGETHER and not self.choice.channels_last)
         by_module = (plain or not self._graph.gives(alpha)) and not self.statistics.estimates()
-        row = self._quiet.row(alpha, group.batches) if by_module else self._graph.row(alpha, group.ready)
+        row = group.plain(alpha) if by_module else self._graph.row(alpha, group.ready)
         self.done(group.progress)
         return row
+
+    def _both_ends(self) -> bool:
+        """Whether the module measures both ends while the other α pass over the data."""
+        return {0.0, 1.0} <= set(self.asked.tolist()) and not self.statistics.estimates()
 
     def done(self, progress: float) -> None:
         """Tell of so many of the caller's batches measured at one α each, rounded down over all that is done."""
@@ -199,7 +186,8 @@ class Walk:
         convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
         always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
         between = FEWEST_POINTS if always or alphas is None else int(np.sum((alphas != 0) & (alphas != 1)))
-        saved = max(between - 2, 0) * counted(chunk)  # how many products fewer a shared weight then has
+        made = 0 if self._both_ends() else 2  # products at the ends, which the module makes if they are asked for
+        saved = max(between - made, 0) * counted(chunk)  # how many products fewer a shared weight then has
         few = "there are too few points to share work"
         weights = sum(parameter.numel() for parameter in self.on_path.model.parameters())
         if between < FEWEST_POINTS and saved * weights < WORTH_TRACING:
@@ -259,11 +247,10 @@ class Walk:
         plain = ModulePlan(self.on_path, self.loss, by_module, lambda _: None, derivative=self.derivative)
         try:
             expected = plain.row(PROBE_ALPHA, probe)
-            last = graph.convolution_weights > 0
             # Divided otherwise than the caller's batches, so that a model that mixes its examples is found out.
-            otherwise = divided(probe, max(1, (3 * count + 3) // 4))
-            choice_on_trial = replace(choice, rows=count, channels_last=last, estimate=estimate)
-            found, ready = self._tried(graph, trial, choice_on_trial, otherwise)
+            rows, last = max(1, (3 * count + 3) // 4), graph.convolution_weights > 0
+            on_trial = replace(choice, rows=rows, channels_last=last, estimate=estimate)
+            found, ready = self._tried(graph, trial, on_trial, plain, probe)
         except Exception as error:  # or of another layout
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         off = difference(found, expected, self.on_path.compute_dtype())
@@ -274,19 +261,19 @@ class Walk:
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
             swept = Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA))
-            found, ready = self._tried(graph, trial, swept, probe)
+            found, ready = self._tried(graph, trial, swept, plain, probe)
             if difference(found, expected, self.on_path.compute_dtype()) is None:
                 held = sum(_bytes(value) for each in ready for value in each.values.values()) / count
                 choice = chosen(graph, replace(sizes, shared=held), width, examples, tuple(alphas.tolist()))
         return replace(choice, estimate=self._estimate(sizes, batches, complete))
 
     def _tried(
-        self, graph: Graph, statistics: Statistics, choice: Choice, batches: Iterable[Batch]
+        self, graph: Graph, statistics: Statistics, choice: Choice, module: ModulePlan, batches: list[Batch]
     ) -> tuple[Row, list[Ready]]:
         """What a plan gives for the batches, and what it shares of them; the plan's own tensors are given back."""
         plan = self._graph_plan(graph, statistics, choice)
-        ready = [plan.ready(batch) for batch in batches]
-        return plan.row(PROBE_ALPHA, ready), ready
+        group = Group(batches, 0.0, module, plan, choice.rows, both_ends=self._both_ends())
+        return plan.row(PROBE_ALPHA, group.ready), group.ready
 
     def _may_sweep(self, graph: Graph, ready: list[Ready], points: int, examples: int) -> bool:
         """Whether the layer behind the first ReLU is to be kept up over so many increasing α."""
@@ -302,10 +289,10 @@ class Walk:
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""
-        start, end = self.on_path.ends()
-        with tensors_at(self.on_path, 0.0, derivative=self.derivative) as state, graph.watched() as steps:
-            ready = graph.ready(batch.inputs, start, end, start if self.derivative else None)
-            graph.outputs(ready, state, 0.0)
+        state = self.on_path.at(0.0)  # a copy: operations may write to it
+        with tensors_at(self.on_path, 0.0, derivative=self.derivative) as moving, graph.watched() as steps:
+            ready = graph.ready(batch.inputs, state, state, state if self.derivative else None)
+            graph.outputs(ready, moving, 0.0)
         return Sizes.of(steps, sum(_bytes(value) for value in ready.values()))
 
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lerpscape import duals
 from lerpscape.batches import Batch
 from lerpscape.channel_moments import PooledMoments, moments
 from lerpscape.checkpoints import Params
 from lerpscape.functional import ModelOnPath, forward_mode, seed, statistic
-from lerpscape.graphs import Graph, Moments, Values
+from lerpscape.graphs import NOTHING_SEEN, Graph, Moments, Seen, Values
 from lerpscape.losses import Loss, measured
 from lerpscape.monotonicity import Floats
 from lerpscape.normalisation import Statistics
@@ -107,13 +107,18 @@ class GraphPlan:
         """Whether it measures at this α: not beside those that it sweeps over."""
         return self._sweeping is None or alpha in self._sweeping[1]
 
-    def ready(self, batch: Batch) -> Ready:
-        """Compute what every α shares."""
+    def layers(self, alpha: float) -> dict[fx.Node, nn.Module]:
+        """Layers whose results at this end every α shares, if the module gives them in the plan's own layout."""
+        begun = self._sweeping is not None and alpha == self._sweeping[1][0]
+        return {} if self._channels_last else self.graph.layers(hinge=begun)
+
+    def ready(self, batch: Batch, seen: Seen = NOTHING_SEEN) -> Ready:
+        """Compute what every α shares, but for what was `seen` of it in the module at both ends."""
         inputs = batch.inputs
         if self._channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         change = self._change if self._derivative else None
-        values = self.graph.ready(inputs, self._start, self._end, change, self._sweeping)
+        values = self.graph.ready(inputs, self._start, self._end, change, self._sweeping, seen)
         return Ready(values, batch.targets, len(batch.targets))
 
     def row(self, alpha: float, ready: list[Ready]) -> Row:

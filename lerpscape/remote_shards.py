@@ -42,7 +42,6 @@ class Job:
     derivative: bool
     choice: str
     alphas: Floats
-    together: int
     chunk: list[Batch]
 
     def measured(self, share: Share) -> Found:
@@ -54,7 +53,6 @@ class Job:
             statistics = Statistics(on_path, self.policy)
             walk = Walk(on_path, self.loss, statistics, lambda _: None, derivative=self.derivative, probe=self.chunk[0])
             walk.choose(self.alphas, self.chunk, False, self.choice)
-            walk.together = self.together
             return [
                 (number, position, walk.at(float(self.alphas[position]), group).numbers())
                 for number, group in enumerate(walk.groups(self.chunk))
@@ -85,7 +83,6 @@ def measured_on(
                 derivative=measured.derivative,
                 choice=measured.plan,
                 alphas=alphas,
-                together=measured.together,
                 chunk=chunk,
             )
         )

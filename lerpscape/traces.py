@@ -6,7 +6,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.nn.modules import module as torch_module
 
 from lerpscape.errors import three_parts
 from lerpscape.overwriting import read_after_writing
@@ -69,6 +71,49 @@ def traced(model: nn.Module, advice: str) -> Trace:
                 advice,
             )
         ) from error
+
+
+def blank_trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]] | str:
+    """The operations of a module in evaluation mode and the constants among them, or the reason why they are not known.
+
+    The module is traced with tensors without values in the place of its own, so that nothing it writes stays and no
+    number of one α is taken for a constant.
+
+    >>> graph, constants = blank_trace(nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
+    >>> [node.op for node in graph.nodes], constants
+    (['placeholder', 'call_module', 'call_module', 'output'], {})
+    """
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "modules have global hooks"
+    hooked = [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks]
+    if hooked:
+        return f"{hooked[0] or 'the model'} has hooks"
+    blank: dict[str, Tensor] = {
+        f"model.{name}": nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
+        for name, tensor in model.named_parameters()
+    }
+    blank |= {f"model.{name}": tensor.detach().to("meta") for name, tensor in model.named_buffers()}
+    before = set(vars(model))
+    try:
+        graph = functional_call(_Traced(model), blank, ())
+    except Exception as error:  # whatever a forward() may raise when it is called with a proxy
+        return f"torch.fx cannot trace it ({type(error).__name__})"
+    finally:
+        constants = {name: vars(model).pop(name) for name in set(vars(model)) - before}
+    if any(not isinstance(each, Tensor) or each.device.type == "meta" for each in constants.values()):
+        return "it computes with its parameters outside torch.fx's sight"
+    return graph, constants
+
+
+class _Traced(nn.Module):
+    """Traces a model, as a module, so that `functional_call` can lend it other tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> fx.Graph:
+        return _Tracer().trace(self.model)
 
 
 def _read(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[str]:

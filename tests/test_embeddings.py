@@ -185,18 +185,21 @@ def test_batches_of_other_lengths_types_or_names_are_not_alike() -> None:
 
 
 def test_few_points_share_where_there_is_much_to_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three points between the ends save one product of the 23 examples with the first layer's weights."""
+    """Each point between the ends saves a product with the first layer's weights; the module makes the ends'."""
     start, end = ends(lambda: nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 100)))
     line, images = ls.Line(start, end), [(random(23, 30, seed=1), classes(23, seed=2))]
     for saved, points, shared in (
-        (23 * 240, 5, True),
-        (23 * 240 + 1, 5, False),
-        (23 * 240 + 1, 6, True),
-        (1, 4, False),
+        (3 * 23 * 240, 5, True),
+        (3 * 23 * 240 + 1, 5, False),
+        (3 * 23 * 240 + 1, 6, True),
+        (1, 2, False),
+        (23 * 240, [0.2, 0.4, 0.6], True),  # those at the ends come on top
+        (23 * 240 + 1, [0.2, 0.4, 0.6], False),
+        (1, [0.2, 0.4], False),
     ):
         monkeypatch.setattr(planning, "WORTH_TRACING", saved)
         found = ls.profile(start, line, images, alphas=points)
-        assert ("first layer shared" in found.how["plan"]) == shared
+        assert ("first layer shared" in found.how["plan"]) == shared, points
         assert ("too few points" in found.how["plan"]) == (not shared)
         with monkeypatch.context() as patched:
             patched.setattr(planning, "WORTH_TRACING", 0)

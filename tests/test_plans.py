@@ -400,7 +400,9 @@ def test_a_network_with_nothing_to_gain_goes_by_the_module(monkeypatch: pytest.M
 def test_the_batches_of_a_group_are_as_equal_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     ready = GraphPlan.ready
-    monkeypatch.setattr(GraphPlan, "ready", lambda plan, batch: sizes.append(len(batch.inputs)) or ready(plan, batch))
+    monkeypatch.setattr(
+        GraphPlan, "ready", lambda plan, batch, seen: sizes.append(len(batch.inputs)) or ready(plan, batch, seen)
+    )
     monkeypatch.setattr(choices, "FEWEST_ROWS", 1)
     monkeypatch.setattr(choices, "MOST_ROWS", 11)
     monkeypatch.setattr(choices, "MOST_GROUP", 23)

@@ -23,7 +23,7 @@ from lerpscape.batches import batch_of
 from lerpscape.buffers import Buffers
 from lerpscape.choices import Sizes, chosen
 from lerpscape.dividing import first_rows
-from lerpscape.functional import ModelOnPath
+from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.graphs import Graph, traced
 from lerpscape.losses import NAMED
 from lerpscape.normalisation import Statistics
@@ -208,7 +208,8 @@ def test_tiles_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     graph = traced(start)
     assert isinstance(graph, Graph)
-    sizes = walk._sizes(graph, first_rows([batch_of((x, y))], 1)[0])
+    with undisturbed(start):
+        sizes = walk._sizes(graph, first_rows([batch_of((x, y))], 1)[0])
     assert walk._may_tile(graph, sizes, 8, 100)
     monkeypatch.setattr(on_path, "device", torch.device("meta"))
     assert not walk._may_tile(graph, sizes, 8, 100)
