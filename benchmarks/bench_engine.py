@@ -2,7 +2,7 @@
 
 usage: python benchmarks/bench_engine.py [PART ...] [--rounds 5] [--examples 3000]
 
-Parts: mlp, large, large_256, large_adaptive, widths, growth, resnet, derivative, adaptive, workers, memory; all of them
+Parts: mlp, large, large_256, widths, growth, resnet, derivative, adaptive, workers, memory; all of them
 without an argument. In each part every contender measures the same networks, examples and α in interleaved rounds in
 one process on one thread (but for workers); ratios are of the same round, and the median and the range over rounds are
 written. Images are MNIST's where LERPSCAPE_DATA names a folder with MNIST/raw, else random pixels; CIFAR-sized images
@@ -202,10 +202,11 @@ def mlp(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024), pee
 REFERENCE = ("plain loop over tensors", losses)
 
 
-def large(
-    options: argparse.Namespace, alphas: int | str = 50, widths: tuple[int, ...] = (1024, 1024), rounds: int = 2
-) -> dict[str, Any]:
-    """All 60,000 images, a trained network, the libraries left out; a round takes minutes if it is a wide one."""
+def large(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024)) -> dict[str, Any]:
+    """All 60,000 images, a trained network, the libraries left out; a round takes minutes if it is a wide one.
+
+    With adaptive points, the difference is that of the interpolated curve at the loop's 50 points.
+    """
     from lerpscape.adaptive import interpolated
 
     x, y, what = images(60_000)
@@ -214,30 +215,26 @@ def large(
     line, grid = ls.Line(start, end), np.linspace(0, 1, 50)
     evaluations = 0
 
-    def ours() -> np.ndarray:
+    def adaptive() -> np.ndarray:
         nonlocal evaluations
-        found = ls.profile(start, line, data, alphas=alphas, derivative=False)
+        found = ls.profile(start, line, data, alphas="adaptive", derivative=False)
         evaluations = len(found.alphas)
-        return found.loss if evaluations == 50 else interpolated(found.alphas, found.loss, None, grid)
+        return interpolated(found.alphas, found.loss, None, grid)
 
     ways: dict[str, Callable[[], Any]] = {
         REFERENCE[0]: lambda: plain_loop(start, end, data, grid, len(x)),
-        "lerpscape": ours,
+        "lerpscape": lambda: ls.profile(start, line, data, alphas=grid, derivative=False).loss,
+        "lerpscape, adaptive points": adaptive,
     }
-    found = interleaved(ways, min(options.rounds, rounds), REFERENCE[0], np.asarray)
-    found["lerpscape"]["evaluations"] = evaluations
+    found = interleaved(ways, options.rounds, REFERENCE[0], np.asarray)
+    found["lerpscape, adaptive points"]["evaluations"] = evaluations
     name = "-".join(map(str, (784, *widths, 10)))
     return {"network": f"{name}, trained", "examples": len(x), "data": what, "ways": found}
 
 
 def large_256(options: argparse.Namespace) -> dict[str, Any]:
     """The same with a network a quarter as wide."""
-    return large(options, widths=(256, 256), rounds=5)
-
-
-def large_adaptive(options: argparse.Namespace) -> dict[str, Any]:
-    """The same with adaptive points; the difference is that of the interpolated curve at the loop's 50 points."""
-    return large(options, "adaptive")
+    return large(options, (256, 256))
 
 
 def trained(x: Tensor, y: Tensor, widths: tuple[int, ...], epochs: int = 1) -> tuple[nn.Module, nn.Module]:
@@ -439,7 +436,6 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "mlp": mlp,
     "large": large,
     "large_256": large_256,
-    "large_adaptive": large_adaptive,
     "widths": widths,
     "growth": growth,
     "resnet": resnet,
