@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape import duals
-from lerpscape.compiling import WORTH_LOADING
+from lerpscape.compiling import WORTH_LOADING, in_threads, parts
 from lerpscape.first_layers import Shared
 from lerpscape.monotonicity import Floats
 
@@ -87,11 +88,11 @@ class Sweep:
         self._alphas = alphas
         self._begun = begun
         self._safe: bool | None = None
-        self._reached: int | None = None  # the place whose switches the coefficients hold already
+        self._reached = len(alphas)  # the place whose switches the coefficients hold; none is beyond it yet
         self._ahead = range(0)
         self._given = 0
         self._results = self.like.new_empty(0).numpy()
-        self._switches: list[Any] = []
+        self._switches: list[tuple[int, Any]] = []  # how many examples are before those of a part, and theirs
 
     @property
     def shape(self) -> torch.Size:
@@ -150,7 +151,7 @@ class Sweep:
         """Results at this place and some that follow."""
         from lerpscape.switch_kernels import keep_up
 
-        if self._reached is None or place <= self._reached:
+        if place <= self._reached:
             self._begin()
             self._reached = -1
         count = self._at_once(order)
@@ -158,9 +159,12 @@ class Sweep:
         if order + 1 != len(self._results):
             self._results = self.like.new_empty(order + 1, count, *self.shape).numpy()
         columns, coefficients = self._layer.columns.numpy(), self._coefficients.numpy()
-        offsets, units, starts, changes = self._switches
-        begin, stop = self._reached + 1, self._ahead.stop
-        keep_up(columns, coefficients, offsets, units, starts, changes, self._grid, begin, place, stop, self._results)
+        begin, stop, results = self._reached + 1, self._ahead.stop, self._results
+        calls = [
+            partial(keep_up, columns, coefficients, each, before, self._grid, begin, place, stop, results)
+            for before, each in self._switches
+        ]
+        in_threads(calls)
         self._reached = self._ahead[-1]
 
     def _begin(self) -> None:
@@ -170,8 +174,13 @@ class Sweep:
         first, layer = self._first, self._layer
         moving = first.end - first.start if first.change is None else first.change
         self._grid = self._alphas.astype(first.start.numpy().dtype)
-        begun, changing, *self._switches = switching(first.start.numpy(), moving.numpy(), self._grid)
-        start, change = torch.from_numpy(begun), torch.from_numpy(changing)
+        start, change = torch.empty_like(first.start), torch.empty_like(first.start)
+        arrays = [each.numpy() for each in (first.start, moving, start, change)]
+        calls, threads = [], parts(len(first.start))
+        for begin, stop in threads:
+            values, speeds, *into = (each[begin:stop] for each in arrays)
+            calls.append(partial(switching, values, speeds, self._grid, *into))
+        self._switches = list(zip((begin for begin, _ in threads), in_threads(calls), strict=True))
         weight, moved = layer.columns.unbind(1)
         self._coefficients = first.start.new_empty(3, *self.shape)
         known = range(len(self._begun))

@@ -6,16 +6,14 @@ in place of 144. Added up over channels they are 36 products of matrices; the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lerpscape import duals
 from lerpscape.buffers import Buffers
+from lerpscape.compiling import in_threads, parts
 
 # Bytes of the tiles at work, and how many there are at least, as matrices of few rows are slow to multiply.
 TILES_BYTES, FEWEST_TILES = 1 << 20, 256
@@ -93,14 +91,17 @@ def _convolved(layer: nn.Conv2d, terms: list[tuple[Tensor, Tensor]], bias: Tenso
     step = max(TILES_BYTES // (36 * rows * columns * inner * images.element_size()), fewest)
     for first in range(0, len(images), step):
         into = result[first : first + step]
+        threads = parts(len(into))
         products = buffers.at("products", (36, len(into) * rows * columns, outer), images)
         for k, (each, matrix) in enumerate(zip(pictures, matrices, strict=True)):
             tiles = buffers.at("tiles", (36, len(into), rows * columns, inner), images)
-            _in_threads(cut, len(into), each[first : first + step].numpy(), PADDINGS[layer.padding], tiles.numpy())
+            some = each[first : first + step].numpy()
+            in_threads([partial(cut, some, PADDINGS[layer.padding], tiles.numpy(), *part) for part in threads])
             torch.baddbmm(products, tiles.flatten(1, 2), matrix, beta=min(k, 1), out=products)
         if bias is not None:
             products[7] += bias.detach()  # row 1 and column 1 of the 6 × 6: what is the same in all of the 4 × 4
-        _in_threads(join, len(into), products.view(36, len(into), -1, outer).numpy(), into.numpy())
+        found = products.view(36, len(into), -1, outer).numpy()
+        in_threads([partial(join, found, into.numpy(), *part) for part in threads])
     return result.permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
@@ -108,19 +109,3 @@ def _size(layer: nn.Conv2d, images: torch.Size) -> tuple[int, int]:
     """Height and width of the results."""
     around = 2 * PADDINGS[layer.padding] - 2
     return images[2] + around, images[3] + around
-
-
-def _in_threads(loop: Callable[..., None], examples: int, *arguments: object) -> None:
-    """Run a loop over examples in as many threads as torch has."""
-    threads = min(torch.get_num_threads(), examples)
-    if threads == 1:
-        loop(*arguments, 0, examples)
-        return
-    bounds = [examples * part // threads for part in range(threads + 1)]
-    for part in [_pool(threads).submit(loop, *arguments, *each) for each in pairwise(bounds)]:
-        part.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)

@@ -106,6 +106,16 @@ def test_results_ahead_are_bounded_and_change_nothing(monkeypatch: pytest.Monkey
             assert all(torch.equal(part, parts[0]) for part in parts)
 
 
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end, _, layer = made(40, 30, 7, seed=0)
+    found = []
+    for threads in (1, 3, 64):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        sweep = Sweep(Shared(start, end, None), layer, np.linspace(0, 1, 11))
+        found.append(torch.stack([torch.stack(sweep.series(alpha, 1)) for alpha in np.linspace(0, 1, 11)]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_the_same_bits_whatever_was_asked_for_before() -> None:
     start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
     grid = np.linspace(0, 1, 11)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +39,6 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "MAKING", 0)
     monkeypatch.setattr(winograd, "WORTH_TILING", 3)
     monkeypatch.setattr(planning, "WORTH_LOADING", 0)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 def layer(inner: int, outer: int, padding: Any = 1, bias: bool = True) -> nn.Conv2d:
@@ -97,12 +88,13 @@ def test_single_precision_loses_little() -> None:
     assert errors[0] < 10 * errors[1] < 1e-5
 
 
-@pytest.mark.usefixtures("threads")
-def test_threads_change_no_bit() -> None:
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     one, images = layer(5, 6), random(10, 5, 9, 9, seed=1)
-    divided = tiled_convolution(one, images, one.weight, None, Buffers())
-    torch.set_num_threads(1)
-    assert torch.equal(divided, tiled_convolution(one, images, one.weight, None, Buffers()))
+    found = []
+    for threads in (1, 3, 64):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(tiled_convolution(one, images, one.weight, None, Buffers()))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_what_is_not_a_number_stays_with_its_example() -> None:
