@@ -203,17 +203,19 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
         words = [sys.executable, "-m", "lerpscape", *command(*choices)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    # Calls: one look at the derivative, six to check the plan (4 batches, then 2), four at an end, one at a point.
-    first = run(20)  # 1 + 6 + 4 + 8: only the last end is missing
+    # Calls: one look at the derivative; to check the plan all batches three times (4 of training, 2 of held-out data) and
+    # two pieces of them; all batches at an end, one piece at a point. The last end is measured before the first point,
+    # and what points share of both ends is not kept on disk.
+    first = run(31)  # 1 + 14 + 4 + 4 + 7, and the last point in vain
     assert first.returncode == 130
     assert "the same command goes on where it was" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
-    second = run(15)
+    second = run(26)
     assert second.returncode == 130
-    assert second.stdout.count("batch\n") == 15  # 1 + 4 of training, 1 + 4 + 2 + 2 of held-out data, one in vain
+    assert second.stdout.count("batch\n") == 26  # 1 + 8 + 1 of training, 1 + 8 + 4 + 2 of held-out data, one in vain
     third = run(0)
     assert third.returncode == 0, third.stderr
-    assert third.stdout.count("batch\n") == 10  # 1 + 0 and 1 + 6 + 2: two looks, six points and the last end
+    assert third.stdout.count("batch\n") == 12  # 1 + 0 and 1 + 4 + 6: two looks, both ends and six points
     assert [file.name for file in work.glob("p.json*")] == ["p.json"]
 
 
