@@ -203,9 +203,9 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
         words = [sys.executable, "-m", "lerpscape", *command(*choices)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    # Calls: one look at the derivative; to check the plan all batches three times (4 of training, 2 of held-out data) and
-    # two pieces of them; all batches at an end, one piece at a point. The last end is measured before the first point,
-    # and what points share of both ends is not kept on disk.
+    # Calls: one look at the derivative; to check the plan, all batches three times (4 of training, 2 of held-out data)
+    # and two pieces of them; all batches at an end, one piece at a point. The last end is measured before the first
+    # point, and what points share of both ends is not kept on disk.
     first = run(31)  # 1 + 14 + 4 + 4 + 7, and the last point in vain
     assert first.returncode == 130
     assert "the same command goes on where it was" in first.stderr
