@@ -85,9 +85,9 @@ def search(measured: Walk, reader: Reader, tolerance: float) -> tuple[Floats, Su
         found, data = rows_of(measured, asked, reader)
         rows |= {alpha: found[place] for place, alpha in enumerate(asked.tolist())}
         grid = np.array(sorted(rows))
-        losses = np.array([float(rows[alpha].losses.double().mean()) for alpha in grid])
+        losses = np.array([float(rows[alpha].losses.mean()) for alpha in grid])
         moving = [each.slopes for each in (rows[alpha] for alpha in grid) if each.slopes is not None]
-        slopes = np.array([float(each.double().mean()) for each in moving]) if moving else None
+        slopes = np.array([float(each.mean()) for each in moving]) if moving else None
         asked = next_points(grid, losses, slopes, tolerance, scout)
     sums = Sums(len(grid))
     sums.rows = Rows.of(len(grid), (rows[alpha] for alpha in grid.tolist()))
