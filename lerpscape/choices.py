@@ -15,7 +15,7 @@ CACHE_BYTES = 1 << 21
 # Bytes that the results shared by all α may take for the examples at work.
 READY_BYTES = 1 << 25
 MOST_GROUP = 1 << 14
-FEWEST_ROWS, TILED_ROWS, MOST_ROWS = 16, 128, 4096
+FEWEST_ROWS, MOST_ROWS = 16, 4096
 # So many times the bytes of its convolutions' weights must a batch's results have for channels to go last.
 WORTH_TURNING = 8
 
@@ -30,7 +30,7 @@ class Choice:
 
     `rows` examples are at work at once, images `channels_last` or not; `group` share the results that α does not
     change; `parts` is how many groups a chunk is divided into where the module is called batch by batch. At the α of
-    `sweep` the layer behind the first ReLU is kept up from one to the next; `tiled`, 3 × 3 convolutions go by tiles.
+    `sweep` the layer behind the first ReLU is kept up from one to the next.
     """
 
     graph: bool
@@ -41,12 +41,11 @@ class Choice:
     estimate: Estimate = ""
     parts: int = 1
     sweep: tuple[float, ...] = ()
-    tiled: bool = False
 
     def saves(self, graph: Graph, sizes: list[int]) -> bool:
         """Whether the operations can be faster than the module is on batches of these sizes."""
         rows, typical = min(self.rows, sum(sizes)), sum(sizes) / len(sizes)
-        return bool(graph.shared) or self.channels_last or self.tiled or not rows / 4 <= typical <= 2 * rows
+        return bool(graph.shared) or self.channels_last or not rows / 4 <= typical <= 2 * rows
 
     def describe(self) -> str:
         """The way in words."""
@@ -60,22 +59,17 @@ class Choice:
         }
         layout = ", channels last" if self.channels_last else ""
         sweep = ", the next one kept up from α to α" if self.sweep else ""
-        tiles = ", 3 × 3 convolutions by tiles" if self.tiled else ""
-        return f"{self.why}{sweep}{layout}{tiles}, {self.rows} examples at a time{estimate[self.estimate]}"
+        return f"{self.why}{sweep}{layout}, {self.rows} examples at a time{estimate[self.estimate]}"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes for each example: of the largest result, of what is held at once, of all results, of what all α share.
-
-    `steps` are those that they were seen in.
-    """
+    """Bytes for each example: of the largest result, of what is held at once, of all results, of what all α share."""
 
     largest: float
     held: float
     total: float
     shared: float
-    steps: tuple[Step, ...] = ()
 
     @classmethod
     def of(cls, steps: list[Step], shared: float) -> Sizes:
@@ -85,23 +79,20 @@ class Sizes:
             held=max((step.held for step in steps), default=0),
             total=sum(step.made for step in steps),
             shared=shared,
-            steps=tuple(steps),
         )
 
 
-def chosen(
-    graph: Graph, sizes: Sizes, width: int, examples: int, sweep: tuple[float, ...] = (), *, tiled: bool = False
-) -> Choice:
+def chosen(graph: Graph, sizes: Sizes, width: int, examples: int, sweep: tuple[float, ...] = ()) -> Choice:
     """The traced operations, on batches and in a layout that suit their sizes; never by timing, which would vary.
 
     `width` is the bytes of a weight, `examples` how many there are.
     """
     # Results stay in the cache, unless weights are the larger part: they pass through it with every batch. (Of those
-    # that are multiplied at every α in a sweep, little is left. Tiles of many examples make matrices of many rows.)
+    # that are multiplied at every α in a sweep, little is left.)
     enough = CACHE_BYTES / max(sizes.largest, 1)
     if not sweep:
         enough = max(enough, 2 * width * graph.weights / max(sizes.total, 1))
-    rows = int(np.clip(enough, TILED_ROWS if tiled else FEWEST_ROWS, MOST_ROWS))
+    rows = int(np.clip(enough, FEWEST_ROWS, MOST_ROWS))
     # Weights are put in order at every call, which pays where there is much to multiply them with.
     results = sizes.total * min(rows, examples)
     return Choice(
@@ -111,5 +102,4 @@ def chosen(
         channels_last=0 < width * graph.convolution_weights <= results / WORTH_TURNING,
         group=int(np.clip(READY_BYTES // max(sizes.shared, 1), rows, MOST_GROUP)),
         sweep=sweep,
-        tiled=tiled,
     )

@@ -32,13 +32,6 @@ def compiled(loop: Loop) -> Loop:
     return cast(Loop, njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)(loop))
 
 
-def inlined(loop: Loop) -> Loop:
-    """A part of compiled loops, put into each of them."""
-    from numba import njit
-
-    return cast(Loop, njit(error_model="numpy", fastmath={"contract"}, forceinline=True)(loop))
-
-
 def parts(count: int) -> list[tuple[int, int]]:
     """So many things in as many parts as torch has threads: where each begins and ends.
 

@@ -7,7 +7,7 @@ weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_T
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -29,7 +29,6 @@ from lerpscape.shared_steps import given, is_first_layer
 from lerpscape.step_sizes import Step
 from lerpscape.switches import NextLayer, Sweep
 from lerpscape.traces import blank_trace
-from lerpscape.winograd import saved_by_tiles, tiled_convolution
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
@@ -69,7 +68,6 @@ class Graph:
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.buffers = Buffers()
-        self.tiled = 0  # how many examples are at work where 3 × 3 convolutions may go by tiles
         self._watched: list[Step] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
@@ -183,11 +181,6 @@ class Graph:
         finally:
             self._watched = None
 
-    def saved_by_tiles(self, steps: Iterable[Step], examples: int) -> float:
-        """How many multiplications tiles save for each of so many examples, whose steps were watched."""
-        layers = [(self._modules.get(str(step.node.target)), step.entered) for step in steps]
-        return sum(saved_by_tiles(each, shape, examples) for each, shape in layers if type(each) is nn.Conv2d)
-
     def layers(self, *, hinge: bool) -> dict[fx.Node, nn.Module]:
         """Shared layers that are modules; with `hinge`, also the one behind it."""
         nodes = [*self.shared, *([self.hinge.layer] if hinge and self.hinge else [])]
@@ -243,8 +236,6 @@ class Graph:
         if type(module) is nn.Linear:
             return self._linear(node, arguments[0], own["weight"], own.get("bias"), reuse)
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-            if self.tiled and saved_by_tiles(module, arguments[0].shape, self.tiled):
-                return tiled_convolution(module, arguments[0], own["weight"], own.get("bias"), self.buffers)
             shape: Any = module.stride, module.padding, module.dilation, module.groups
             return F.conv2d(arguments[0], own["weight"], own.get("bias"), *shape)
         if type(module) is nn.ReLU:

@@ -19,7 +19,7 @@ from lerpscape.adaptive import scouts
 from lerpscape.agreement import difference
 from lerpscape.batches import Batch, Reader
 from lerpscape.choices import Choice, Estimate, Sizes, chosen
-from lerpscape.compiling import WORTH_LOADING, installed
+from lerpscape.compiling import installed
 from lerpscape.dividing import alike, counted, divided, first_rows, gathered, spread
 from lerpscape.first_layers import Shared
 from lerpscape.functional import ModelOnPath
@@ -212,7 +212,6 @@ class Walk:
             channels_last=choice.channels_last,
             whole=choice.estimate == "whole",
             alphas=np.array(choice.sweep) if choice.sweep else None,
-            tiled=choice.rows if choice.tiled else 0,
         )
         data = statistics.held_data() or []
         if choice.estimate == "exact":
@@ -231,9 +230,6 @@ class Walk:
             return Choice(False, f"it fails on batches of another size ({type(error).__name__})")
         examples, width = counted(batches), self.on_path.compute_dtype().itemsize
         choice = chosen(graph, sizes, width, examples)
-        tiles = self._may_tile(graph, sizes, min(choice.rows, examples), len(alphas) * examples)
-        if tiles and installed():
-            choice = chosen(graph, sizes, width, examples, tiled=True)
         if not self.statistics.estimates() and not choice.saves(graph, [len(batch.targets) for batch in batches]):
             return Choice(False, "there is nothing to share, and its batches and layout are good")
         probe = first_rows(batches, PROBE_ROWS)
@@ -257,7 +253,7 @@ class Walk:
         if off is not None:
             return Choice(False, f"its traced operations differ from it ({off})")
         sweeps = self._may_sweep(graph, ready, len(alphas), examples)
-        if (sweeps or tiles) and not installed():
+        if sweeps and not installed():
             choice = replace(choice, why=f"{choice.why} (faster with lerpscape[fast])")
         elif sweeps:
             swept = Choice(True, "on trial", count, sweep=(0.0, PROBE_ALPHA))
@@ -281,11 +277,6 @@ class Walk:
             return False
         first = ready[0].values[graph.hinge.first]
         return may_sweep(first, graph.hinge.outputs, points, examples, derivative=self.derivative)
-
-    def _may_tile(self, graph: Graph, sizes: Sizes, rows: int, measured: int) -> bool:
-        """Whether 3 × 3 convolutions are to go by tiles, for so many examples at work and measured at all α."""
-        saved = graph.saved_by_tiles(sizes.steps, rows)
-        return self.on_path.device.type == "cpu" and saved * measured > WORTH_LOADING
 
     def _sizes(self, graph: Graph, batch: Batch) -> Sizes:
         """What a batch of one example takes."""

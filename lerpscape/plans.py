@@ -66,8 +66,7 @@ class GraphPlan:
 
     With `channels_last`, images and weights of convolutions lie so. With `whole`, exact batch-norm statistics and the
     losses come from one pass over the data: all batches go through the network together, from one batch-norm layer to
-    the next. With `alphas`, the layer behind the hinge sweeps over these; with so many examples `tiled`, 3 × 3
-    convolutions go by tiles.
+    the next. With `alphas`, the layer behind the hinge sweeps over these.
     """
 
     def __init__(
@@ -81,10 +80,8 @@ class GraphPlan:
         channels_last: bool,
         whole: bool = False,
         alphas: Floats | None = None,
-        tiled: int = 0,
     ) -> None:
         self.graph = graph
-        graph.tiled = tiled
         self.whole = whole
         self._channels_last = channels_last
         self._loss = loss

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 
 @dataclass(frozen=True)
 class Step:
-    """The shape a step started from; bytes of what it made, of the largest result then held, and of all of them."""
+    """Bytes of what a step made, of the largest result then held, and of all of them."""
 
-    node: fx.Node
-    entered: torch.Size
     made: int
     largest: int
     held: int
@@ -25,6 +22,4 @@ class Step:
         """The step that made the result of `node`, with all results known then."""
         results = [each for made, each in known.items() if made.op != "get_attr" and isinstance(each, Tensor)]
         held = {id(each): each.numel() * each.element_size() for each in results}
-        first = known.get(node.all_input_nodes[0]) if node.all_input_nodes else None
-        entered = first.shape if isinstance(first, Tensor) else torch.Size()
-        return cls(node, entered, held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
+        return cls(held.get(id(known[node]), 0), max(held.values(), default=0), sum(held.values()))
