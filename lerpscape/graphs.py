@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape import duals
 from lerpscape.buffers import Buffers
 from lerpscape.checkpoints import Params
-from lerpscape.embeddings import embedded_sums
 from lerpscape.first_layers import Shared
 from lerpscape.hinges import RELU_FUNCTIONS, hinge
 from lerpscape.monotonicity import Floats
@@ -56,13 +55,10 @@ class Graph:
         self.given = given(self._nodes, self._modules)
         # of what a step may write over, others must have a copy
         self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
-        layers = [node for node in self._nodes if is_first_layer(node, self.given, self._modules, constants)]
-        self._sums = embedded_sums(self._nodes, self.given, self._modules)
-        self.shared = [*layers, *self._sums]
-        self.shared_weights = sum(self._weights_of(node) for node in layers)
-        self.hinge = next(filter(None, (hinge(node, self._modules) for node in layers)), None)
-        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*layers}}
-        self._absorbed |= {step for steps in self._sums.values() for step in steps[:-1]}
+        self.shared = [node for node in self._nodes if is_first_layer(node, self.given, self._modules, constants)]
+        self.shared_weights = sum(self._weights_of(node) for node in self.shared)
+        self.hinge = next(filter(None, (hinge(node, self._modules) for node in self.shared)), None)
+        self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
         convolutions = [each for each in self._modules.values() if isinstance(each, nn.Conv2d)]
         self.convolution_weights = sum(layer.weight.numel() for layer in convolutions)
         self.weights = sum(parameter.numel() for parameter in model.parameters())
@@ -82,7 +78,7 @@ class Graph:
                 continue
             if node.op == "get_attr" and node not in self._absorbed:
                 found |= {self._attribute(node)} - set(self._constants)
-            elif node.op == "call_module" and node not in self.shared and node not in self._absorbed:
+            elif node.op == "call_module" and node not in self.shared:
                 found |= set(self._owned[node].values())
         return found
 
@@ -124,8 +120,7 @@ class Graph:
             first: Shared = values[self.hinge.first]
             begun = [known[self.hinge.layer] for known in (seen[0], seen[2]) if self.hinge.layer in known]
             values |= dict.fromkeys(self.hinge.between) | {self.hinge.layer: Sweep(first, *sweeping, begun)}
-        known = {*values, *self._absorbed}
-        return {node: value for node, value in values.items() if any(user not in known for user in node.users)}
+        return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
     def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
         """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics.
@@ -187,17 +182,9 @@ class Graph:
         return {node: self._modules[str(node.target)] for node in nodes if node.op == "call_module"}
 
     def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
-        """A shared result: of a linear layer, or of the steps to a sum over embeddings."""
+        """What a shared layer gives at these tensors."""
         own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
-        known, before = values | own, None
-        for step in self._sums.get(node, (node,)):
-            known[step] = self._operation(step, known, state)
-            if self._watched is not None and node in self._sums:
-                self._watched.append(Step.of({each: known[each] for each in (before, step) if each}, step))
-            if before is not None:
-                del known[before]
-            before = step
-        return known[node]
+        return self._operation(node, values | own, state)
 
     def takes(self, inputs: Any) -> bool:
         """Whether these are all the inputs that were traced, by name or place, and no others."""

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from cases import classes, random
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
 from lerpscape.batches import Reader, batch_of
+from lerpscape.dividing import alike, counted, divided, gathered, spread
 
 IMAGES, LABELS = random(20, 3, seed=0), classes(20, seed=1)
 
@@ -97,3 +101,36 @@ def test_digests_see_every_tensor_of_a_nested_batch() -> None:
     assert batch_of(nested).bytes() == 8 + 4 + 16
     moved = batch_of(nested).to(torch.device("cpu"), torch.float64)
     assert moved.inputs["a"][1][0].dtype == torch.float64 and moved.targets.dtype == torch.long
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(1, 9))
+def test_nested_batches_are_divided_in_order(sizes: list[int], rows: int) -> None:
+    count = sum(sizes)
+    ids, mask = torch.arange(2 * count).view(count, 2), torch.arange(count)
+    given_batches = [
+        batch_of({"ids": i, "extra": (m, [m.double()]), "labels": -m})
+        for i, m in zip(ids.split(sizes), mask.split(sizes), strict=True)
+    ]
+    assert alike(given_batches) and counted(given_batches) == count
+    found = list(divided(given_batches, rows))
+    assert [each.examples for each in found[:-1]] == [rows] * (len(found) - 1)
+    for batches in (found, [piece for group, _ in gathered(given_batches, rows) for piece in group]):
+        assert torch.cat([each.inputs["ids"] for each in batches]).equal(ids)
+        assert torch.cat([each.inputs["extra"][1][0] for each in batches]).equal(mask.double())
+        assert torch.cat([each.targets for each in batches]).equal(-mask)
+    np.testing.assert_allclose(sum(progress for _, progress in gathered(given_batches, rows)), len(sizes))
+    [few] = spread(given_batches, 2)
+    assert few.inputs["extra"][0].tolist() == ([0, count - 1] if count > 1 else [0])
+
+
+def test_batches_of_other_lengths_types_or_names_are_not_alike() -> None:
+    one = {"ids": torch.zeros(3, 5), "labels": torch.zeros(3)}
+    for other in (
+        one | {"ids": torch.zeros(3, 6)},
+        one | {"ids": torch.zeros(3, 5).double()},
+        one | {"ids": torch.zeros(2, 5)},
+        one | {"mask": torch.zeros(3, 5)},
+        one | {"labels": torch.zeros(3, 2)},
+    ):
+        assert not alike([batch_of(one), batch_of(other)])
+    assert alike([batch_of(one), batch_of(dict(one))]) and not alike([])

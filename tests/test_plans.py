@@ -431,3 +431,79 @@ def test_a_loss_that_is_a_part_of_the_output_is_kept(build: Any, monkeypatch: py
     found = ls.profile(start, ls.Line(start, end), DATA, **asked)
     assert found.how["plan"].endswith("4 examples at a time")
     assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked))
+
+
+class Named(nn.Module):
+    """Takes its inputs by name; what is not masked weighs the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(features * (mask / mask.sum(1)[:, None]))))
+
+
+@pytest.mark.parametrize("derivative", [False, True])
+def test_dict_batches_are_shared_too_and_keep_their_ends(derivative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = ends(Named)
+    features, mask, labels = random(11, 6, seed=1), random(11, 6, seed=2).abs(), classes(11, seed=3)
+    parts = zip(features.split(4), mask.split(4), labels.split(4), strict=True)
+    data = [{"features": x, "mask": m, "labels": y} for x, m, y in parts]
+    line = ls.Line(start, end)
+    found = ls.profile(start, line, data, derivative=derivative)
+    assert "first layer shared by all α" in found.how["plan"]
+    plain = by_module(monkeypatch, start, line, data, derivative=derivative)
+    assert_same(found, plain)
+    assert (found.loss[[0, -1]] == plain.loss[[0, -1]]).all()
+
+
+class Optional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor, scale: Tensor | None = None) -> Tensor:
+        return self.read(inputs if scale is None else inputs * scale)
+
+
+def test_an_input_left_out_or_without_a_row_for_each_example_leaves_the_module_as_it_is() -> None:
+    start, end = ends(Optional)
+    line, x, y = ls.Line(start, end), random(8, 6, seed=1), classes(8, seed=2)
+    for inputs, why in (
+        ({"inputs": x}, "it takes other inputs than the batches have"),
+        ((x,), "it takes other inputs than the batches have"),
+        (x, "it takes other inputs than the batches have"),
+        ((x, torch.ones(6, dtype=torch.float64)), "the batches are not tensors with a row of one kind"),
+        ({"inputs": x, "scale": None}, "the batches are not tensors with a row of one kind"),
+    ):
+        found = ls.profile(start, line, [(inputs, y)], derivative=False)
+        assert why in found.how["plan"]
+        with torch.no_grad():
+            expected = F.cross_entropy(start(**inputs) if isinstance(inputs, dict) else start(x), y)
+        np.testing.assert_allclose(found.loss[0], float(expected), rtol=1e-14)
+    both = ls.profile(start, line, [({"scale": torch.full((8, 1), 2.0).double(), "inputs": x}, y)])
+    assert "first layer shared" in both.how["plan"]
+
+
+def test_few_points_share_where_there_is_much_to_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each point between the ends saves a product with the first layer's weights; the module makes the ends'."""
+    start, end = ends(lambda: nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 100)))
+    line, images = ls.Line(start, end), [(random(23, 30, seed=1), classes(23, seed=2))]
+    for saved, points, shared in (
+        (3 * 23 * 240, 5, True),
+        (3 * 23 * 240 + 1, 5, False),
+        (3 * 23 * 240 + 1, 6, True),
+        (1, 2, False),
+        (23 * 240, [0.2, 0.4, 0.6], True),  # those at the ends come on top
+        (23 * 240 + 1, [0.2, 0.4, 0.6], False),
+        (1, [0.2, 0.4], False),
+    ):
+        monkeypatch.setattr(planning, "WORTH_TRACING", saved)
+        found = ls.profile(start, line, images, alphas=points)
+        assert ("first layer shared" in found.how["plan"]) == shared, points
+        assert ("too few points" in found.how["plan"]) == (not shared)
+        with monkeypatch.context() as patched:
+            patched.setattr(planning, "WORTH_TRACING", 0)
+            patched.setattr(planning, "FEWEST_POINTS", 0)
+            assert_same(found, by_module(patched, start, line, images, alphas=points))
