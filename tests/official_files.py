@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from lerpscape.lab.data.catalogue import ENTRIES, Layout
 
 IDX = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -19,6 +24,13 @@ def idx(values: np.ndarray) -> bytes:
     """Two zero bytes, 8 for unsigned bytes, the number of dimensions, big-endian sizes, the values."""
     sizes = b"".join(struct.pack(">I", size) for size in values.shape)
     return bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+
+
+def make_official(patch: pytest.MonkeyPatch, name: str, folder: Path) -> None:
+    """Give the catalogue the checksums of the files in a folder, in place of the official ones."""
+    first, *others = ENTRIES[name].layouts
+    found = {file: f"md5:{hashlib.md5((folder / file).read_bytes()).hexdigest()}" for file in first.files}
+    patch.setitem(ENTRIES, name, replace(ENTRIES[name], layouts=(Layout(first.folder, found), *others)))
 
 
 def write_idx_set(folder: Path, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], zipped: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from official_files import (
     IDX,
     cifar_batch,
     idx,
+    make_official,
     write_cifar10,
     write_cifar10_sheets,
     write_idx_set,
@@ -26,10 +28,10 @@ from official_files import (
 )
 
 from lerpscape.errors import ConfigError
-from lerpscape.lab.data import copies, load
+from lerpscape.lab.data import cifar, copies, load
 from lerpscape.lab.data.cifar import parse_batch, parse_sheet
 from lerpscape.lab.data.idx import parse_idx
-from lerpscape.lab.data.pickles import parse_pickle
+from lerpscape.lab.data.pickles import ArrayUnpickler
 
 RNG = np.random.default_rng(0)
 
@@ -183,11 +185,14 @@ def test_a_gzip_file_that_unpacks_to_anything_is_not_unpacked(tmp_path: Path, mo
 # CIFAR: official pickles and PNG sheets
 
 
-def test_cifar10_comes_back_pixel_for_pixel_from_pickles_and_sheets(tmp_path: Path) -> None:
+def test_cifar10_comes_back_pixel_for_pixel_from_pickles_and_sheets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = images_of((3, 32, 32))
     labels = labels_of(images)
     write_cifar10(tmp_path / "pickles/cifar-10-batches-py", images, labels)
     write_cifar10_sheets(tmp_path / "sheets/cifar10-png", images, labels)
+    make_official(monkeypatch, "cifar10", tmp_path / "pickles/cifar-10-batches-py")
     for folder in ("pickles", "sheets"):
         found = load("cifar10", tmp_path / folder, verify=False)
         assert (found.inputs, found.outputs) == ((3, 32, 32), 10)
@@ -207,7 +212,7 @@ def test_the_written_batch_is_a_python_2_pickle_as_pickle_reads_it() -> None:
     assert found["filenames"] == ["image_0.png", "image_1.png", "image_2.png"]
 
 
-def test_cifar100_reads_the_fine_labels(tmp_path: Path) -> None:
+def test_cifar100_reads_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_of((3, 32, 32))
     labels = labels_of(images, 100)
     folder = tmp_path / "cifar-100-python"
@@ -216,7 +221,8 @@ def test_cifar100_reads_the_fine_labels(tmp_path: Path) -> None:
         coarse = [label // 5 for label in labels[part]]
         batch = cifar_batch(images[part], {"coarse_labels": coarse, "fine_labels": labels[part]})
         (folder / part).write_bytes(batch)
-    found = load("cifar100", tmp_path, verify=False)
+    make_official(monkeypatch, "cifar100", folder)
+    found = load("cifar100", tmp_path)
     assert found.outputs == 100
     assert found.train.targets is not None
     assert found.train.targets.tolist() == labels["train"]
@@ -235,7 +241,7 @@ class Attack:
 
 def attacks(file: Path) -> dict[str, bytes]:
     line = f"touch {file}".encode()
-    text = python_string = b"U" + bytes([len(line)]) + line
+    text = b"U" + bytes([len(line)]) + line
     array = cifar_batch(np.zeros((1, 3, 32, 32), np.uint8), {"labels": [0]})
     return {
         **{f"protocol {number}": pickle.dumps(Attack(file), protocol=number) for number in range(6)},
@@ -243,98 +249,48 @@ def attacks(file: Path) -> dict[str, bytes]:
         "INST": b"(" + b"S'" + line + b"'\niposix\nsystem\n.",
         "OBJ": b"(cposix\nsystem\n" + text + b"o.",
         "NEWOBJ": b"\x80\x02cposix\nsystem\n" + text + b"\x85\x81.",
-        "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93" + python_string + b"\x85R.",
-        "extension registry": b"\x80\x02\x82\x01.",
-        "persistent object": b"Pname\n.",
-        "builtins": b"c__builtin__\neval\n" + text + b"\x85R.",
+        "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93" + text + b"\x85R.",
+        "eval": b"c__builtin__\neval\n" + text + b"\x85R.",
+        "eval of Python 3": b"cbuiltins\neval\n" + text + b"\x85R.",
         "another name of numpy": b"cnumpy\nload\n" + text + b"\x85R.",
         "a dotted name": b"cnumpy\nndarray.__class__\n.",
-        "an array of objects": array.replace(b"U\x02u1", b"U\x02O8"),
         "an array as function": array.replace(b"_reconstruct", b"_reconstruct_"),
-        "state of a name": b"\x80\x02cnumpy\nndarray\n}b.",
-        "call of a string": b"\x80\x02" + text + b")R.",
-        "call of numpy's dtype with more": b"\x80\x02cnumpy\ndtype\nU\x03V99\x85R.",
-        "a buffer": b"\x80\x05\x97.",
+        "numpy 2's module": array.replace(b"numpy.core", b"numpy._core"),
     }
 
 
-def test_a_hostile_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path) -> None:
+def test_a_hostile_pickle_is_refused_by_name_and_calls_nothing(tmp_path: Path) -> None:
     file = tmp_path / "attacked"
     pickle.loads(pickle.dumps(Attack(file)))
     assert file.exists()  # the attack works on a reader that trusts its file
     file.unlink()
     for name, content in attacks(file).items():
-        with pytest.raises(ValueError, match="got") as found:
-            parse_pickle(content, "data_batch_1")
-        text = message(found)
-        assert "data_batch_1 to be a pickle of numbers" in text, (name, text)
-        assert "nothing in it was run" in text
+        with pytest.raises(ValueError, match=r"got: the name \S+, which was not called") as found:
+            ArrayUnpickler(io.BytesIO(content), "data_batch_1").load()
+        assert "data_batch_1 to be a pickle of numbers" in message(found), name
         assert not file.exists(), name
 
 
-def test_a_refusal_says_what_was_refused(tmp_path: Path) -> None:
-    for content, expected in (
-        (pickle.dumps(Attack(tmp_path / "f"), protocol=2), "the name 'posix system' (at byte 2)"),
-        (b"Pname\n.", "the instruction PERSID (at byte 0)"),
-        (b"\x80\x02cnumpy\ndtype\nU\x02O8\x85R.", "a call of 'numpy dtype'"),
-    ):
-        with pytest.raises(ValueError, match="got") as found:
-            parse_pickle(content, "f")
-        assert expected in message(found)
+@pytest.mark.parametrize("content", [b"Pname\n.", b"\x80\x02\x82\x01.", b"\x80\x05\x97."])
+def test_persistent_and_registered_objects_and_buffers_are_refused(content: bytes) -> None:
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        ArrayUnpickler(io.BytesIO(content), "data_batch_1").load()
 
 
-def test_pickles_that_would_eat_memory_or_the_stack_are_small_work() -> None:
-    """Ten lists in ten lists in …, a memo index of four billion, a string of a terabyte, nesting without end."""
-    laughs = b"\x80\x02]q\x00" + b"".join(
-        b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(50)
-    )
-    for content in (
-        laughs + b"cnumpy\ndtype\nh\x32\x85R.",  # named in the error, were it printed
-        b"\x80\x02}q\x00(h\x00K\x01u.",
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",
-        b"(" * 100_000 + b"K\x01" + b"t" * 100_000 + b"}" + b"0.",
-        b"}" + b"(K\x01" + b"\x85" * 100_000 + b"K\x02u.",  # a deep tuple as key would be hashed
-    ):
-        with pytest.raises(ValueError, match="got"):
-            parse_pickle(content, "f")
-    assert parse_pickle(b"\x80\x02K\x07r" + struct.pack("<I", 2**32 - 1) + b".", "f") == 7
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_batch_with_changed_bytes_is_read_or_refused_clearly(data: st.DataObject) -> None:
-    content = bytearray(cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [3, 4]}))
-    marks = len(content) - 2 * 3072
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, marks - 1))  # most of the values themselves left out
-        content[place if place < 200 else place + 2 * 3072 - 200] = data.draw(st.integers(0, 255))
-    length = data.draw(st.sampled_from([len(content)] * 3 + [100, 5000, len(content) - 1]))
-    try:
-        images, labels = parse_batch(bytes(content[:length]), "f", "labels", 10)
-    except ValueError as error:
-        assert str(error).startswith(("expected: f to", "expected: f: labels to")), error
-    else:
-        assert len(images) == len(labels)
-
-
-@given(st.recursive(
-    st.integers(-(2**40), 2**40) | st.text(max_size=5) | st.binary(max_size=300) | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
-    | st.tuples(inner, inner) | st.tuples() | st.tuples(inner, inner, inner, inner),
-    max_leaves=20,
-), st.integers(3, 5))  # fmt: skip
-@settings(max_examples=200, deadline=None)
-def test_plain_data_come_back_as_pickle_gives_them(value: object, protocol: int) -> None:
-    """Protocols below 3 call a function to write bytes, which is refused like any other call."""
-    assert parse_pickle(pickle.dumps(value, protocol), "f") == value
+def test_no_pickle_is_read_before_its_checksum_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    images = images_of((3, 32, 32))
+    write_cifar10(folder, images, labels_of(images))
+    monkeypatch.setattr(cifar, "ArrayUnpickler", None)
+    for verify in (True, False):
+        with pytest.raises(ValueError, match="data_batch_1 to be the official file, md5:c99cafc") as found:
+            load("cifar10", tmp_path, verify=verify)
+        assert message(found).endswith("verify=False reads no unknown pickle.")
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "pickle exhausted"),
-        (b"S'\\u'\n.", "invalid escape sequence"),
-        (pickle.dumps([1, 2], 2)[:-2], "pickle exhausted"),
         (pickle.dumps([1, 2], 2), "NoneType"),
         (pickle.dumps({"labels": [1]}, 2), "NoneType"),
         (
@@ -344,12 +300,6 @@ def test_plain_data_come_back_as_pickle_gives_them(value: object, protocol: int)
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1]}), "1 labels for 2 images"),
         (cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 10]}), "10 at index 1"),
         (cifar_batch(np.zeros((2, 3, 16, 32), np.uint8), {"labels": [1, 2]}), "(2, 1536)"),
-        (
-            cifar_batch(np.zeros((2, 3, 32, 32), np.uint8), {"labels": [1, 2]}).replace(
-                b"K\x02M\x00\x0c\x86", b"K\x03M\x00\x0c\x86"
-            ),
-            "shape (3, 3072) with other values",
-        ),
     ],
 )
 def test_damaged_batches(content: bytes, expected: str) -> None:

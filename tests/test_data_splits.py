@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official_files import write_cifar10, write_idx_set
+from official_files import make_official, write_cifar10, write_idx_set
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -257,7 +257,9 @@ def float_bytes_alive() -> int:
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_no_float_copy_of_the_whole_set_is_ever_made(tmp_path: Path, name: str) -> None:
+def test_no_float_copy_of_the_whole_set_is_ever_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Neither while reading nor while a pass over the data, by torch (its operations) or numpy (tracemalloc)."""
     n, shape = (4000, (28, 28)) if name == "mnist" else (1000, (3, 32, 32))
     images = {part: pixels(n, *shape, seed=i).numpy() for i, part in enumerate(("train", "test"))}
@@ -266,6 +268,7 @@ def test_no_float_copy_of_the_whole_set_is_ever_made(tmp_path: Path, name: str) 
         write_idx_set(tmp_path / "MNIST/raw", images, numbers, zipped=False)
     else:
         write_cifar10(tmp_path / "cifar-10-batches-py", images, {part: each.tolist() for part, each in numbers.items()})
+        make_official(monkeypatch, "cifar10", tmp_path / "cifar-10-batches-py")
     values = images["train"].size
     with LargestFloat():
         load(name, tmp_path, normalize=True, verify=False)  # imports and caches

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from lerpscape.errors import ConfigError, StoreConflict
+from lerpscape.lab import files
 from lerpscape.lab.config import RunConfig
-from lerpscape.lab.folders import Folder
 from lerpscape.lab.runs import Item, perform, require
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
@@ -73,17 +73,17 @@ def operations(monkeypatch: pytest.MonkeyPatch, allowed: int, after: bool) -> li
     """Die at the write, move or removal with this number, before or after it happens."""
     seen: list[str] = []
     for name in ("write", "move", "remove"):
-        real = getattr(Folder, name)
+        real = getattr(files, name)
 
-        def counted(self: Folder, *arguments: Any, real: Any = real, name: str = name) -> None:
+        def counted(*arguments: Any, real: Any = real, name: str = name) -> None:
             seen.append(name)
             if len(seen) == allowed and not after:
                 raise Killed
-            real(self, *arguments)
+            real(*arguments)
             if len(seen) == allowed and after:
                 raise Killed
 
-        monkeypatch.setattr(Folder, name, counted)
+        monkeypatch.setattr(files, name, counted)
     return seen
 
 
@@ -284,15 +284,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
     assert perform(Item(CONFIG, store.place)) == "done"
 
 
-@pytest.mark.parametrize("place", ["memory://store-test", "local://{tmp}/store"])
-def test_a_store_behind_an_url_holds_the_same(uninterrupted: dict[str, bytes], tmp_path: Path, place: str) -> None:
-    place = place.format(tmp=tmp_path)
-    assert perform(Item(CONFIG, place)) == "done"
-    folder = Store(place).folder
-    names = [name for name in folder.names("runs") if not name.endswith("seconds.json")]
-    assert {name.removeprefix("runs/"): folder.read(name) for name in names} == uninterrupted
-    assert Store(place).names() == [CONFIG.name]
-    assert perform(Item(CONFIG, place)) == "done"
+@pytest.mark.parametrize("place", ["s3://bucket/results", "memory://store", "file:///results", Path("s3://bucket")])
+def test_a_store_behind_an_url_is_refused(place: str | Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)got: the URL .* needs locks and atomic renames.*shared file system"):
+        Store(place)
 
 
 SWEEP = """

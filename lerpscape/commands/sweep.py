@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Action = Annotated[Literal["list", "run", "status", "retry"], tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP.toml")]
-Place = Annotated[str, tyro.conf.arg(metavar="FOLDER|URL")]
+Place = Annotated[str, tyro.conf.arg(metavar="FOLDER")]
 WorkersWord = Annotated[str, tyro.conf.arg(metavar="N|ray|ray://…|slurm")]
 
 
@@ -38,7 +38,7 @@ def sweep_command(
         action: list shows the runs; run trains and measures what the store lacks; status counts; retry forgets
             failures, so that the next run tries them again.
         file: The sweep, in TOML.
-        store: Where runs are kept: a folder, or an fsspec URL such as s3://bucket/results.
+        store: Where runs are kept: a folder on a local or shared file system.
         workers: Processes on this machine, ray (started here, or the cluster of RAY_ADDRESS), ray://host:port, slurm.
         gpus: Share of a GPU for each run, on Ray.
         data_dir: Where the data sets are; by default the folder that LERPSCAPE_DATA names.

@@ -6,20 +6,20 @@ R drives the network far from where it started. The run turns the knob over seve
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from lerpscape.certificates import Certificate
 from lerpscape.certification import certify
+from lerpscape.lab.config import ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.data.digits import digits, held_out_data, train_data
+from lerpscape.lab.runs import new_model, one_thread
+from lerpscape.lab.training import train
+from lerpscape.losses import find_loss
 from lerpscape.measure import profile
 from lerpscape.partial import check_writable
 from lerpscape.paths import Line
@@ -60,62 +60,35 @@ class Demo:
         )
 
 
-def network() -> nn.Module:
-    """The demo's network: 64-128-128-10, ReLU.
+def recipe(radius: float, seed: int) -> RunConfig:
+    """How one network is trained: SGD with momentum on cross-entropy, with a norm target where `radius` > 0.
+
+    >>> recipe(30.0, 0).training.norm_target, recipe(0.0, 0).training.norm_strength
+    (30.0, 0.0)
+    """
+    strength = STRENGTH if radius > 0 else 0.0
+    return RunConfig(
+        model=ModelConfig("fully_connected", {"widths": (128, 128)}),
+        optimizer=OptimizerConfig(lr=LEARNING_RATE, momentum=MOMENTUM),
+        training=TrainingConfig(epochs=EPOCHS, batch_size=BATCH, norm_target=radius, norm_strength=strength),
+        seed=seed,
+    )
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The demo's network at its initialisation: 64-128-128-10, ReLU.
 
     >>> sum(p.numel() for p in network().parameters())
     26122
     """
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-
-
-def initial(seed: int) -> nn.Module:
-    """A fresh network whose weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return network()
-
-
-def train(
-    model: nn.Module, images: Tensor, labels: Tensor, *, radius: float, seed: int, report: Callable[[int], None]
-) -> None:
-    """Train in place by SGD with momentum on cross-entropy, pushing every tensor's norm towards `radius` where > 0.
-
-    On one thread: so small a network gains nothing from more, and loses much where the other cores are busy.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _train(model, images, labels, radius, torch.Generator().manual_seed(seed), report)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _train(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    radius: float,
-    generator: torch.Generator,
-    report: Callable[[int], None],
-) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    for _ in range(EPOCHS):
-        for batch in torch.split(torch.randperm(len(images), generator=generator), BATCH):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
-            if radius > 0:
-                loss = loss + STRENGTH * sum((p.norm() - radius) ** 2 for p in model.parameters())
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        report(1)
+    return new_model(recipe(0.0, seed), digits())
 
 
 def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
     """Train, measure, prove, and write checkpoints, profiles, certificates and the report into `folder`."""
     folder = Path(folder)
     check_writable(folder / "report.html")
-    images, labels = digits().train.batch(slice(None))
+    examples, loss = digits().train, find_loss("cross_entropy")
     rises: dict[float, tuple[float, ...]] = {}
     profiles: dict[str, tuple[Profile, Profile]] = {}
     certificates: dict[str, Certificate] = {}
@@ -124,9 +97,9 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
         for radius in RADII:
             found = []
             for seed in SEEDS:
-                start = initial(seed)
-                end = deepcopy(start)
-                train(end, images.flatten(1), labels, radius=radius, seed=seed, report=count)
+                start, end = network(seed), network(seed)
+                with one_thread():
+                    train(end, examples, loss, recipe(radius, seed), after_epoch=lambda _: count(1))
                 found.append(
                     profile(network(), Line(start, end), train_data(), derivative=False, progress=False).max_rise
                 )
@@ -167,14 +140,14 @@ def _sections(
     counts = ", ".join(
         f"R = {r:g}: {sum(rise > TOLERANCE for rise in found)} of {len(found)}" for r, found in rises.items()
     )
-    recipe = (
+    words = (
         f"a 64-128-128-10 ReLU network, SGD (learning rate {LEARNING_RATE}, momentum {MOMENTUM}, batch {BATCH}, "
         f"{EPOCHS} epochs) on 1,437 of scikit-learn's 1,797 digits"
     )
     return [
         Section(
             "A network as people train it",
-            f"The line from the initialisation to the trained network: {recipe}, seed {SEEDS[0]}.",
+            f"The line from the initialisation to the trained network: {words}, seed {SEEDS[0]}.",
             (*profiles["plain"], certificates["plain"]),
         ),
         Section(

@@ -11,6 +11,7 @@ from typing import Any
 
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.lab.config import RunConfig
+from lerpscape.lab.files import entries
 from lerpscape.lab.store import RunFolder, State, Store
 from lerpscape.lab.sweep import Sweep
 from lerpscape.profiles import Profile
@@ -98,13 +99,12 @@ def stored(store: Store) -> list[Record]:
     """One record for each measurement of each run in a store, whichever sweep it came from."""
     found = []
     for name in store.names():
-        base = f"runs/{name}"
-        if not store.folder.exists(f"{base}/config.json"):
+        run = store.root / "runs" / name
+        if not (run / "config.json").exists():
             continue
-        trained = json.loads(store.folder.read(f"{base}/config.json"))
+        trained = json.loads((run / "config.json").read_bytes())
         measures: list[dict[str, Any]] = [
-            json.loads(store.folder.read(f"{base}/measured/{key}/config.json"))
-            for key in store.folder.entries(f"{base}/measured")
+            json.loads((run / "measured" / key / "config.json").read_bytes()) for key in entries(run / "measured")
         ]
         for measure in measures or [{}]:
             found.append(read_record(store.run(RunConfig.from_dict({**trained, "measure": measure}))))

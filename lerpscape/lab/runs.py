@@ -87,7 +87,7 @@ def perform(item: Item) -> State | str:
         folder = store.run(item.config)
         if folder.state in ("done", "diverged", "failed") and not _damaged(folder):
             return folder.state
-        with _one_thread():
+        with one_thread():
             try:
                 _train_and_measure(folder, item)
             except OSError:
@@ -268,7 +268,8 @@ class First:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block: small networks gain nothing from more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

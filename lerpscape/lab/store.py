@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from lerpscape.errors import StoreConflict, three_parts
+from lerpscape.errors import ConfigError, StoreConflict, three_parts
+from lerpscape.lab import files
 from lerpscape.lab.config import RunConfig
-from lerpscape.lab.folders import Folder
 
 FORMAT = "lerpscape store 1"
 State: TypeAlias = Literal["done", "diverged", "failed", "trained", "started", "pending"]
@@ -32,15 +33,15 @@ State: TypeAlias = Literal["done", "diverged", "failed", "trained", "started", "
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """The files of one run in the store whose folder is `root`."""
 
-    folder: Folder
+    root: Path
     config: RunConfig
 
     @property
-    def base(self) -> str:
-        """The run's folder inside the store."""
-        return f"runs/{self.config.name}"
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.root / "runs" / self.config.name
 
     @property
     def measured(self) -> str:
@@ -49,11 +50,11 @@ class RunFolder:
 
     def exists(self, name: str) -> bool:
         """Whether the run has this file."""
-        return self.folder.exists(f"{self.base}/{name}")
+        return (self.path / name).exists()
 
     def read(self, name: str) -> bytes:
         """The bytes of one of the run's files."""
-        return self.folder.read(f"{self.base}/{name}")
+        return (self.path / name).read_bytes()
 
     def read_json(self, name: str) -> Any:
         """One of the run's JSON files."""
@@ -61,7 +62,7 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the run's files, whole."""
-        self.folder.write(f"{self.base}/{name}", content)
+        files.write(self.path / name, content)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one of the run's JSON files, whole."""
@@ -69,11 +70,11 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         """Remove one of the run's files, if it is there."""
-        self.folder.remove(f"{self.base}/{name}")
+        files.remove(self.path / name)
 
-    def commit(self, name: str, files: list[str], **facts: Any) -> None:
+    def commit(self, name: str, written: list[str], **facts: Any) -> None:
         """Write the file that says that these files are complete, with their SHA-256."""
-        digests = {each: hashlib.sha256(self.read(each)).hexdigest() for each in files}
+        digests = {each: hashlib.sha256(self.read(each)).hexdigest() for each in written}
         self.write_json(name, {"files": digests, **facts})
 
     def intact(self, name: str) -> bool:
@@ -105,19 +106,19 @@ class RunFolder:
 
     def quarantine(self, reason: str, said: Any = print) -> None:
         """Move the run's folder aside, keep the reason beside it, and say so."""
-        aside = f"quarantine/{self.config.name}"
         number = 1
-        while self.folder.exists(f"{aside}-{number}"):
+        while (aside := self.root / "quarantine" / f"{self.config.name}-{number}").exists():
             number += 1
-        self.folder.move(self.base, f"{aside}-{number}")
-        self.folder.write(f"{aside}-{number}/reason.txt", f"{reason}\n".encode())
-        said(f"{self.base}: {reason}; moved to {self.folder.path(f'{aside}-{number}')}, the run starts again")
+        files.move(self.path, aside)
+        files.write(aside / "reason.txt", f"{reason}\n".encode())
+        said(f"runs/{self.config.name}: {reason}; moved to {aside}, the run starts again")
 
 
 class Store:
-    """A folder of runs, shared by any number of processes; `place` is a path or an fsspec URL.
+    """A folder of runs on a local or shared file system, used by any number of processes at once.
 
-    Raises `StoreConflict` where the place holds something that is no store, or one of another format.
+    Raises `StoreConflict` where the folder holds something that is no store, or one of another format, and
+    `ConfigError` for a URL.
 
     >>> import tempfile
     >>> store = Store(tempfile.mkdtemp())
@@ -126,23 +127,28 @@ class Store:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.folder = Folder(place)
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(place), re.IGNORECASE):
+            raise ConfigError(
+                three_parts(
+                    "a folder for the store.",
+                    f"the URL {place}; a store needs locks and atomic renames, which object storage lacks.",
+                    "Use a folder on a local or shared file system.",
+                )
+            )
         self.place = str(place)
-        if not self.folder.exists("store.json"):
-            foreign = [name for name in self.folder.entries() if name != "locks" and not name.endswith(".draft")]
+        self.root = Path(place).absolute()
+        if not (self.root / "store.json").exists():
+            foreign = [name for name in files.entries(self.root) if name != "locks" and not name.endswith(".draft")]
             if foreign:
                 raise self._conflict(f"{len(foreign)} other files, such as {foreign[0]}")
-            self._mark()
+            files.write(self.root / "store.json", (json.dumps({"format": FORMAT}) + "\n").encode())
             return
         try:
-            found = json.loads(self.folder.read("store.json"))["format"]
+            found = json.loads((self.root / "store.json").read_bytes())["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise self._conflict(f"a store.json that cannot be read ({error})") from error
         if found != FORMAT:
             raise self._conflict(f"format {found!r}")
-
-    def _mark(self) -> None:
-        self.folder.write("store.json", (json.dumps({"format": FORMAT}) + "\n").encode())
 
     def _conflict(self, found: str) -> StoreConflict:
         return StoreConflict(
@@ -154,7 +160,7 @@ class Store:
 
         Raises `StoreConflict` where it was written for another configuration.
         """
-        folder = RunFolder(self.folder, config)
+        folder = RunFolder(self.root, config)
         if folder.exists("config.json"):
             wanted = trained_part(config)
             try:
@@ -164,7 +170,7 @@ class Store:
             if found != wanted:
                 raise StoreConflict(
                     three_parts(
-                        f"{self.folder.path(folder.base)} to hold the run {json.dumps(wanted, sort_keys=True)}.",
+                        f"{folder.path} to hold the run {json.dumps(wanted, sort_keys=True)}.",
                         f"{json.dumps(found, sort_keys=True)}.",
                         "Move that folder away, or use another --store.",
                     )
@@ -173,22 +179,19 @@ class Store:
 
     def names(self) -> list[str]:
         """The runs that have a folder, as key/seed."""
-        return [f"{key}/{seed}" for key in self.folder.entries("runs") for seed in self.folder.entries(f"runs/{key}")]
+        runs = self.root / "runs"
+        return [f"{key}/{seed}" for key in files.entries(runs) for seed in files.entries(runs / key)]
 
     @contextmanager
     def lock(self, config: RunConfig, wait: bool = False) -> Iterator[bool]:
         """Hold a run: True while it is ours, False where another process has it and we do not wait.
 
-        The lock falls with its process, also by `kill -9`. Stores on object storage have none: there one sweep at a
-        time may write, which its workers share by being given different runs.
+        The lock falls with its process, also by `kill -9`.
         """
-        if not self.folder.local:
-            yield True
-            return
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.folder.path(f"locks/{config.key}-{config.seed}.lock"))
-        Path(self.folder.path("locks")).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / "locks" / f"{config.key}-{config.seed}.lock")
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official folders of pickles, read as data, and sheets of PNG, one image in each row."""
+"""CIFAR-10 and CIFAR-100: the official folders of pickles, and sheets of PNG, one image in each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lerpscape.errors import three_parts
 from lerpscape.lab.data.catalogue import CIFAR10_BATCHES
 from lerpscape.lab.data.copies import Copy, find_copy
 from lerpscape.lab.data.images import Images, check_labels, image_set
-from lerpscape.lab.data.pickles import Bytes, parse_pickle
+from lerpscape.lab.data.pickles import ArrayUnpickler
 from lerpscape.lab.data.splits import DataSet
 
 SHAPE = (3, 32, 32)
@@ -26,7 +26,10 @@ ADVICE = "Get the official file again, or, for other data, write a file in its f
 def cifar10(
     folder: str | Path | None = None, *, normalize: bool = False, reconstruct: bool = False, verify: bool = True
 ) -> DataSet:
-    """CIFAR-10 (Krizhevsky 2009) from cifar-10-batches-py, or from the PNG sheets in cifar10-png."""
+    """CIFAR-10 (Krizhevsky 2009) from cifar-10-batches-py, or from the PNG sheets in cifar10-png.
+
+    `verify=False` is for sheets: the pickles of cifar-10-batches-py must have their official checksums in any case.
+    """
     copy = find_copy("cifar10", folder, verify)
     if copy.layout.folder == "cifar10-png":
         sheets = tuple(f"{name}.png" for name in CIFAR10_BATCHES)
@@ -41,7 +44,10 @@ def cifar10(
 def cifar100(
     folder: str | Path | None = None, *, normalize: bool = False, reconstruct: bool = False, verify: bool = True
 ) -> DataSet:
-    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels, from cifar-100-python."""
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels, from cifar-100-python.
+
+    Its files are pickles, which must have their official checksums whatever `verify` says.
+    """
     copy = find_copy("cifar100", folder, verify)
     train = read_batches(copy, ("train",), "fine_labels", 100)
     test = read_batches(copy, ("test",), "fine_labels", 100)
@@ -51,20 +57,23 @@ def cifar100(
 def read_batches(copy: Copy, files: tuple[str, ...], key: str, classes: int) -> Images:
     """Images and labels of official batches, one after the other; `key` names the labels.
 
-    Raises `ValueError` for files that are something else.
+    Raises `ValueError` for files without the official checksum, before anything in them is unpickled.
     """
-    batches = [parse_batch(copy.read(file), str(copy.path / file), key, classes) for file in files]
+    batches = [parse_batch(copy.read(file, pickled=True), str(copy.path / file), key, classes) for file in files]
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
-    """Images (n, 3, 32, 32) and labels (n,) of one official batch: a pickled dict with an array `data`, n × 3072."""
-    batch = _with_text_keys(parse_pickle(content, name))
-    pixels, labels = batch.get("data"), batch.get(key)
-    if not isinstance(pixels, Bytes) or len(pixels.shape) != 2 or pixels.shape[1] != PIXELS or not pixels.shape[0]:
-        found = pixels.shape if isinstance(pixels, Bytes) else type(pixels).__name__
+    """Images (n, 3, 32, 32) and labels (n,) of one official batch: a pickled dict with an array `data`, n × 3072.
+
+    Raises `ValueError` for a pickle of something else; `content` must have been compared with its checksum.
+    """
+    batch = ArrayUnpickler(io.BytesIO(content), name).load()
+    pixels, labels = (batch.get("data"), batch.get(key)) if isinstance(batch, dict) else (None, None)
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
+        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise ValueError(three_parts(f"{name} to hold an array 'data' of n × {PIXELS} bytes.", f"{found}.", ADVICE))
-    images = torch.frombuffer(bytearray(pixels.values), dtype=torch.uint8).reshape(-1, *SHAPE)
+    images = torch.from_numpy(pixels).reshape(-1, *SHAPE)
     return images, _label_tensor(labels, len(images), classes, f"{name}: {key}")
 
 
@@ -105,10 +114,3 @@ def _label_tensor(labels: Any, examples: int, classes: int, name: str) -> Tensor
     found = torch.tensor(labels, dtype=torch.int64)
     check_labels(found, examples, classes, name)
     return found
-
-
-def _with_text_keys(batch: Any) -> dict[str, Any]:
-    """The batch with str as keys: Python 3 may have written them as bytes."""
-    if not isinstance(batch, dict):
-        return {}
-    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
