@@ -18,7 +18,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape.lab.data.digits import train_data
-from lerpscape.plots import plot_profiles, save_figure, style
+from lerpscape.plots import save_figure, style
 
 STEPS, BATCH, RATE, WILD = 600, 64, 0.02, 0.12
 KEPT = (0, 1, 2, 4, 8, 15, 30, 50, 75, 100, 150, 200, 300, 400, 500, STEPS)
@@ -60,7 +60,7 @@ def profiles_figure(profiles: list[ls.Profile]) -> Figure:
     """Profiles in one picture."""
     with style():
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        plot_profiles(profiles, figure.subplots())
+        profiles[0].plot(figure.subplots(), beside=profiles[1:])
     for each in profiles:
         print(f"{each.label}: max_rise {each.max_rise:.4g}, barrier_mean {each.barrier('mean'):.4g} {each.unit}")
     return figure

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.plots import save_figure
-from lerpscape.plots_features import similarity_figure
-from lerpscape.plots_plateaus import plateaus_figure
 
 EXAMPLES = 600
 
@@ -106,7 +104,7 @@ def main(folder: Path) -> None:
     policy = ls.Recalibrate(data)
     similarity = ls.feature_similarity(net, ls.Line(net, end), data, batch_norm=policy)
     linearity = ls.feature_linearity(net, ls.Line(net, end), data, batch_norm=policy)
-    save_figure(similarity_figure(similarity, linearity), str(folder / "features.png"))
+    save_figure(similarity.figure(linearity=linearity), str(folder / "features.png"))
 
     torch.manual_seed(2)
     deep = plain(6, 0.6)
@@ -115,7 +113,7 @@ def main(folder: Path) -> None:
     ends, biases = ls.plateau_ends(deep, line, data), ls.bias_study(deep, line, data, eps=0.1)
     print(ends.summary)
     print(biases.summary)
-    save_figure(plateaus_figure(ends, biases), str(folder / "plateaus.png"))
+    save_figure(ends.figure(biases=biases), str(folder / "plateaus.png"))
     scale = ls.scale_invariance(deep, deep, final, data)
     print(scale.summary)
     save_figure(scale.figure(), str(folder / "scale.png"))

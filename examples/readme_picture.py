@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lerpscape import Profile
-from lerpscape.plots import plot_derivative, plot_profiles, save_figure, style
+from lerpscape.plots import plot_derivative, save_figure, style
 
 folder, out = Path(sys.argv[1]), sys.argv[2]
 titles = {"plain": "trained as usual", "pushed": "pushed far from its start"}
@@ -19,7 +19,7 @@ with style():
     for column, (name, title) in enumerate(titles.items()):
         profiles = [Profile.load(folder / f"{name}-{part}.json") for part in ("train", "held-out")]
         top, bottom = axes[:, column]
-        plot_profiles(profiles, top).set(xlabel="")
+        profiles[0].plot(top, beside=profiles[1:]).set(xlabel="")
         plot_derivative(profiles, bottom).set(xlabel="α   (0: initialisation, 1: trained)")
         top.legend()
         rises = profiles[0].max_rise

@@ -1,84 +1,17 @@
 """What does the loss do on the straight line between two checkpoints?
 
-Public names are loaded when first used: `import lerpscape` imports neither torch nor matplotlib.
+The public names are the imports below. Each is loaded when first used: `import lerpscape` imports neither torch nor
+matplotlib.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lerpscape.lazy_names import attach
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "angle_bounds": ("AngleBounds", "certify_angles"),
-    "attribution": ("layer_contributions", "statistics_contributions"),
-    "batch_norm": ("BatchStatistics", "EndStatistics", "InterpolateStatistics", "Recalibrate"),
-    "bias_paths": ("BiasStudy", "BiasVariant", "bias_study"),
-    "certificates": ("Certificate",),
-    "certification": ("certify",),
-    "checkpoints": ("Checkpoint", "checkpoint"),
-    "conditions": ("Condition", "sufficient_condition"),
-    "connection": ("connect",),
-    "contributions": ("Contributions",),
-    "crosswalk": ("Disagreement", "Reading", "Readings"),
-    "curvatures": ("Curvature",),
-    "curves": ("Bezier", "Polyline"),
-    "endpoints": ("aligned", "fresh_init", "noise_like", "permuted", "zeros_like"),
-    "errors": (
-        "Diverged",
-        "ConfigError",
-        "EndpointMismatch",
-        "LerpscapeError",
-        "NonFiniteLoss",
-        "NonFiniteOutput",
-        "NotRepeatable",
-        "PartialMismatch",
-        "StoreConflict",
-    ),
-    "examples": ("example_curves",),
-    "gauss": ("gauss_length",),
-    "gauss_lengths": ("GaussLength", "Level"),
-    "hessians": ("curvature",),
-    "hidden": ("HiddenRise", "hidden_rises"),
-    "losses": ("Loss",),
-    "measure": ("profile",),
-    "monotonicity": (
-        "Rise",
-        "area",
-        "barrier",
-        "global_convexity",
-        "is_monotonic",
-        "local_convexity",
-        "max_rise",
-        "max_step",
-        "plateau",
-        "relative_rise",
-        "rises",
-    ),
-    "paths": ("Line", "ParamPath"),
-    "per_example": ("ClassCurve", "ExampleCurves"),
-    "planes": ("Plane", "Stops"),
-    "plateaus": ("Plateaus", "plateau_ends", "predicted_plateau_ends"),
-    "policies": ("PolicyResult", "PolicySweep", "batch_norm_sweep"),
-    "profiles": ("Profile",),
-    "projections": ("Linearity", "OutputPaths", "linearity", "output_paths"),
-    "reports": ("report",),
-    "scaling": ("ScaleCurve", "ScaleInvariance", "scale_invariance"),
-    "sequential": ("sequential_verdict",),
-    "sequential_verdicts": ("SequentialVerdict",),
-    "similarity": ("FeatureLinearity", "FeatureSimilarity", "feature_linearity", "feature_similarity"),
-    "spheres": ("SphericalLine",),
-    "statistics": ("RiseInterval", "rise_interval"),
-    "studies.layers": ("Layerwise", "layerwise"),
-    "studies.onsets": ("Onset", "onset"),
-    "studies.pairs": ("Block", "Pairwise", "pairwise"),
-    "studies.starts": ("Excess", "StartComparison", "compare_starts"),
-    "studies.surfaces": ("LossPlane", "plane"),
-    "studies.trajectories": ("Trajectory", "trajectory"),
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
-__all__ = sorted(_HOME)
-
 if TYPE_CHECKING:
+    from lerpscape import studies
     from lerpscape.angle_bounds import AngleBounds, certify_angles
     from lerpscape.attribution import layer_contributions, statistics_contributions
     from lerpscape.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
@@ -145,14 +78,4 @@ if TYPE_CHECKING:
     from lerpscape.studies.surfaces import LossPlane, plane
     from lerpscape.studies.trajectories import Trajectory, trajectory
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lerpscape' has no attribute {name!r}")
-    value = getattr(import_module(f"lerpscape.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -27,7 +27,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class BiasStudy(Result):
     """The variants of one line; plateaus within `eps` of the drop of loss and error."""
 
     FORMAT = "lerpscape bias study 1"
+    PLOT = "plots_plateaus.plot_biases"
 
     variants: tuple[BiasVariant, ...]
     eps: float
@@ -78,12 +78,6 @@ class BiasStudy(Result):
             f"{straight.loss_plateau:.3g}; with homogeneous biases {homogeneous.error_plateau:.3g} and "
             f"{homogeneous.loss_plateau:.3g} (n = {straight.profile.examples:,})."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the error (or loss) of every variant against α; returns the matplotlib axes."""
-        from lerpscape.plots_plateaus import plot_biases
-
-        return plot_biases(self, ax)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The table as a frame. Needs pandas (`pip install "lerpscape[pandas]"`)."""

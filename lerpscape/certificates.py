@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from lerpscape.errors import three_parts
 from lerpscape.monotonicity import Floats
 from lerpscape.results import Result
 from lerpscape.steps import most_over_a_step
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +30,7 @@ class Certificate(Result):
     """
 
     FORMAT = "lerpscape certificate 2"
+    PLOT = "plots.plot_certificate"
     PAGE = (5.8, 3.4)
 
     lower: float
@@ -171,12 +169,6 @@ class Certificate(Result):
             f"Undecided: the largest rise is {bracket} ({over}, {len(self.undecided)} of them undecided). "
             f"A tolerance of {self.upper:.2g}{unit} would call it monotonic; to decide this one it takes {decide}."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the enclosure of the loss over a strip of decided directions; returns the matplotlib axes."""
-        from lerpscape.plots import plot_certificate
-
-        return plot_certificate(self, ax)
 
     def _located(self, alphas: Floats) -> tuple[Floats, NDArray[np.intp], Floats]:
         alphas = np.asarray(alphas, dtype=np.float64)

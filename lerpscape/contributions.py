@@ -13,8 +13,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +25,8 @@ class Contributions(Result):
     """
 
     FORMAT = "lerpscape contributions 1"
+    PLOT = "plots_attribution.plot_contributions"
+    FIGURE = "plots_attribution.contributions_figure"
 
     names: tuple[str, ...]
     parts: Floats
@@ -76,18 +76,6 @@ class Contributions(Result):
             f"up by {', '.join(up) or 'nothing'}; down by {', '.join(down) or 'nothing'}. The {len(self.parts)} parts "
             f"add up to it but for {self.residual:+.2g} on {len(self.alphas)} points.{kept}"
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw one bar per part; returns the matplotlib axes."""
-        from lerpscape.plots_attribution import plot_contributions
-
-        return plot_contributions(self, ax)
-
-    def figure(self) -> Figure:
-        """The picture, as high as there are parts to draw."""
-        from lerpscape.plots import page
-
-        return page(self.plot, (6.4, 1.2 + 0.26 * min(30, len(self.parts))))
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per part. Needs pandas (`pip install "lerpscape[pandas]"`)."""

@@ -13,7 +13,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,7 @@ class Curvature(Result):
     """
 
     FORMAT = "lerpscape curvature 1"
+    PLOT = "plots_features.plot_curvature"
     PAGE = (6.4, 4.2)
 
     alphas: Floats
@@ -64,12 +64,6 @@ class Curvature(Result):
             f"{100 * worst:.2g} %). Along the path the loss bends downwards at {100 * down:.3g} % of "
             f"{len(self.alphas)} points ({self.parameters:,} parameters, n = {self.examples:,})."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw eigenvalues, mean eigenvalue and the curvature along the path against α; returns the axes."""
-        from lerpscape.plots_features import plot_curvature
-
-        return plot_curvature(self, ax)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""

@@ -14,8 +14,6 @@ from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HALF_PI = np.pi / 2
 
@@ -44,6 +42,8 @@ class GaussLength(Result):
     """
 
     FORMAT = "lerpscape gauss length 1"
+    PLOT = "plots_gauss.plot_gauss"
+    FIGURE = "plots_gauss.gauss_figure"
 
     method: str
     per_example: Floats
@@ -118,18 +118,6 @@ class GaussLength(Result):
         if self.degenerate.any():
             text += f" {int((self.degenerate > 0).sum())} stood still at some α, which was passed over."
         return text
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw how the lengths are distributed, with π/2 marked; returns the matplotlib axes."""
-        from lerpscape.plots_gauss import plot_gauss
-
-        return plot_gauss([self], ax)
-
-    def figure(self) -> Figure:
-        """How the lengths are distributed, and how their mean grows as the grid is refined."""
-        from lerpscape.plots_gauss import gauss_figure
-
-        return gauss_figure([self])
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example or position. Needs pandas (`pip install "lerpscape[pandas]"`)."""

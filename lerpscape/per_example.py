@@ -16,7 +16,6 @@ from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +28,7 @@ class ExampleCurves(Result):
     """
 
     FORMAT = "lerpscape example curves 1"
+    PLOT = "plots_attribution.plot_examples"
     PAGE = (7.2, 4.4)
 
     alphas: Floats
@@ -158,12 +158,6 @@ class ExampleCurves(Result):
         if classes:
             text += f" The means of classes {', '.join(map(str, classes))} rise and cancel against the others."
         return text
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the mean loss over the spread of the examples, and each class; returns the matplotlib axes."""
-        from lerpscape.plots_attribution import plot_examples
-
-        return plot_examples(self, ax)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example: class, loss at both ends, own largest rise. Needs pandas."""

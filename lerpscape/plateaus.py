@@ -26,7 +26,6 @@ from lerpscape.turning import Integers
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,8 @@ class Plateaus(Result):
     """
 
     FORMAT = "lerpscape plateaus 1"
-    PAGE = (5.4, 4.6)
+    PLOT = "plots_plateaus.plot_plateaus"
+    FIGURE = "plots_plateaus.plateaus_figure"
 
     bias: Floats
     signal: Floats = field(repr=False)
@@ -91,12 +91,6 @@ class Plateaus(Result):
             f"(degree {self.degree}), at {self.observed[self.known].mean():.3g} as observed; mean difference "
             f"{self.mean_error:.2g} over the {right} of {n} examples right at the end (grid step {self.step:.2g})."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw observed against predicted plateau ends, one dot per example, coloured by class."""
-        from lerpscape.plots_plateaus import plot_plateaus
-
-        return plot_plateaus(self, ax)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per example. Needs pandas (`pip install "lerpscape[pandas]"`)."""

@@ -53,25 +53,25 @@ def style() -> Iterator[None]:
         yield
 
 
-def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
-    """Draw losses against α, one line per profile; rises of the first are shaded, invalid points crossed.
+def plot_profile(profile: Profile, ax: Axes | None = None, beside: Sequence[Profile] = ()) -> Axes:
+    """Draw the loss against α, rises shaded and invalid points crossed; dashed: the losses of profiles `beside` it.
 
     Without `ax` a new pyplot figure is made. A small triangle marks an interval whose rise the grid hides.
     """
     with style():
-        ax = axes_or_new(ax)
+        ax, profiles = axes_or_new(ax), [profile, *beside]
         for index, each in enumerate(profiles):
             colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
             ax.plot(each.alphas, each.loss, dash, color=colour, marker=".", markersize=4, label=each.label or "loss")
             for point in each.invalid:
                 ax.axvline(point.alpha, color=RISE_COLOUR, linestyle=":", linewidth=1)
-        _shade_rises(profiles[0], ax)
+        _shade_rises(profile, ax)
         if any(each.invalid for each in profiles):
             ax.plot([], [], color=RISE_COLOUR, linestyle=":", label="NaN or infinite")
-        if profiles[0].alphas.min() < 0 or profiles[0].alphas.max() > 1:
+        if profile.alphas.min() < 0 or profile.alphas.max() > 1:
             for end in (0, 1):
                 ax.axvline(end, color=INK, linewidth=0.6)
-        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", profiles[0].unit))
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", profile.unit))
         legend_above(ax, 3)
     return ax
 
@@ -107,8 +107,9 @@ def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes
     return ax
 
 
-def profile_figure(profiles: Sequence[Profile]) -> Figure:
+def profile_figure(profile: Profile, beside: Sequence[Profile] = ()) -> Figure:
     """One page of profiles along one path: losses with accuracies above, derivatives below."""
+    profiles = [profile, *beside]
     with style():
         with_derivative = any(each.derivative is not None for each in profiles)
         figure = Figure(figsize=(5.8, 4.9 if with_derivative else 3.4), layout="constrained")
@@ -117,7 +118,7 @@ def profile_figure(profiles: Sequence[Profile]) -> Figure:
             plot_derivative(profiles, bottom)
         else:
             top = figure.subplots()
-        plot_profiles(profiles, top)
+        plot_profile(profile, top, beside)
         plot_accuracy(profiles, top)
         if with_derivative:
             top.set_xlabel("")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, look, style, with_unit
+from lerpscape.plots import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, look, page, style, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,11 @@ def plot_contributions(found: Contributions, ax: Axes | None = None, most: int =
         if len(largest) < len(found.parts):
             ax.set_title(f"the {len(largest)} largest of {len(found.parts)} parts")
     return ax
+
+
+def contributions_figure(found: Contributions, most: int = 30) -> Figure:
+    """A page as high as there are parts to draw."""
+    return page(lambda ax: plot_contributions(found, ax, most), (6.4, 1.2 + 0.26 * min(most, len(found.parts))))
 
 
 def plot_examples(found: ExampleCurves, ax: Axes | None = None) -> Axes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots import ALPHA, COLOURS, INK, axes_or_new, legend_above, look, style
+from lerpscape.plots import ALPHA, COLOURS, INK, axes_or_new, legend_above, look, page, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,8 +66,10 @@ def plot_linearity(found: FeatureLinearity, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def similarity_figure(similarity: FeatureSimilarity, linearity: FeatureLinearity) -> Figure:
-    """A page with CKA between the ends and the linearity of features between them."""
+def similarity_figure(similarity: FeatureSimilarity, linearity: FeatureLinearity | None = None) -> Figure:
+    """A page with CKA between the ends and, where it was measured, the linearity of features between them."""
+    if linearity is None:
+        return page(lambda ax: plot_similarity(similarity, ax), similarity.PAGE)
     with style():
         figure = Figure(figsize=(10.4, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2)

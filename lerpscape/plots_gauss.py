@@ -19,57 +19,60 @@ if TYPE_CHECKING:
 HALF_PI = np.pi / 2
 
 
-def plot_gauss(found: Sequence[GaussLength], ax: Axes | None = None) -> Axes:
-    """Draw what share of the rows has at most so much Gauss length, one line per result, with π/2 marked.
+def plot_gauss(found: GaussLength, ax: Axes | None = None, beside: Sequence[GaussLength] = ()) -> Axes:
+    """Draw what share of the rows has at most so much Gauss length, with π/2 marked; dashed: results `beside` it.
 
     The faint band beside a line is the change at the last halving: the line of the true lengths lies to the right.
     """
     with style():
         ax = axes_or_new(ax)
-        for index, each in enumerate(found):
+        for index, each in enumerate([found, *beside]):
             colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
             share = 100 * np.arange(1, len(each.per_example) + 1) / len(each.per_example)
             lengths, later = np.sort(each.per_example), np.sort(each.per_example + each.error)
             ax.step(lengths, share, dash, where="post", color=colour, label=each.label or each.method)
             ax.fill_betweenx(share, lengths, later, step="pre", color=colour, alpha=0.15, linewidth=0)
         ax.axvline(HALF_PI, color=RISE_COLOUR, linewidth=1, linestyle=":", label="π/2")
-        rows = "examples" if found[0].position is None else "positions"
+        rows = "examples" if found.position is None else "positions"
         ax.set(xlabel="Gauss length (rad)", ylabel=f"share of {rows} up to there (%)", ylim=(0, 102))
         ax.set_xlim(left=0)
         legend_above(ax, 4)
     return ax
 
 
-def gauss_figure(found: Sequence[GaussLength]) -> Figure:
+def gauss_figure(found: GaussLength, beside: Sequence[GaussLength] = ()) -> Figure:
     """One page: how lengths are distributed, and how their mean grows as the grid is refined."""
     with style():
         figure = Figure(figsize=(7.4, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-        plot_gauss(found, left).get_legend().remove()  # type: ignore[union-attr]
+        plot_gauss(found, left, beside).get_legend().remove()  # type: ignore[union-attr]
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-        for index, each in enumerate(found):
+        for index, each in enumerate([found, *beside]):
             points = [level.points for level in each.levels]
             right.plot(points, [level.mean for level in each.levels], ".-", color=COLOURS[index % len(COLOURS)])
         right.set_xscale("log", base=2)
-        most = max((each.levels for each in found), key=len)
+        most = max((each.levels for each in (found, *beside)), key=len)
         right.set_xticks([level.points for level in most], [str(level.points) for level in most], fontsize="small")
         right.minorticks_off()
         right.set(xlabel="number of α", ylabel="mean (rad)", ylim=(0, None))
     return figure
 
 
-def plot_output_paths(found: Sequence[OutputPaths], axes: Sequence[Axes] | None = None) -> Figure:
-    """Draw projected output paths, one panel per result side by side: monotone beside non-monotone.
+def output_paths_figure(
+    found: OutputPaths, beside: Sequence[OutputPaths] = (), axes: Sequence[Axes] | None = None
+) -> Figure:
+    """Draw projected output paths, and others `beside` them in panels of their own: monotone beside non-monotone.
 
     A dot where α = 0, an arrowhead along the velocity at α = ½, a square where α = 1; one colour per class.
     """
+    every = [found, *beside]
     with style():
         if axes is None:
-            three = {"projection": "3d"} if found[0].projected.shape[2] == 3 else {}
-            drawn = Figure(figsize=(5.2 * len(found), 4.8), layout="constrained")
-            axes = list(drawn.subplots(1, len(found), squeeze=False, subplot_kw=three)[0])
-        labels = sorted({label for each in found for label in each.labels}, key=lambda label: (len(label), label))
-        for each, ax in zip(found, axes, strict=True):
+            three = {"projection": "3d"} if found.projected.shape[2] == 3 else {}
+            drawn = Figure(figsize=(5.2 * len(every), 4.8), layout="constrained")
+            axes = list(drawn.subplots(1, len(every), squeeze=False, subplot_kw=three)[0])
+        labels = sorted({label for each in every for label in each.labels}, key=lambda label: (len(label), label))
+        for each, ax in zip(every, axes, strict=True):
             for row, label in enumerate(each.labels):
                 _draw_path(each, row, *look(labels.index(label)), ax)
             _name_axes(each, ax)

@@ -82,7 +82,7 @@ def plot_scaling(found: ScaleInvariance, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plateaus_figure(plateaus: Plateaus, biases: BiasStudy | None) -> Figure:
+def plateaus_figure(plateaus: Plateaus, biases: BiasStudy | None = None) -> Figure:
     """A page with plateau ends and, where it was measured, what biases do."""
     with style():
         figure = Figure(figsize=(10.4 if biases else 5.4, 4.6), layout="constrained")

@@ -58,7 +58,7 @@ def plot_onset(found: Onset, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_matrix(found: Pairwise, which: Literal["max_rise", "barrier"], ax: Axes | None = None) -> Axes:
+def plot_matrix(found: Pairwise, ax: Axes | None = None, which: Literal["max_rise", "barrier"] = "max_rise") -> Axes:
     """Draw one reading of every line as a matrix, from row to column, groups ruled off."""
     with style():
         ax = axes_or_new(ax)
@@ -83,8 +83,8 @@ def pairwise_figure(found: Pairwise) -> Figure:
     with style():
         figure = Figure(figsize=(10.4, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        plot_matrix(found, "max_rise", left)
-        plot_matrix(found, "barrier", right)
+        plot_matrix(found, left)
+        plot_matrix(found, right, "barrier")
     return figure
 
 

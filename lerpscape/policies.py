@@ -31,7 +31,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class PolicySweep(Result):
     """The results of every policy along one path, in the order they were asked for."""
 
     FORMAT = "lerpscape policy sweep 1"
+    FIGURE = "plots_attribution.policies_figure"
 
     rows: tuple[PolicyResult, ...]
 
@@ -86,12 +86,6 @@ class PolicySweep(Result):
             f"max_rise runs from {rises[least]:.4g} ({least}) to {rises[most]:.4g} {unit} ({most}) over "
             f"{len(rises)} batch-norm policies."
         )
-
-    def figure(self) -> Figure:
-        """The curves, and what weights and statistics add to their changes."""
-        from lerpscape.plots_attribution import policies_figure
-
-        return policies_figure(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The table as a frame. Needs pandas (`pip install "lerpscape[pandas]"`)."""

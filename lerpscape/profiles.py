@@ -19,8 +19,6 @@ from lerpscape.statistics import RiseInterval
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class Profile(Result):
     """
 
     FORMAT = "lerpscape profile 1"
+    PLOT = "plots.plot_profile"
+    FIGURE = "plots.profile_figure"
 
     alphas: Floats
     loss: Floats
@@ -132,18 +132,6 @@ class Profile(Result):
     def loss_error(self) -> Floats:
         """Standard error of the mean loss at every α, for examples that are a sample; shape (points,)."""
         return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the loss against α with its rises shaded; returns the matplotlib axes."""
-        from lerpscape.plots import plot_profiles
-
-        return plot_profiles([self], ax)
-
-    def figure(self) -> Figure:
-        """Losses with accuracies above, derivatives below."""
-        from lerpscape.plots import profile_figure
-
-        return profile_figure([self])
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from lerpscape.refinement import Refinement
 from lerpscape.results import Result
 from lerpscape.turning import STILL
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Projection: TypeAlias = Literal["pca", "random"]
 
 
@@ -42,6 +39,7 @@ class OutputPaths(Result):
     """
 
     FORMAT = "lerpscape output paths 1"
+    FIGURE = "plots_gauss.output_paths_figure"
 
     alphas: Floats
     outputs: Floats = field(repr=False)
@@ -75,12 +73,6 @@ class OutputPaths(Result):
             f"Outputs of {len(self.examples)} examples on {len(self.alphas)} points; {len(self.basis)} directions "
             f"({self.projection}) show {100 * self.explained.sum():.3g} % of their squared movement."
         )
-
-    def figure(self) -> Figure:
-        """The projected paths."""
-        from lerpscape.plots_gauss import plot_output_paths
-
-        return plot_output_paths([self])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lerpscape.certificates import Certificate
 from lerpscape.gauss_lengths import GaussLength
 from lerpscape.partial import check_writable
-from lerpscape.plots import as_svg, profile_figure
+from lerpscape.plots import as_svg
 from lerpscape.profiles import Profile
 from lerpscape.readings import Rows, certificate_rows, gauss_rows, number_rows, reading_rows
 
@@ -108,7 +108,7 @@ def _parts(results: Sequence[Reported], tolerance: float) -> Iterator[Part]:
     if profiles:
         yield Part(
             verdicts=[(each.label, each.verdict(tolerance), _mood(each, tolerance)) for each in profiles],
-            picture=as_svg(profile_figure(profiles)),
+            picture=as_svg(profiles[0].figure(beside=profiles[1:])),
             labels=[each.label or "value" for each in profiles],
             rows=number_rows(profiles),
             how=[(each.label, _how_profile(each)) for each in profiles],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lerpscape.saving import plain, read_json, restored, write_json
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -18,10 +20,14 @@ class Result(ABC):
     """What measuring gives: a frozen dataclass (`eq=False`: equality is here) whose fields say what they hold.
 
     The types of the fields are how a file is read back: see `saving.restored`. `FORMAT` names the file's content, with
-    a number that changes when the fields do. A result with a `plot(ax)` has a page of `PAGE` inches.
+    a number that changes when the fields do. `PLOT` names the function that draws the result, "module.function" below
+    the package: the one import that goes upwards, made when somebody looks. `FIGURE` names the one that lays out a
+    whole page; without it `figure` puts the plot alone on a page of `PAGE` inches.
     """
 
     FORMAT: ClassVar[str]
+    PLOT: ClassVar[str] = ""
+    FIGURE: ClassVar[str] = ""
     PAGE: ClassVar[tuple[float, float]] = (6.4, 3.8)
 
     @property
@@ -29,14 +35,36 @@ class Result(ABC):
     def summary(self) -> str:
         """What was found, in a sentence or a few."""
 
-    def figure(self) -> Figure | None:
-        """The result as a picture on a page of its own; None for results that have none."""
-        plot = getattr(self, "plot", None)
-        if plot is None:
-            return None
-        from lerpscape.plots import page
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the result into matplotlib axes, by default those of a new pyplot figure; returns the axes.
 
-        return page(plot, self.PAGE)
+        What is drawn, and which options there are, says the function that `PLOT` names. Raises `AttributeError` for
+        results without a picture.
+        """
+        axes: Axes = self._drawing(self.PLOT)(self, ax, **options)
+        return axes
+
+    def figure(self, **options: Any) -> Figure:
+        """The result as a picture on a page of its own.
+
+        The function that `FIGURE` names, else the one that `PLOT` names, takes the options. Raises `AttributeError`
+        for results without a picture.
+        """
+        draw = self._drawing(self.FIGURE or self.PLOT)
+        if not self.FIGURE:
+            from lerpscape.plots import page
+
+            return page(lambda ax: draw(self, ax, **options), self.PAGE)
+        figure: Figure = draw(self, **options)
+        return figure
+
+    @classmethod
+    def _drawing(cls, name: str) -> Callable[..., Any]:
+        if not name:
+            raise AttributeError(f"a {cls.__name__} has no such picture; its `summary` says what was found")
+        module, _, function = name.partition(".")
+        found: Callable[..., Any] = getattr(import_module(f"lerpscape.{module}"), function)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
@@ -75,9 +103,9 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         """The picture over the summary, which a notebook shows for a result at the end of a cell."""
-        words, figure = html.escape(self.summary), self.figure()
-        if figure is None:
+        words = html.escape(self.summary)
+        if not (self.PLOT or self.FIGURE):
             return f"<p>{words}</p>"
         from lerpscape.plots import as_svg
 
-        return f"<figure>{as_svg(figure)}<figcaption>{words}</figcaption></figure>"
+        return f"<figure>{as_svg(self.figure())}<figcaption>{words}</figcaption></figure>"

@@ -27,8 +27,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class ScaleInvariance(Result):
     """Lines from several starts to one end, on the axis of how much of each start is left. `end_norm` is ‖θ_T‖."""
 
     FORMAT = "lerpscape scale invariance 1"
+    PLOT = "plots_plateaus.plot_scaling"
+    FIGURE = "plots_plateaus.scaling_figure"
 
     alphas: Floats
     curves: tuple[ScaleCurve, ...]
@@ -82,18 +82,6 @@ class ScaleInvariance(Result):
                 limit = f"up to {each.ratio[far[-1] + 1]:.3g}" if len(far) else "at every ratio measured"
                 parts.append(f"{each.name}: half of the predictions stay {limit}")
         return "; ".join(parts) + " (ratio κ‖ε‖/‖θ_T‖)."
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the error of every start against log₁₀ of its ratio; returns the matplotlib axes."""
-        from lerpscape.plots_plateaus import plot_scaling
-
-        return plot_scaling(self, ax)
-
-    def figure(self) -> Figure:
-        """Errors, and beside them agreement of predictions with the end."""
-        from lerpscape.plots_plateaus import scaling_figure
-
-        return scaling_figure(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per start and α. Needs pandas (`pip install "lerpscape[pandas]"`)."""

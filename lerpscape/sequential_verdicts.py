@@ -13,7 +13,6 @@ from lerpscape.saving import data_frame
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +29,7 @@ class SequentialVerdict(Result):
     """
 
     FORMAT = "lerpscape sequential verdict 1"
+    PLOT = "plots_sequential.plot_looks"
     PAGE = (5.8, 3.4)
 
     verdict: str
@@ -96,12 +96,6 @@ class SequentialVerdict(Result):
         blind = "" if self.basis != "normal means" else f" A group of {self.unseen:,} examples may have gone unseen."
         most = f"no later loss exceeds an earlier one by more than {self.upper:.4g}{unit}"
         return f"Monotonic{sure}: {most} ({where}).{blind}"
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the bracket of the largest rise against the examples seen; returns the matplotlib axes."""
-        from lerpscape.plots_sequential import plot_looks
-
-        return plot_looks(self, ax)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per look. Needs pandas (`pip install "lerpscape[pandas]"`)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from lerpscape.paths import ParamPath
 from lerpscape.progress import Progress, progress_bar
 from lerpscape.results import Result
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureSimilarity(Result):
@@ -35,6 +32,8 @@ class FeatureSimilarity(Result):
     """
 
     FORMAT = "lerpscape similarity 1"
+    PLOT = "plots_features.plot_similarity"
+    FIGURE = "plots_features.similarity_figure"
 
     layers: tuple[str, ...]
     cka: Floats
@@ -53,12 +52,6 @@ class FeatureSimilarity(Result):
         """CKA of each layer with itself in the other network."""
         return dict(zip(self.layers, np.diag(self.cka).tolist(), strict=True))
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the matrix; returns the matplotlib axes."""
-        from lerpscape.plots_features import plot_similarity
-
-        return plot_similarity(self, ax)
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureLinearity(Result):
@@ -70,6 +63,7 @@ class FeatureLinearity(Result):
     """
 
     FORMAT = "lerpscape feature linearity 1"
+    PLOT = "plots_features.plot_linearity"
 
     layers: tuple[str, ...]
     alphas: Floats
@@ -91,12 +85,6 @@ class FeatureLinearity(Result):
             f"{self.cosine[at, layer]:+.4g} to the mixture of both ends' features ({len(self.layers)} layers, "
             f"{len(self.alphas)} points, n = {self.examples:,})."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the cosine of every layer against α; returns the matplotlib axes."""
-        from lerpscape.plots_features import plot_linearity
-
-        return plot_linearity(self, ax)
 
 
 def feature_similarity(

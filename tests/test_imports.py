@@ -126,5 +126,19 @@ def test_every_public_name_is_there_documented_and_listed() -> None:
         ls.no_such_name  # noqa: B018
 
 
+def test_sub_packages_are_attributes_but_no_star_import_brings_them() -> None:
+    code = "import sys, lerpscape as ls; ls.studies; assert 'torch' not in sys.modules; print(ls.studies.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "lerpscape.studies\n"
+    assert "studies" in dir(ls) and "studies" not in ls.__all__
+
+
+def test_a_sub_package_gives_its_names() -> None:
+    for name in ls.studies.__all__:
+        assert getattr(ls.studies, name) is getattr(ls, name)
+    with pytest.raises(AttributeError, match=r"module 'lerpscape.studies' has no attribute 'no_such_name'"):
+        ls.studies.no_such_name  # noqa: B018
+
+
 def test_public_functions_do_not_share_a_name_with_a_room() -> None:
     assert not set(ls.__all__) & {file.stem for file in INSTRUMENT}

@@ -77,14 +77,13 @@ def test_examples_that_are_not_there() -> None:
 
 def test_paths_of_two_networks_side_by_side() -> None:
     from lerpscape.plots import as_svg
-    from lerpscape.plots_gauss import plot_output_paths
 
     for dimensions in (2, 3):
         found = [
             ls.output_paths(Arc(), LINE, data(), examples=3, dimensions=dimensions, alphas=9, label=name)  # type: ignore[arg-type]
             for name in ("one", "two")
         ]
-        figure = plot_output_paths(found)
+        figure = found[0].figure(beside=found[1:])
         assert isinstance(figure, Figure)
         assert [ax.get_title() for ax in figure.axes] == ["one", "two"]
         texts = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -22,8 +22,6 @@ from lerpscape.plots import (
     as_svg,
     plot_accuracy,
     plot_derivative,
-    plot_profiles,
-    profile_figure,
     save_figure,
 )
 from lerpscape.readings import GAUSS_MEANINGS, MEANINGS, number_rows
@@ -181,12 +179,12 @@ def test_every_case_has_a_report_and_a_notebook_view(name: str, case: Any, polic
 
 def test_pictures_show_every_curve_rise_and_invalid_point() -> None:
     train, held_out = humps(), humps("held-out")
-    ax = plot_profiles([train, held_out], Figure().subplots())
+    ax = train.plot(Figure().subplots(), beside=[held_out])
     assert [line.get_label() for line in ax.get_lines()[:2]] == ["train", "held-out"]
     np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), train.loss)
     (shade,) = ax.patches
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (train.rises[0].opens, train.rises[0].closes)
-    broken = plot_profiles([humps(nan=True)], Figure().subplots())
+    broken = humps(nan=True).plot(Figure().subplots())
     assert "NaN or infinite" in [text.get_text() for text in broken.get_legend().get_texts()]
     assert plot_accuracy([train], ax) is None
     slopes = plot_derivative([train], Figure().subplots())
@@ -198,7 +196,7 @@ def test_the_longest_legends_leave_room_for_the_curves() -> None:
     train, held_out = humps("train"), humps("held-out")
     hidden = replace(train, derivative=np.full(21, 0.5))
     assert hidden.hidden_rises
-    as_svg(profile_figure([hidden, held_out, humps("NaN", nan=True)]))
+    as_svg(hidden.figure(beside=[held_out, humps("NaN", nan=True)]))
     edges = np.linspace(0, 1, 4)
     bounds = {"loss_low": edges, "loss_high": edges, "slope_low": np.ones((3, 2)), "slope_high": np.ones((3, 2))}
     proof = ls.Certificate(
@@ -221,7 +219,7 @@ def test_plot_without_axes_makes_a_figure_and_changes_no_setting() -> None:
 
 
 def test_svg_takes_the_colour_of_the_page_and_is_reproducible() -> None:
-    first, second = (as_svg(profile_figure([humps()])) for _ in range(2))
+    first, second = (as_svg(humps().figure()) for _ in range(2))
     assert first == second
     assert INK not in first
     assert "currentColor" in first
@@ -232,6 +230,6 @@ def test_svg_takes_the_colour_of_the_page_and_is_reproducible() -> None:
 
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
 def test_figures_are_written_in_the_format_of_their_ending(ending: str, tmp_path: Path) -> None:
-    save_figure(profile_figure([humps()]), str(tmp_path / f"p.{ending}"))
+    save_figure(humps().figure(), str(tmp_path / f"p.{ending}"))
     start = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[ending]
     assert (tmp_path / f"p.{ending}").read_bytes().startswith(start)

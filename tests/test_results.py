@@ -161,10 +161,15 @@ def shows_itself(name: str, found: Any) -> None:
     ET.fromstring(f"<div>{view}</div>")  # well-formed
     assert html.escape(found.summary) in view
     drawn = name not in ("AngleBounds", "Condition", "Linearity", "Readings")
-    assert ("<svg" in view) == drawn == isinstance(found.figure(), Figure)
-    if hasattr(found, "plot"):
+    assert ("<svg" in view) == drawn == bool(found.PLOT or found.FIGURE)
+    if drawn:
+        assert isinstance(found.figure(), Figure)
+    if found.PLOT:
         axes = Figure().subplots()
         assert found.plot(axes) is axes and axes.get_xlabel()
+    else:
+        with pytest.raises(AttributeError, match=f"a {type(found).__name__} has no such picture"):
+            found.plot()
     if hasattr(found, "to_pandas"):
         assert len(found.to_pandas())
     assert ("<table" in view) == (name == "Readings")

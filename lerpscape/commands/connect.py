@@ -75,9 +75,9 @@ def connect_command(
         for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
     ]
     if plot:
-        from lerpscape.plots import profile_figure, save_figure
+        from lerpscape.plots import save_figure
 
-        save_figure(profile_figure(profiles), str(plot))
+        save_figure(profiles[0].figure(beside=profiles[1:]), str(plot))
     if json_:
         print(json.dumps([each.to_dict() for each in profiles], allow_nan=False))
         return

@@ -50,7 +50,6 @@ def similarity_command(
         measured: How; the loss has no say here.
         output: Where to; --out keeps the CKA.
     """
-    from lerpscape.plots_features import similarity_figure
     from lerpscape.similarity import feature_linearity, feature_similarity
 
     output.check()
@@ -64,4 +63,4 @@ def similarity_command(
     for index, name in enumerate(linearity.layers):
         lines.append(f"{name}: {similarity.same_layer[name]:.4g}; {min(linearity.cosine[:, index]):+.4g}")
     shown = {"cka": similarity.to_dict(), "linearity": linearity.to_dict()}
-    output.write(similarity, shown, lines, lambda: similarity_figure(similarity, linearity))
+    output.write(similarity, shown, lines, linearity=linearity)

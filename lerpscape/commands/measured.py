@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,21 +139,14 @@ class Output:
         """Write and print a result that its summary says all about."""
         self.write(found, {"summary": found.summary} | found.to_dict(), [found.summary])
 
-    def write(
-        self,
-        found: Result,
-        shown: Mapping[str, Any],
-        lines: Sequence[str],
-        figure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Write a result and its picture, or this figure; print `shown` as JSON, or the lines."""
+    def write(self, found: Result, shown: Mapping[str, Any], lines: Sequence[str], **drawn: Any) -> None:
+        """Write a result and its picture, drawn with these options; print `shown` as JSON, or the lines."""
         if self.out:
             found.save(self.out)
         if self.plot:
             from lerpscape.plots import save_figure
 
-            drawn: Any = (figure or found.figure)()
-            save_figure(drawn, str(self.plot))
+            save_figure(found.figure(**drawn), str(self.plot))
         if self.json:
             print(json.dumps(shown, allow_nan=False))
         else:

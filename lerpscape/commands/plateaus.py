@@ -29,7 +29,6 @@ def plateaus_command(
     from lerpscape.bias_paths import bias_study
     from lerpscape.paths import Line
     from lerpscape.plateaus import plateau_ends
-    from lerpscape.plots_plateaus import plateaus_figure
 
     output.check()
     (model, data), line = ends.called(), Line(ends.start, ends.end)
@@ -50,7 +49,7 @@ def plateaus_command(
             for row in biases.table()
         ]
         lines.append(biases.summary)
-    output.write(found, shown, lines, lambda: plateaus_figure(found, biases))
+    output.write(found, shown, lines, biases=biases)
 
 
 def scale_command(

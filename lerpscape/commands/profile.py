@@ -93,9 +93,9 @@ def _show(profiles: list[Profile], tolerance: float, readings: bool, output: Pag
     if output.out:
         profiles[0].save(output.out)
     if output.plot:
-        from lerpscape.plots import profile_figure, save_figure
+        from lerpscape.plots import save_figure
 
-        save_figure(profile_figure(profiles), str(output.plot))
+        save_figure(profiles[0].figure(beside=profiles[1:]), str(output.plot))
     if output.report:
         from lerpscape.reports import report
 

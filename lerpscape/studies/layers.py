@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -17,9 +17,6 @@ from lerpscape.progress import Progress
 from lerpscape.results import Result
 from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 @dataclass(frozen=True, eq=False)
 class Layerwise(Result):
@@ -31,6 +28,7 @@ class Layerwise(Result):
     """
 
     FORMAT = "lerpscape layerwise 1"
+    PLOT = "plots_studies.plot_layerwise"
 
     layers: tuple[str, ...]
     unmoved: tuple[str, ...]
@@ -54,12 +52,6 @@ class Layerwise(Result):
         worst = sorted(rising, reverse=True)[:3]
         shown = ", ".join(f"{layer} by {rise:.4g}" for rise, layer in worst)
         return f"{len(rising)} of {len(self.layers)} layers rise on their own line, most {shown} {self.unit} ({held})."
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw a heat map, layer against α; returns the matplotlib axes."""
-        from lerpscape.plots_studies import plot_layerwise
-
-        return plot_layerwise(self, ax)
 
 
 def layers_of(start: Checkpoint, end: Checkpoint) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -18,9 +18,6 @@ from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
 from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 @dataclass(frozen=True, eq=False)
 class Onset(Result):
@@ -31,6 +28,7 @@ class Onset(Result):
     """
 
     FORMAT = "lerpscape onset 1"
+    PLOT = "plots_studies.plot_onset"
 
     labels: tuple[str, ...]
     end: str
@@ -66,12 +64,6 @@ class Onset(Result):
         earlier = sum(self.monotonic[: self.labels.index(self.onset)])
         also = f"; before it, {earlier} of {self.labels.index(self.onset)} are" if self.onset != self.labels[0] else ""
         return f"From {self.onset} on, every line to {self.end} is monotonic as far as the grid shows ({where}){also}."
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw max_rise against the snapshots; returns the matplotlib axes."""
-        from lerpscape.plots_studies import plot_onset
-
-        return plot_onset(self, ax)
 
 
 def onset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from torch import nn
@@ -19,10 +19,6 @@ from lerpscape.progress import Progress
 from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
 from lerpscape.studies.measuring import Choices, how_of, profiles_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Block(NamedTuple):
@@ -42,6 +38,8 @@ class Pairwise(Result):
     """
 
     FORMAT = "lerpscape pairwise 1"
+    PLOT = "plots_studies.plot_matrix"
+    FIGURE = "plots_studies.pairwise_figure"
 
     labels: tuple[str, ...]
     groups: tuple[str, ...]
@@ -79,18 +77,6 @@ class Pairwise(Result):
             f"barrier_{self.kind} {block.barrier:.4g} {self.unit} on average"
             for (one, other), block in self.blocks().items()
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the matrix of max_rise; returns the matplotlib axes. `figure` draws both matrices."""
-        from lerpscape.plots_studies import plot_matrix
-
-        return plot_matrix(self, "max_rise", ax)
-
-    def figure(self) -> Figure:
-        """Both matrices side by side."""
-        from lerpscape.plots_studies import pairwise_figure
-
-        return pairwise_figure(self)
 
 
 def pairwise(

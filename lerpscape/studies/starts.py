@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from torch import nn
@@ -19,9 +19,6 @@ from lerpscape.paths import Line, moving
 from lerpscape.progress import Progress
 from lerpscape.results import Result
 from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 OWN = "own init"
 
@@ -43,6 +40,7 @@ class StartComparison(Result):
     """
 
     FORMAT = "lerpscape start comparison 1"
+    PLOT = "plots_studies.plot_starts"
 
     families: tuple[str, ...]
     alphas: Floats
@@ -78,12 +76,6 @@ class StartComparison(Result):
                 f"{rises.max():.4g}; the own init's exceeds it by {excess.mean:.4g}{error}"
             )
         return "\n".join(lines)
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the mean curve of each family with its range; returns the matplotlib axes."""
-        from lerpscape.plots_studies import plot_starts
-
-        return plot_starts(self, ax)
 
     def _lines(self, family: str) -> list[int]:
         return [index for index, each in enumerate(self.families) if each == family]

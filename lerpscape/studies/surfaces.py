@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -21,10 +21,6 @@ from lerpscape.snapshots import Snapshots, snapshots
 from lerpscape.studies.measuring import Choices, how_of
 from lerpscape.studies.trajectories import on_line
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 @dataclass(frozen=True, eq=False)
 class LossPlane(Result):
@@ -37,6 +33,8 @@ class LossPlane(Result):
     """
 
     FORMAT = "lerpscape loss plane 1"
+    PLOT = "plots_studies.plot_plane"
+    FIGURE = "plots_studies.plane_figure"
 
     names: tuple[str, ...]
     corners: Floats
@@ -67,18 +65,6 @@ class LossPlane(Result):
                 f"{self.labels[far]}."
             )
         return found
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the plane with lines and trajectory; returns the matplotlib axes. `figure` adds the curves beside it."""
-        from lerpscape.plots_studies import plot_plane
-
-        return plot_plane(self, ax)
-
-    def figure(self) -> Figure:
-        """The plane, and beside it the losses along the lines and along the trajectory."""
-        from lerpscape.plots_studies import plane_figure
-
-        return plane_figure(self)
 
 
 def plane(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -21,9 +21,6 @@ from lerpscape.results import Result
 from lerpscape.snapshots import Snapshots, snapshots
 from lerpscape.studies.measuring import Choices, how_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Result):
@@ -36,6 +33,7 @@ class Trajectory(Result):
     """
 
     FORMAT = "lerpscape trajectory 1"
+    PLOT = "plots_studies.plot_trajectory"
 
     labels: tuple[str, ...]
     projection: Floats
@@ -58,12 +56,6 @@ class Trajectory(Result):
             f"{self.length:.4g}) and leaves it by up to {self.residual[far] / self.length:.4g} of its length, at "
             f"{self.labels[far]}; {len(self.labels)} snapshots, so the real road is at least as long."
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw losses on the road and on the line; returns the matplotlib axes. `figure` also draws distances."""
-        from lerpscape.plots_studies import plot_trajectory
-
-        return plot_trajectory(self, ax)
 
 
 def on_line(points: dict[str, Checkpoint]) -> tuple[Floats, Floats, Floats, float, float]:
