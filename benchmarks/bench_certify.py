@@ -30,9 +30,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.batch_norm import BatchNormPolicy
 from lerpscape.lab.data import load
 from lerpscape.lab.models.lenet import lenet
+from lerpscape.networks.batch_norm import BatchNormPolicy
 
 Data = tuple[Tensor, Tensor]
 Case = Callable[[], tuple[nn.Module, ls.Line, Data, dict[str, Any]]]

@@ -208,7 +208,7 @@ def large(options: argparse.Namespace, widths: tuple[int, ...] = (1024, 1024)) -
 
     With adaptive points, the difference is that of the interpolated curve at the loop's 50 points.
     """
-    from lerpscape.adaptive import interpolated
+    from lerpscape.engine.adaptive import interpolated
 
     x, y, what = images(60_000)
     data = batches(x, y)
@@ -345,7 +345,7 @@ def derivative(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def adaptive(options: argparse.Namespace) -> dict[str, Any]:
-    from lerpscape.adaptive import interpolated
+    from lerpscape.engine.adaptive import interpolated
 
     count = 6000
     x, y, what = images(count)
@@ -413,8 +413,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import lerpscape as ls
-from lerpscape.first_layers import Shared
-from lerpscape.switches import NextLayer, Sweep
+from lerpscape.engine.first_layers import Shared
+from lerpscape.engine.relu_sweep import NextLayer, Sweep
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)

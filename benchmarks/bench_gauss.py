@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.batches import batch_of
-from lerpscape.functional import undisturbed
-from lerpscape.outputs import OutputsOnPath
+from lerpscape.geometry.outputs import OutputsOnPath
+from lerpscape.networks.batches import batch_of
+from lerpscape.networks.undisturbed import undisturbed
 
 RESULTS = Path(__file__).parent / "results" / "gauss.json"
 

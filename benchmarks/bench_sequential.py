@@ -33,7 +33,7 @@ from networks import fully_connected
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.looks import look, schedule
+from lerpscape.profiles.interim_analyses import look, schedule
 
 RESULTS = Path(__file__).parent / "results" / "sequential.json"
 
@@ -104,7 +104,7 @@ def populations(only: str) -> dict[str, np.ndarray]:
             continue
         model, line, data = make()
         x, y = (part[:20_000] for part in images(data))
-        losses = ls.example_curves(model, line, batches(x, y), alphas=13).losses
+        losses = ls.profiles.example_curves(model, line, batches(x, y), alphas=13).losses
         if ls.max_rise(losses.mean(axis=1)) == 0:  # a rise of 0 cannot be called larger but by chance: walk backwards
             name, losses = f"{name}, backwards", losses[::-1]
         found[name] = losses
@@ -174,7 +174,7 @@ def saving(trials: int, rounds: int, only: str) -> dict[str, Any]:
         if whole.max_rise > 0:  # the worst there is: too close to tell
             tolerances.append(float(f"{0.999 * whole.max_rise:.5g}"))
         seconds: dict[Any, list[float]] = {each: [] for each in ("profile", *tolerances)}
-        found: dict[float, list[ls.SequentialVerdict]] = {each: [] for each in tolerances}
+        found: dict[float, list[ls.profiles.SequentialVerdict]] = {each: [] for each in tolerances}
         for seed in range(rounds):
             began = time.perf_counter()
             ls.profile(model, line, given, alphas=25, derivative=False)

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lerpscape.base.saving import versions
 from lerpscape.lab.config import OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.data import Split, load
 from lerpscape.lab.models import build
 from lerpscape.lab.training import train
-from lerpscape.losses import find_loss
-from lerpscape.saving import versions
+from lerpscape.networks.losses import find_loss
 
 EPOCHS_OF_A_RUN = 10
 WIDTHS = {"784-128-10": [128], "784-1024-1024-10": [1024, 1024]}

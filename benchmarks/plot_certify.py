@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lerpscape.plots import COLOURS, INK, save_figure, style
+from lerpscape.plots.style import COLOURS, INK, save_figure, style
 
 Row = dict[str, Any]
 SECONDS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)

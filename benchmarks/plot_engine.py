@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lerpscape.plots import COLOURS, INK, save_figure, style
+from lerpscape.plots.style import COLOURS, INK, save_figure, style
 
 Ways = dict[str, dict[str, Any]]
 RESULTS = Path(__file__).parent / "results"

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from lerpscape.plots import COLOURS, INK, as_svg, style
+from lerpscape.plots.style import COLOURS, INK, as_svg, style
 
 matplotlib.use("agg")
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape.lab.data import load
-from lerpscape.plots import save_figure
+from lerpscape.plots.style import save_figure
 
 TRAINED, MEASURED, EPOCHS, BATCH, RATE = 60_000, 6_000, 5, 64, 0.05
 
@@ -73,8 +73,10 @@ def main(out: str) -> None:
     start, *_, end = snapshots.values()
     print(f"trained in {time.perf_counter() - began:.0f} s, {len(snapshots)} snapshots")
     data = list(zip(images[:MEASURED].split(500), labels[:MEASURED].split(500), strict=True))
-    other = ls.fresh_init(network, seed=1)
-    found = ls.plane(network(), start, other, end, data, trajectory=snapshots, points=31, margin=0.15, alphas=50)
+    other = ls.paths.fresh_init(network, seed=1)
+    found = ls.studies.plane(
+        network(), start, other, end, data, trajectory=snapshots, points=31, margin=0.15, alphas=50
+    )
     save_figure(found.figure(), out)
     print(found.summary)
     for name, curve in zip(("own init", "other init"), found.lines, strict=True):

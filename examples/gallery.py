@@ -18,7 +18,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape.lab.data.digits import train_data
-from lerpscape.plots import save_figure, style
+from lerpscape.plots.style import save_figure, style
 
 STEPS, BATCH, RATE, WILD = 600, 64, 0.02, 0.12
 KEPT = (0, 1, 2, 4, 8, 15, 30, 50, 75, 100, 150, 200, 300, 400, 500, STEPS)
@@ -79,21 +79,21 @@ def main(folder: Path) -> None:
         "spherical line": ls.SphericalLine(start, end),
     }
     save(profiles_figure([ls.profile(model, path, data, label=name) for name, path in paths.items()]), folder, "paths")
-    save(ls.compare_starts(model, start, end, data, factory=network, seed=100), folder, "starts")
-    save(ls.onset(model, trained(0, KEPT, WILD), data, tolerance=1e-3), folder, "onset")
+    save(ls.studies.starts(model, start, end, data, factory=network, seed=100), folder, "starts")
+    save(ls.studies.onset(model, trained(0, KEPT, WILD), data, tolerance=1e-3), folder, "onset")
     runs = {seed: trained(seed) for seed in (1, 2)}
     ends = {"init 0": start, "init 1": runs[1]["step 0"], "init 2": runs[2]["step 0"]}
     optima = {"opt 0": end, "opt 1": runs[1][f"step {STEPS}"], "opt 2": runs[2][f"step {STEPS}"]}
     groups = {label: label.split()[0] for label in (*ends, *optima)}
-    save(ls.pairwise(model, ends | optima, data, groups=groups, alphas=25), folder, "pairwise")
-    save(ls.layerwise(model, start, end, data, rest="end"), folder, "layerwise")
-    save(ls.plane(model, start, ends["init 1"], end, data, trajectory=snapshots), folder, "plane")
-    save(ls.trajectory(model, snapshots, data), folder, "trajectory")
+    save(ls.studies.pairwise(model, ends | optima, data, groups=groups, alphas=25), folder, "pairwise")
+    save(ls.studies.layerwise(model, start, end, data, rest="end"), folder, "layerwise")
+    save(ls.studies.plane(model, start, ends["init 1"], end, data, trajectory=snapshots), folder, "plane")
+    save(ls.studies.trajectory(model, snapshots, data), folder, "trajectory")
     other = optima["opt 1"]
     between = {
         "line between two optima": ls.Line(end, other),
-        "line after aligning units": ls.Line(end, ls.aligned(model, end, other)),
-        "Bezier curve, trained": ls.connect(model, end, other, data, epochs=200, learning_rate=0.1),
+        "line after aligning units": ls.Line(end, ls.paths.aligned(model, end, other)),
+        "Bezier curve, trained": ls.studies.connect(model, end, other, data, epochs=200, learning_rate=0.1),
     }
     save(
         profiles_figure([ls.profile(model, path, data, label=name) for name, path in between.items()]),

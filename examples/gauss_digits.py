@@ -39,7 +39,7 @@ def trained(activation: type[nn.Module], seed: int) -> tuple[nn.Module, ls.Line,
     return model, ls.Line(start, model), x, y
 
 
-def extrapolated(levels: tuple[ls.Level, ...]) -> tuple[float, float]:
+def extrapolated(levels: tuple[ls.geometry.Level, ...]) -> tuple[float, float]:
     """Where the means go if each halving adds the same share of the one before (Aitken), and how sure that is.
 
     The error is by how much the same reckoning from one grid earlier differs.

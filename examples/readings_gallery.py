@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.plots import save_figure
+from lerpscape.plots.style import save_figure
 
 EXAMPLES = 600
 
@@ -89,32 +89,32 @@ def main(folder: Path) -> None:
     start = plain(4, 1.0)
     pushed = trained(deepcopy(start), x, y, lr=0.05, epochs=20, push=20.0)
     line = ls.Line(start, pushed)
-    parts = ls.layer_contributions(start, line, data)
+    parts = ls.studies.layer_contributions(start, line, data)
     print(parts.summary)
     save_figure(parts.figure(), str(folder / "layers.png"))
-    curves = ls.example_curves(start, line, data)
+    curves = ls.profiles.example_curves(start, line, data)
     print(curves.verdict(1e-3))
     save_figure(curves.figure(), str(folder / "examples.png"))
 
     net = normed()
     end = trained(deepcopy(net), x, y, lr=0.05, epochs=5)
-    sweep = ls.batch_norm_sweep(net, ls.Line(net, end), data, estimate_from=data, alphas=26)
+    sweep = ls.studies.batch_norm_sweep(net, ls.Line(net, end), data, estimate_from=data, alphas=26)
     print(sweep.summary)
     save_figure(sweep.figure(), str(folder / "policies.png"))
     policy = ls.Recalibrate(data)
-    similarity = ls.feature_similarity(net, ls.Line(net, end), data, batch_norm=policy)
-    linearity = ls.feature_linearity(net, ls.Line(net, end), data, batch_norm=policy)
+    similarity = ls.geometry.feature_similarity(net, ls.Line(net, end), data, batch_norm=policy)
+    linearity = ls.geometry.feature_linearity(net, ls.Line(net, end), data, batch_norm=policy)
     save_figure(similarity.figure(linearity=linearity), str(folder / "features.png"))
 
     torch.manual_seed(2)
     deep = plain(6, 0.6)
     final = trained(deepcopy(deep), x, y, lr=0.2, epochs=30, size=10, momentum=0.0)
     line = ls.Line(deep, final)
-    ends, biases = ls.plateau_ends(deep, line, data), ls.bias_study(deep, line, data, eps=0.1)
+    ends, biases = ls.studies.plateau_ends(deep, line, data), ls.studies.bias_study(deep, line, data, eps=0.1)
     print(ends.summary)
     print(biases.summary)
     save_figure(ends.figure(biases=biases), str(folder / "plateaus.png"))
-    scale = ls.scale_invariance(deep, deep, final, data)
+    scale = ls.studies.scale_invariance(deep, deep, final, data)
     print(scale.summary)
     save_figure(scale.figure(), str(folder / "scale.png"))
     bent = ls.curvature(deep, line, data, alphas=11)

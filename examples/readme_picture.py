@@ -9,7 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lerpscape import Profile
-from lerpscape.plots import plot_derivative, save_figure, style
+from lerpscape.plots.profiles import plot_derivative
+from lerpscape.plots.style import save_figure, style
 
 folder, out = Path(sys.argv[1]), sys.argv[2]
 titles = {"plain": "trained as usual", "pushed": "pushed far from its start"}

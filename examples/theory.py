@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from lerpscape.lab.theory import run_theory
+from lerpscape.papers.lucas2021.theory.models import run_theory
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """`python -m lerpscape`."""
 
-from lerpscape.cli import main
+from lerpscape.cli.main import main
 
 main()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape import planning
+from lerpscape.engine import planner
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> 
 
 def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
     with monkeypatch.context() as patched:
-        patched.setattr(planning, "traced", lambda model: "switched off")
+        patched.setattr(planner, "traced", lambda model: "switched off")
         found = ls.profile(*arguments, **asked)
     assert found.how["plan"] == "the module batch by batch: switched off"
     return found

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp, vmap
 
-from lerpscape.batch_norm import EndStatistics, InterpolateStatistics
+from lerpscape.networks.batch_norm import EndStatistics, InterpolateStatistics
 
 ACTIVATIONS = (nn.ReLU, lambda: nn.LeakyReLU(0.1), nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)
 

@@ -12,8 +12,8 @@ import matplotlib
 import pytest
 
 import lerpscape as ls
-from lerpscape.cli import COMMANDS
-from lerpscape.results import Result
+from lerpscape.base.results import Result
+from lerpscape.cli.main import COMMANDS
 
 ROOT = Path(ls.__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.options import typed
-from lerpscape.names import unknown_name
 
 SCHEMA = 1  # part of every key: a change of what a field means changes the names of all runs
 Options: TypeAlias = Mapping[str, Any]
@@ -224,7 +224,7 @@ _hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 def _read(cls: type[Section], table: Any, where: str) -> Section:
     if not isinstance(table, Mapping):
-        raise ConfigError(three_parts(f"a table for {where}.", f"{table!r}.", f'[{where}] name = "…"'))
+        raise ConfigError(explain(expected=f"a table for {where}.", got=f"{table!r}.", hint=f'[{where}] name = "…"'))
     hints = _hints(cls)
     known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
     open_ended = "options" in known
@@ -267,4 +267,6 @@ def _check(config: RunConfig) -> None:
     flat = config.flat()
     for name, holds, wanted in rules:
         if not holds:
-            raise ConfigError(three_parts(f"{wanted}.", f"{name} = {flat[name]!r}.", "Correct the value."))
+            raise ConfigError(
+                explain(expected=f"{wanted}.", got=f"{name} = {flat[name]!r}.", hint="Correct the value.")
+            )

@@ -13,20 +13,21 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
-from lerpscape.certificates import Certificate
-from lerpscape.certification import certify
+from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.base.saving import check_writable
+from lerpscape.certificates.certify import certify
+from lerpscape.certificates.results import Certificate
 from lerpscape.lab.config import ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.data.digits import digits, held_out_data, train_data
 from lerpscape.lab.runs import new_model, one_thread
 from lerpscape.lab.training import train
-from lerpscape.losses import find_loss
-from lerpscape.measure import profile
-from lerpscape.partial import check_writable
-from lerpscape.paths import Line
-from lerpscape.plots import plot_dose, style
-from lerpscape.profiles import Profile
-from lerpscape.progress import Progress, progress_bar
-from lerpscape.reports import Section, report
+from lerpscape.networks.losses import find_loss
+from lerpscape.paths.line import Line
+from lerpscape.plots.profiles import plot_dose
+from lerpscape.plots.report import Section, report
+from lerpscape.plots.style import style
+from lerpscape.profiles.profile import profile
+from lerpscape.profiles.results import Profile
 
 RADII = (0.0, 10.0, 20.0, 30.0, 40.0)  # 0: no norm target
 PUSHED = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 
 
 def write(path: Path, content: bytes) -> None:
@@ -28,10 +28,10 @@ def write(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         raise OSError(
             error.errno,
-            three_parts(
-                f"{path} to be written ({len(content):,} bytes).",
-                f"{error.strerror or error}.",
-                "Make room or choose another place, and give the same command again: what is finished stays.",
+            explain(
+                expected=f"{path} to be written ({len(content):,} bytes).",
+                got=f"{error.strerror or error}.",
+                hint="Make room or choose another place, and give the same command again: what is finished stays.",
             ),
         ) from error
 

@@ -7,8 +7,8 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from lerpscape.errors import ConfigError, three_parts
-from lerpscape.names import unknown_name
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 
 Size: TypeAlias = Annotated[int, "≥ 1"]
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -27,7 +27,7 @@ def check_options(
     >>> def factory(inputs, *, depth: int = 2): ...
     >>> check_options("mine", factory, {"dept": 3}, given=["inputs"])
     Traceback (most recent call last):
-    lerpscape.errors.ConfigError: expected: option of 'mine': one of depth.
+    lerpscape.base.errors.ConfigError: expected: option of 'mine': one of depth.
     got: 'dept'.
     try: Did you mean 'depth'?
     """
@@ -45,10 +45,10 @@ def check_options(
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(
-                three_parts(
-                    f"{_words(hints.get(option, Any))} for {option} of {name!r}.",
-                    "nothing.",
-                    "It has no default: say what you want.",
+                explain(
+                    expected=f"{_words(hints.get(option, Any))} for {option} of {name!r}.",
+                    got="nothing.",
+                    hint="It has no default: say what you want.",
                 )
             )
 
@@ -64,7 +64,7 @@ def typed(value: Any, hint: Any, place: str) -> Any:
     found = _fit(value, hint)
     if found is _MISFIT:
         came = f"{value!r} ({type(value).__name__})."
-        raise ConfigError(three_parts(f"{_words(hint)} for {place}.", came, "Correct the value."))
+        raise ConfigError(explain(expected=f"{_words(hint)} for {place}.", got=came, hint="Correct the value."))
     return found
 
 

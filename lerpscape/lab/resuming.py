@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lerpscape.checkpoints import digest
 from lerpscape.lab.training import Epoch, Progress
+from lerpscape.paths.checkpoints import digest
 
 
 class Damaged(Exception):

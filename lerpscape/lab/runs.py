@@ -16,9 +16,8 @@ from safetensors.torch import load as load_weights
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lerpscape.batch_norm import named_policy
-from lerpscape.errors import ConfigError, NonFiniteOutput, three_parts
-from lerpscape.gauss import gauss_length
+from lerpscape.base.errors import ConfigError, NonFiniteOutput, explain
+from lerpscape.geometry.gauss_length import gauss_length
 from lerpscape.lab import data as data_sets
 from lerpscape.lab import models
 from lerpscape.lab.config import DataConfig, RunConfig
@@ -26,9 +25,10 @@ from lerpscape.lab.data import DataSet, Split
 from lerpscape.lab.resuming import Damaged, pack, unpack, weights
 from lerpscape.lab.store import RunFolder, State, Store, trained_part
 from lerpscape.lab.training import Progress, train
-from lerpscape.losses import Loss, find_loss
-from lerpscape.measure import profile
-from lerpscape.paths import Line
+from lerpscape.networks.batch_norm import named_policy
+from lerpscape.networks.losses import Loss, find_loss
+from lerpscape.paths.line import Line
+from lerpscape.profiles.profile import profile
 
 LOSS_OF_TASK = {
     "classification": "cross_entropy",
@@ -66,10 +66,11 @@ def require(items: Sequence[Item]) -> None:
             model = new_model(config, data)
         if config.measure.batch_norm is None and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
             raise ConfigError(
-                three_parts(
-                    "measure.batch_norm for a model with batch norm: recalibrate, pooled, interpolate, batch or end.",
-                    f"none for the run {config.name} ({config.model.name}).",
-                    'cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "interpolate"}]',
+                explain(
+                    expected="measure.batch_norm for a model with batch norm: recalibrate, pooled, "
+                    "interpolate, batch or end.",
+                    got=f"none for the run {config.name} ({config.model.name}).",
+                    hint='cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "interpolate"}]',
                 )
             )
 

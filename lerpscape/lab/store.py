@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from lerpscape.errors import ConfigError, StoreConflict, three_parts
+from lerpscape.base.errors import ConfigError, StoreConflict, explain
 from lerpscape.lab import files
 from lerpscape.lab.config import RunConfig
 
@@ -129,10 +129,10 @@ class Store:
     def __init__(self, place: str | Path) -> None:
         if re.match(r"[a-z][a-z0-9+.-]+:/", str(place), re.IGNORECASE):
             raise ConfigError(
-                three_parts(
-                    "a folder for the store.",
-                    f"the URL {place}; a store needs locks and atomic renames, which object storage lacks.",
-                    "Use a folder on a local or shared file system.",
+                explain(
+                    expected="a folder for the store.",
+                    got=f"the URL {place}; a store needs locks and atomic renames, which object storage lacks.",
+                    hint="Use a folder on a local or shared file system.",
                 )
             )
         self.place = str(place)
@@ -152,7 +152,11 @@ class Store:
 
     def _conflict(self, found: str) -> StoreConflict:
         return StoreConflict(
-            three_parts(f"{self.place} to be an empty folder or a {FORMAT}.", f"{found}.", "Choose another --store.")
+            explain(
+                expected=f"{self.place} to be an empty folder or a {FORMAT}.",
+                got=f"{found}.",
+                hint="Choose another --store.",
+            )
         )
 
     def run(self, config: RunConfig) -> RunFolder:
@@ -169,10 +173,10 @@ class Store:
                 found = None
             if found != wanted:
                 raise StoreConflict(
-                    three_parts(
-                        f"{folder.path} to hold the run {json.dumps(wanted, sort_keys=True)}.",
-                        f"{json.dumps(found, sort_keys=True)}.",
-                        "Move that folder away, or use another --store.",
+                    explain(
+                        expected=f"{folder.path} to hold the run {json.dumps(wanted, sort_keys=True)}.",
+                        got=f"{json.dumps(found, sort_keys=True)}.",
+                        hint="Move that folder away, or use another --store.",
                     )
                 )
         return folder

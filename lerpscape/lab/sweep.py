@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.config import RunConfig
-from lerpscape.names import unknown_name
 
 KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "tables"}
 DRAWS = {"log_uniform", "uniform", "integers", "choice"}
@@ -66,12 +66,18 @@ class Sweep:
             content = Path(path).read_text()
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                three_parts("the path of a sweep file (TOML).", f"{path}, which does not exist.", "Check the spelling.")
+                explain(
+                    expected="the path of a sweep file (TOML).",
+                    got=f"{path}, which does not exist.",
+                    hint="Check the spelling.",
+                )
             ) from error
         try:
             table = tomllib.loads(content)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(three_parts(f"{path} to be TOML.", f"{error}.", "Correct the line it names.")) from error
+            raise ConfigError(
+                explain(expected=f"{path} to be TOML.", got=f"{error}.", hint="Correct the line it names.")
+            ) from error
         return cls.from_dict(table, name=Path(path).stem)
 
     @classmethod
@@ -87,7 +93,9 @@ class Sweep:
                 raise ConfigError(unknown_name("a key of a sweep file", key, sorted(KEYS)))
         seeds = table.get("seeds", [0])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-            raise ConfigError(three_parts("seeds as a list of whole numbers.", f"{seeds!r}.", "seeds = [0, 1, 2]"))
+            raise ConfigError(
+                explain(expected="seeds as a list of whole numbers.", got=f"{seeds!r}.", hint="seeds = [0, 1, 2]")
+            )
         found: dict[tuple[str, str], RunConfig] = {}
         asked = 0
         for overlay in _overlays(table):
@@ -140,7 +148,9 @@ def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for name, values in axes:
             if not isinstance(values, list) or not values:
                 raise ConfigError(
-                    three_parts(f"a list of values for {name} in a grid.", f"{values!r}.", f"{name} = [ … ]")
+                    explain(
+                        expected=f"a list of values for {name} in a grid.", got=f"{values!r}.", hint=f"{name} = [ … ]"
+                    )
                 )
         for combination in itertools.product(*(values for _, values in axes)):
             found: dict[str, Any] = {}
@@ -159,16 +169,16 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     draws, seed = random.get("draws"), random.get("seed", 0)
     if type(draws) is not int or draws < 1:
-        raise ConfigError(three_parts("draws = a count in [random].", f"{draws!r}.", "draws = 300"))
+        raise ConfigError(explain(expected="draws = a count in [random].", got=f"{draws!r}.", hint="draws = 300"))
     columns: dict[str, list[Any]] = {}
     for name, spec in _leaves({key: value for key, value in random.items() if key not in ("draws", "seed")}):
         path, _, kind = name.rpartition(".")
         if kind not in DRAWS or not isinstance(spec, list):
             raise ConfigError(
-                three_parts(
-                    f"a distribution for {path or name}: {', '.join(sorted(DRAWS))}.",
-                    f"{kind} = {spec!r}.",
-                    "optimizer.lr = {log_uniform = [1e-4, 1.0]}",
+                explain(
+                    expected=f"a distribution for {path or name}: {', '.join(sorted(DRAWS))}.",
+                    got=f"{kind} = {spec!r}.",
+                    hint="optimizer.lr = {log_uniform = [1e-4, 1.0]}",
                 )
             )
         stream = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big")
@@ -184,7 +194,9 @@ def _drawn(path: str, kind: str, spec: list[Any], draws: int, generator: np.rand
     if kind == "choice":
         return [spec[index] for index in generator.integers(len(spec), size=draws)]
     if len(spec) != 2:
-        raise ConfigError(three_parts(f"two ends for {path}.", f"{kind} = {spec!r}.", f"{kind} = [low, high]"))
+        raise ConfigError(
+            explain(expected=f"two ends for {path}.", got=f"{kind} = {spec!r}.", hint=f"{kind} = [low, high]")
+        )
     low, high = spec
     if kind == "integers":
         return [int(value) for value in generator.integers(low, high, size=draws, endpoint=True)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lerpscape.lab.config import RunConfig, TrainingConfig
 from lerpscape.lab.data import Split, augment
 from lerpscape.lab.optimizers import Optimizer, learning_rate
-from lerpscape.losses import Loss
+from lerpscape.networks.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train(
 
     >>> from lerpscape.lab.data import load
     >>> from lerpscape.lab.config import TrainingConfig
-    >>> from lerpscape.losses import find_loss
+    >>> from lerpscape.networks.losses import find_loss
     >>> config = RunConfig(training=TrainingConfig(epochs=2))
     >>> model, loss = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), find_loss("cross_entropy")
     >>> found = train(model, load("digits").train, loss, config)

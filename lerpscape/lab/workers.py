@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeAlias, TypeVar
 
-from lerpscape.errors import three_parts
-from lerpscape.ray_cluster import cluster, is_address
-from lerpscape.saving import optional
+from lerpscape.base.errors import explain
+from lerpscape.base.ray_cluster import cluster, is_address
+from lerpscape.base.saving import optional
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
@@ -63,10 +63,10 @@ def spread(
     if workers == "slurm":
         return _slurm(task, items)
     raise ValueError(
-        three_parts(
-            'workers as a number of at least 1, "ray", "ray://host:port", "slurm", or a function like map.',
-            f"{workers!r}.",
-            "--workers 2 uses two processes of this machine.",
+        explain(
+            expected='workers as a number of at least 1, "ray", "ray://host:port", "slurm", or a function like map.',
+            got=f"{workers!r}.",
+            hint="--workers 2 uses two processes of this machine.",
         )
     )
 

@@ -8,14 +8,15 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from lerpscape.batches import Data
-from lerpscape.checkpoints import Checkpoint, Source
-from lerpscape.matching import listed
-from lerpscape.monotonicity import Floats
-from lerpscape.paths import Line, Rest, moving
-from lerpscape.progress import Progress
-from lerpscape.results import Result
-from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
+from lerpscape.base.arrays import Floats
+from lerpscape.base.progress import Progress
+from lerpscape.base.results import Result
+from lerpscape.networks.batches import Data
+from lerpscape.paths.checkpoints import Checkpoint, Source
+from lerpscape.paths.line import Line, moving
+from lerpscape.paths.matching import listed
+from lerpscape.paths.path import Rest
+from lerpscape.studies.many_profiles import Choices, how_of, profiles_of, rise_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Layerwise(Result):
     """
 
     FORMAT = "lerpscape layerwise 1"
-    PLOT = "plots_studies.plot_layerwise"
+    PLOT = "studies.plot_layerwise"
 
     layers: tuple[str, ...]
     unmoved: tuple[str, ...]
@@ -57,7 +58,7 @@ class Layerwise(Result):
 def layers_of(start: Checkpoint, end: Checkpoint) -> tuple[list[str], list[str]]:
     """Modules that own parameters: those that move between the ends, and those that do not.
 
-    >>> from lerpscape.checkpoints import checkpoint
+    >>> from lerpscape.paths.checkpoints import checkpoint
     >>> one, other = (checkpoint({"a.weight": torch.ones(1) * k, "b.weight": torch.ones(1)}) for k in (1, 2))
     >>> layers_of(one, other)
     (['a'], ['b'])

@@ -8,15 +8,15 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from lerpscape.batches import Data
-from lerpscape.checkpoints import Source, checkpoint
-from lerpscape.errors import three_parts
-from lerpscape.monotonicity import Floats
-from lerpscape.paths import Line, moving
-from lerpscape.progress import Progress
-from lerpscape.results import Result
-from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, how_of, profiles_of, rise_of
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.progress import Progress
+from lerpscape.base.results import Result
+from lerpscape.networks.batches import Data
+from lerpscape.paths.checkpoints import Source, checkpoint
+from lerpscape.paths.line import Line, moving
+from lerpscape.paths.snapshots import Snapshots, snapshots
+from lerpscape.studies.many_profiles import Choices, how_of, profiles_of, rise_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Onset(Result):
     """
 
     FORMAT = "lerpscape onset 1"
-    PLOT = "plots_studies.plot_onset"
+    PLOT = "studies.plot_onset"
 
     labels: tuple[str, ...]
     end: str
@@ -97,7 +97,7 @@ def onset(
     final = found[list(found)[-1]] if end is None else checkpoint(end)
     lines = {label: each for label, each in found.items() if moving(each, final)}
     if not lines:
-        raise ValueError(three_parts("snapshots other than the end.", "none.", "Give earlier ones."))
+        raise ValueError(explain(expected="snapshots other than the end.", got="none.", hint="Give earlier ones."))
     roads = [Line(each, final) for each in lines.values()]
     profiles = profiles_of(model, roads, data, "onset", progress, choices)
     return Onset(

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from torch import nn
 
-from lerpscape import monotonicity
-from lerpscape.batches import Data
-from lerpscape.errors import three_parts
-from lerpscape.monotonicity import BarrierKind, Floats
-from lerpscape.paths import Line
-from lerpscape.progress import Progress
-from lerpscape.results import Result
-from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, how_of, profiles_of
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.progress import Progress
+from lerpscape.base.results import Result
+from lerpscape.networks.batches import Data
+from lerpscape.paths.line import Line
+from lerpscape.paths.snapshots import Snapshots, snapshots
+from lerpscape.readings import monotonicity
+from lerpscape.readings.monotonicity import BarrierKind
+from lerpscape.studies.many_profiles import Choices, how_of, profiles_of
 
 
 class Block(NamedTuple):
@@ -38,8 +39,8 @@ class Pairwise(Result):
     """
 
     FORMAT = "lerpscape pairwise 1"
-    PLOT = "plots_studies.plot_matrix"
-    FIGURE = "plots_studies.pairwise_figure"
+    PLOT = "studies.plot_matrix"
+    FIGURE = "studies.pairwise_figure"
 
     labels: tuple[str, ...]
     groups: tuple[str, ...]
@@ -109,23 +110,29 @@ def pairwise(
            [1., 0., 4.],
            [1., 0., 0.]])
     """
-    from lerpscape.batch_norm import EndStatistics
-    from lerpscape.measure import alpha_grid
+    from lerpscape.networks.batch_norm import EndStatistics
+    from lerpscape.profiles.profile import alpha_grid
 
     found = snapshots(checkpoints)
     named = dict.fromkeys(found, "all") if groups is None else dict(groups)
     missing = [label for label in found if label not in named]
     if missing:
         raise ValueError(
-            three_parts("a group for each checkpoint.", f"none for {missing[0]!r}.", f"Labels: {list(found)}")
+            explain(
+                expected="a group for each checkpoint.", got=f"none for {missing[0]!r}.", hint=f"Labels: {list(found)}"
+            )
         )
     grid = alpha_grid(choices.get("alphas", 50))
     if not np.allclose(grid, 1 - grid[::-1], rtol=0, atol=1e-12):
-        raise ValueError(three_parts("alphas that are the same from both ends.", f"{grid}.", "Give a count of points."))
+        raise ValueError(
+            explain(expected="alphas that are the same from both ends.", got=f"{grid}.", hint="Give a count of points.")
+        )
     if isinstance(choices.get("batch_norm"), EndStatistics):
         raise ValueError(
-            three_parts(
-                "statistics that are the same in both directions.", "EndStatistics().", "Use InterpolateStatistics()."
+            explain(
+                expected="statistics that are the same in both directions.",
+                got="EndStatistics().",
+                hint="Use InterpolateStatistics().",
             )
         )
     labels = list(found)

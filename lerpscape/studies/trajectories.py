@@ -9,17 +9,18 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from lerpscape.batches import Data
-from lerpscape.checkpoints import Checkpoint
-from lerpscape.errors import three_parts
-from lerpscape.measure import profile
-from lerpscape.monotonicity import Floats
-from lerpscape.paths import Line, distance
-from lerpscape.planes import Stops
-from lerpscape.progress import Progress
-from lerpscape.results import Result
-from lerpscape.snapshots import Snapshots, snapshots
-from lerpscape.studies.measuring import Choices, how_of
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.progress import Progress
+from lerpscape.base.results import Result
+from lerpscape.networks.batches import Data
+from lerpscape.paths.checkpoints import Checkpoint
+from lerpscape.paths.distances import distance
+from lerpscape.paths.line import Line
+from lerpscape.paths.planes import Stops
+from lerpscape.paths.snapshots import Snapshots, snapshots
+from lerpscape.profiles.profile import profile
+from lerpscape.studies.many_profiles import Choices, how_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Trajectory(Result):
     """
 
     FORMAT = "lerpscape trajectory 1"
-    PLOT = "plots_studies.plot_trajectory"
+    PLOT = "studies.plot_trajectory"
 
     labels: tuple[str, ...]
     projection: Floats
@@ -69,7 +70,11 @@ def on_line(points: dict[str, Checkpoint]) -> tuple[Floats, Floats, Floats, floa
     length = distance(first, last, names)
     if not length:
         raise ValueError(
-            three_parts("a first and a last snapshot that differ.", "two equal ones.", "Leave one of them out.")
+            explain(
+                expected="a first and a last snapshot that differ.",
+                got="two equal ones.",
+                hint="Leave one of them out.",
+            )
         )
     projections, residuals = [], []
     for each in every:
@@ -117,7 +122,9 @@ def trajectory(
     (array([0. , 0.5, 1. ]), array([0.    , 0.7071, 0.    ]), array([4., 1., 0.]), array([4., 1., 0.]))
     """
     if "alphas" in choices:
-        raise TypeError(three_parts("no alphas.", "alphas.", "Each snapshot is measured, and its nearest point."))
+        raise TypeError(
+            explain(expected="no alphas.", got="alphas.", hint="Each snapshot is measured, and its nearest point.")
+        )
     points = snapshots(checkpoints)
     projection, residual, travelled, length, road = on_line(points)
     labels = list(points)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lerpscape.errors import ConfigError
+from lerpscape.base.errors import ConfigError
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.data.augmentation import augment
 from lerpscape.lab.data.cifar import cifar10, cifar100
 from lerpscape.lab.data.digits import digits
@@ -16,7 +17,6 @@ from lerpscape.lab.data.splits import Batches, DataSet, Split
 from lerpscape.lab.data.synthetic import gaussian_blobs, markov_chain, teacher_classification, teacher_regression
 from lerpscape.lab.data.text import sotu, text, wikitext2
 from lerpscape.lab.options import check_options
-from lerpscape.names import unknown_name
 
 __all__ = ["DATA_SETS", "Batches", "DataSet", "Split", "augment", "load"]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 
 
 def augment(inputs: Tensor, generator: torch.Generator, crop: int = 4, flip: bool = True) -> Tensor:
@@ -24,10 +24,10 @@ def augment(inputs: Tensor, generator: torch.Generator, crop: int = 4, flip: boo
     """
     if inputs.dim() != 4:
         raise ValueError(
-            three_parts(
-                "images of shape (n, channels, height, width) to augment.",
-                f"shape {tuple(inputs.shape)}.",
-                "Set crop = 0 and flip = false for other data.",
+            explain(
+                expected="images of shape (n, channels, height, width) to augment.",
+                got=f"shape {tuple(inputs.shape)}.",
+                hint="Set crop = 0 and flip = false for other data.",
             )
         )
     n, channels, height, width = inputs.shape

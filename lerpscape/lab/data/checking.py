@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lerpscape.errors import ConfigError
+from lerpscape.base.errors import ConfigError
+from lerpscape.base.names import unknown_name
+from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.lab.data import DATA_SETS
 from lerpscape.lab.data.catalogue import ENTRIES, Entry
 from lerpscape.lab.data.copies import (
@@ -22,8 +24,6 @@ from lerpscape.lab.data.copies import (
 )
 from lerpscape.lab.data.images import channel_statistics
 from lerpscape.lab.data.splits import DataSet
-from lerpscape.names import unknown_name
-from lerpscape.progress import Progress, progress_bar
 
 BUILT_IN = {
     "digits": ("handwritten digits, 8 × 8", "comes with scikit-learn"),

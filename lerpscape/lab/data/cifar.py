@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 from lerpscape.lab.data.catalogue import CIFAR10_BATCHES
 from lerpscape.lab.data.copies import Copy, find_copy
 from lerpscape.lab.data.images import Images, check_labels, image_set
@@ -72,7 +72,9 @@ def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
     pixels, labels = (batch.get("data"), batch.get(key)) if isinstance(batch, dict) else (None, None)
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
         found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise ValueError(three_parts(f"{name} to hold an array 'data' of n × {PIXELS} bytes.", f"{found}.", ADVICE))
+        raise ValueError(
+            explain(expected=f"{name} to hold an array 'data' of n × {PIXELS} bytes.", got=f"{found}.", hint=ADVICE)
+        )
     images = torch.from_numpy(pixels).reshape(-1, *SHAPE)
     return images, _label_tensor(labels, len(images), classes, f"{name}: {key}")
 
@@ -88,7 +90,9 @@ def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: 
     try:
         labels = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(three_parts(f"{name} to be a list of labels in JSON.", f"{error}.", ADVICE)) from error
+        raise ValueError(
+            explain(expected=f"{name} to be a list of labels in JSON.", got=f"{error}.", hint=ADVICE)
+        ) from error
     return images, _label_tensor(labels, len(images), classes, name)
 
 
@@ -103,14 +107,18 @@ def parse_sheet(content: bytes, name: str) -> Tensor:
             rows = np.asarray(sheet)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
-            three_parts(f"{name} to be a whole PNG of RGB rows of {PIXELS // 3} pixels.", f"{error}.", ADVICE)
+            explain(
+                expected=f"{name} to be a whole PNG of RGB rows of {PIXELS // 3} pixels.", got=f"{error}.", hint=ADVICE
+            )
         ) from error
     return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)))
 
 
 def _label_tensor(labels: Any, examples: int, classes: int, name: str) -> Tensor:
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise ValueError(three_parts(f"{name} to be a list of whole numbers.", f"{type(labels).__name__}.", ADVICE))
+        raise ValueError(
+            explain(expected=f"{name} to be a list of whole numbers.", got=f"{type(labels).__name__}.", hint=ADVICE)
+        )
     found = torch.tensor(labels, dtype=torch.int64)
     check_labels(found, examples, classes, name)
     return found

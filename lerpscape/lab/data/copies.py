@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 from lerpscape.lab.data.catalogue import ENTRIES, TEXT_FILES, Layout
 
 VARIABLE = "LERPSCAPE_DATA"
@@ -27,16 +27,20 @@ def data_folder(folder: str | Path | None = None) -> Path:
     named = folder if folder is not None else os.environ.get(VARIABLE)
     if not named:
         raise FileNotFoundError(
-            three_parts(
-                f"a folder of data sets: folder=…, --data-dir, or the variable {VARIABLE}.",
-                "none of them.",
-                f"export {VARIABLE}=~/data, then `lerpscape data list` says what is missing there.",
+            explain(
+                expected=f"a folder of data sets: folder=…, --data-dir, or the variable {VARIABLE}.",
+                got="none of them.",
+                hint=f"export {VARIABLE}=~/data, then `lerpscape data list` says what is missing there.",
             )
         )
     path = Path(named).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(
-            three_parts("a folder of data sets.", f"{path}, which is no folder.", "Create it, or check the spelling.")
+            explain(
+                expected="a folder of data sets.",
+                got=f"{path}, which is no folder.",
+                hint="Create it, or check the spelling.",
+            )
         )
     return path
 
@@ -70,10 +74,10 @@ class Copy:
                 else "For a copy that differs on purpose: verify=False."
             )
             raise ValueError(
-                three_parts(
-                    f"{self.path / file} to be the official file, {official}.",
-                    f"{checksum(content, official)}, {len(content)} bytes.",
-                    f"Move it away. {how_to_get(self.name)} {own}",
+                explain(
+                    expected=f"{self.path / file} to be the official file, {official}.",
+                    got=f"{checksum(content, official)}, {len(content)} bytes.",
+                    hint=f"Move it away. {how_to_get(self.name)} {own}",
                 )
             )
         return content
@@ -89,11 +93,13 @@ class Copy:
                 content = unpacked.read(LARGEST + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
-                three_parts(f"{packed} to be a whole gzip file.", f"{error}.", how_to_get(self.name))
+                explain(expected=f"{packed} to be a whole gzip file.", got=f"{error}.", hint=how_to_get(self.name))
             ) from error
         if len(content) > LARGEST:
             raise ValueError(
-                three_parts(f"{packed} to unpack to at most {LARGEST} bytes.", "more.", how_to_get(self.name))
+                explain(
+                    expected=f"{packed} to unpack to at most {LARGEST} bytes.", got="more.", hint=how_to_get(self.name)
+                )
             )
         return content
 
@@ -109,10 +115,11 @@ def find_copy(name: str, folder: str | Path | None = None, verify: bool = True) 
     if not missing:
         return Copy(name, layout, root, verify)
     raise FileNotFoundError(
-        three_parts(
-            " or ".join(f"{', '.join(each.files)} in {root / each.folder}" for each in ENTRIES[name].layouts) + ".",
-            f"no {', '.join(missing)} in {root / layout.folder}.",
-            how_to_get(name),
+        explain(
+            expected=" or ".join(f"{', '.join(each.files)} in {root / each.folder}" for each in ENTRIES[name].layouts)
+            + ".",
+            got=f"no {', '.join(missing)} in {root / layout.folder}.",
+            hint=how_to_get(name),
         )
     )
 

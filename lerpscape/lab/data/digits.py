@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lerpscape.base.saving import optional
 from lerpscape.lab.data.images import image_set
 from lerpscape.lab.data.splits import DataSet, Split
-from lerpscape.saving import optional
 
 HELD_OUT = 360
 BATCH = 512

@@ -7,11 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
+from lerpscape.base.saving import optional
 from lerpscape.lab.data.catalogue import ENTRIES, Download
 from lerpscape.lab.data.copies import data_folder, find_copy, how_to_get, missing_files
-from lerpscape.names import unknown_name
-from lerpscape.saving import optional
 
 
 def get(name: str, folder: str | Path | None = None, progress: bool | None = None) -> tuple[Path, bool]:
@@ -27,7 +27,11 @@ def get(name: str, folder: str | Path | None = None, progress: bool | None = Non
     published = [each for each, entry in ENTRIES.items() if entry.downloads]
     if name in ENTRIES and name not in published:
         raise ConfigError(
-            three_parts(f"a data set to download: one of {', '.join(published)}.", f"{name!r}.", how_to_get(name))
+            explain(
+                expected=f"a data set to download: one of {', '.join(published)}.",
+                got=f"{name!r}.",
+                hint=how_to_get(name),
+            )
         )
     if name not in published:
         raise ConfigError(unknown_name("a data set to download", name, published))
@@ -59,11 +63,17 @@ def _fetch(download: Download, target: Path, name: str, progress: bool | None) -
             )
         except ValueError as error:  # pooch compares checksums
             raise ValueError(
-                three_parts(f"{download.url} to have the checksum {download.checksum}.", f"{error}.", how_to_get(name))
+                explain(
+                    expected=f"{download.url} to have the checksum {download.checksum}.",
+                    got=f"{error}.",
+                    hint=how_to_get(name),
+                )
             ) from error
         except OSError as error:  # the errors of requests are among them
             raise OSError(
-                three_parts(f"{download.url} to answer.", f"{error}.", f"Try later, or: {how_to_get(name)}")
+                explain(
+                    expected=f"{download.url} to answer.", got=f"{error}.", hint=f"Try later, or: {how_to_get(name)}"
+                )
             ) from error
         fetched = Path(workshop) / file
         if file.endswith(".zip"):

@@ -8,7 +8,7 @@ import struct
 import torch
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 
 UNSIGNED_BYTES = 8
 ADVICE = "Get the file again; its official copy is one array of unsigned bytes."
@@ -25,26 +25,29 @@ def parse_idx(content: bytes, dimensions: int, name: str) -> Tensor:
     magic = bytes([0, 0, UNSIGNED_BYTES, dimensions])
     if content[:4] != magic:
         raise ValueError(
-            three_parts(
-                f"{name} to start with the magic number {magic.hex(' ')}: unsigned bytes in {dimensions} dimensions.",
-                f"{content[:4].hex(' ') or 'an empty file'}.",
-                ADVICE,
+            explain(
+                expected=f"{name} to start with the magic number {magic.hex(' ')}: unsigned bytes in "
+                f"{dimensions} dimensions.",
+                got=f"{content[:4].hex(' ') or 'an empty file'}.",
+                hint=ADVICE,
             )
         )
     header = 4 + 4 * dimensions
     if len(content) < header:
         raise ValueError(
-            three_parts(f"{name} to have a header of {header} bytes.", f"{len(content)} bytes in all.", ADVICE)
+            explain(
+                expected=f"{name} to have a header of {header} bytes.", got=f"{len(content)} bytes in all.", hint=ADVICE
+            )
         )
     sizes = struct.unpack(f">{dimensions}I", content[4:header])
     values = len(content) - header
     if values != math.prod(sizes):
         shape = " × ".join(map(str, sizes))
         raise ValueError(
-            three_parts(
-                f"{name} to hold the {shape} = {math.prod(sizes)} values of its header.",
-                f"{values} values: the file is {'cut off' if values < math.prod(sizes) else 'too long'}.",
-                ADVICE,
+            explain(
+                expected=f"{name} to hold the {shape} = {math.prod(sizes)} values of its header.",
+                got=f"{values} values: the file is {'cut off' if values < math.prod(sizes) else 'too long'}.",
+                hint=ADVICE,
             )
         )
     if not values:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 from lerpscape.lab.data.splits import DataSet, Split
 
 Images: TypeAlias = tuple[Tensor, Tensor]
@@ -26,10 +26,10 @@ def image_set(
     """
     if train[0].shape[1:] != test[0].shape[1:]:
         raise ValueError(
-            three_parts(
-                f"training and test images of {name} of one shape.",
-                f"{tuple(train[0].shape[1:])} and {tuple(test[0].shape[1:])}.",
-                "Get the files again, from one source.",
+            explain(
+                expected=f"training and test images of {name} of one shape.",
+                got=f"{tuple(train[0].shape[1:])} and {tuple(test[0].shape[1:])}.",
+                hint="Get the files again, from one source.",
             )
         )
     mean, std = channel_statistics(train[0], white) if normalize else (None, None)
@@ -73,19 +73,19 @@ def check_labels(labels: Tensor, examples: int, classes: int, name: str) -> None
     """Raise `ValueError` unless there is one label for each example and all of them are classes."""
     if not examples or len(labels) != examples:
         raise ValueError(
-            three_parts(
-                f"{name} to hold one label for each image, and at least one.",
-                f"{len(labels)} labels for {examples} images.",
-                "Get both files again, from one source.",
+            explain(
+                expected=f"{name} to hold one label for each image, and at least one.",
+                got=f"{len(labels)} labels for {examples} images.",
+                hint="Get both files again, from one source.",
             )
         )
     wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten()
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(
-            three_parts(
-                f"{name} to hold labels from 0 to {classes - 1}.",
-                f"{int(labels[first])} at index {first}, and {len(wrong) - 1} more.",
-                "Get the file again.",
+            explain(
+                expected=f"{name} to hold labels from 0 to {classes - 1}.",
+                got=f"{int(labels[first])} at index {first}, and {len(wrong) - 1} more.",
+                hint="Get the file again.",
             )
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 
 ALLOWED: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # numpy 2 keeps it in another module
@@ -43,10 +43,10 @@ class ArrayUnpickler(pickle.Unpickler):
         """What a name in the pickle stands for."""
         if f"{module}.{name}" not in ALLOWED:
             raise ValueError(
-                three_parts(
-                    f"{self.name} to be a pickle of numbers, strings, lists, dicts and numpy arrays.",
-                    f"the name {module}.{name}, which was not called.",
-                    "Do not trust this file; get the official one.",
+                explain(
+                    expected=f"{self.name} to be a pickle of numbers, strings, lists, dicts and numpy arrays.",
+                    got=f"the name {module}.{name}, which was not called.",
+                    hint="Do not trust this file; get the official one.",
                 )
             )
         return ALLOWED[f"{module}.{name}"]

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
 
 Task: TypeAlias = Literal["classification", "regression", "reconstruction", "language"]
 Transform: TypeAlias = Callable[[Tensor], Tensor]
@@ -42,10 +42,10 @@ class Split:
     def __post_init__(self) -> None:
         if self.targets is not None and len(self.inputs) != len(self.targets):
             raise ValueError(
-                three_parts(
-                    "one target for each example.",
-                    f"{len(self.inputs)} examples and {len(self.targets)} targets.",
-                    "Check that both come from the same part of the data.",
+                explain(
+                    expected="one target for each example.",
+                    got=f"{len(self.inputs)} examples and {len(self.targets)} targets.",
+                    hint="Check that both come from the same part of the data.",
                 )
             )
 
@@ -82,7 +82,11 @@ class Split:
         """
         if not 1 <= n <= len(self):
             raise ConfigError(
-                three_parts(f"a number of examples from 1 to {len(self)}.", f"{n}.", "Ask for fewer, or for all.")
+                explain(
+                    expected=f"a number of examples from 1 to {len(self)}.",
+                    got=f"{n}.",
+                    hint="Ask for fewer, or for all.",
+                )
             )
         chosen = torch.randperm(len(self), generator=_generator(seed))[:n].sort().values.to(self.inputs.device)
         return replace(self, inputs=self.inputs[chosen], targets=None if self.targets is None else self.targets[chosen])
@@ -97,10 +101,16 @@ class Split:
         """
         if self.targets is None or self.classes is None:
             raise ConfigError(
-                three_parts("class labels to corrupt.", "a data set without classes.", "Leave the corruption out.")
+                explain(
+                    expected="class labels to corrupt.",
+                    got="a data set without classes.",
+                    hint="Leave the corruption out.",
+                )
             )
         if not 0 <= share <= 1:
-            raise ConfigError(three_parts("a share from 0 to 1.", f"{share}.", "0.2 corrupts a fifth of the labels."))
+            raise ConfigError(
+                explain(expected="a share from 0 to 1.", got=f"{share}.", hint="0.2 corrupts a fifth of the labels.")
+            )
         generator = _generator(seed)
         chosen = torch.randperm(len(self), generator=generator)[: round(share * len(self))]
         drawn = torch.randint(self.classes, (len(self),), generator=generator)[: len(chosen)]
@@ -127,7 +137,9 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ConfigError(three_parts("at least one example per batch.", f"{self.size}.", "Use 1000, say."))
+            raise ConfigError(
+                explain(expected="at least one example per batch.", got=f"{self.size}.", hint="Use 1000, say.")
+            )
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.size)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lerpscape.errors import three_parts
+from lerpscape.base.errors import explain
 from lerpscape.lab.data.catalogue import TEXT_FILES
 from lerpscape.lab.data.copies import data_folder, find_copy, text_files
 from lerpscape.lab.data.splits import DataSet, Split
@@ -87,7 +87,11 @@ def read_texts(path: Path) -> list[str]:
     files = text_files(path)
     if not files:
         raise FileNotFoundError(
-            three_parts(f"a folder of .txt files, {path}.", "none there.", "Put the texts there, one file each.")
+            explain(
+                expected=f"a folder of .txt files, {path}.",
+                got="none there.",
+                hint="Put the texts there, one file each.",
+            )
         )
     return [_decoded(file.read_bytes(), str(file)) for file in files]
 
@@ -143,10 +147,10 @@ def sequences(stream: Tensor, length: Size, name: str) -> Split:
     n = (len(stream) - 1) // length
     if n < 1:
         raise ValueError(
-            three_parts(
-                f"at least {length + 1} tokens of text in the {name} part.",
-                f"{len(stream)}.",
-                "Give more text, a shorter length, or split by position.",
+            explain(
+                expected=f"at least {length + 1} tokens of text in the {name} part.",
+                got=f"{len(stream)}.",
+                hint="Give more text, a shorter length, or split by position.",
             )
         )
     return Split(stream[: n * length].view(n, length), stream[1 : n * length + 1].view(n, length))
@@ -172,10 +176,10 @@ def _by_files(documents: list[list[str]]) -> Parts:
     validation, test = documents[4::10], documents[9::10]
     if not test:
         raise ValueError(
-            three_parts(
-                "at least 10 files, of which the 5th validates and the 10th tests.",
-                f"{len(documents)}.",
-                'split = "position" cuts the whole text instead.',
+            explain(
+                expected="at least 10 files, of which the 5th validates and the 10th tests.",
+                got=f"{len(documents)}.",
+                hint='split = "position" cuts the whole text instead.',
             )
         )
     return [each for i, each in enumerate(documents) if i % 10 not in (4, 9)], validation, test
@@ -192,5 +196,7 @@ def _decoded(content: bytes, name: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            three_parts(f"{name} to be text in UTF-8.", f"{error}.", "Convert it: iconv -f latin1 -t utf-8")
+            explain(
+                expected=f"{name} to be text in UTF-8.", got=f"{error}.", hint="Convert it: iconv -f latin1 -t utf-8"
+            )
         ) from error

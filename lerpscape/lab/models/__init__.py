@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import named, unknown_name
 from lerpscape.lab.models.alexnet import alexnet
 from lerpscape.lab.models.autoencoders import autoencoder, linear_autoencoder
 from lerpscape.lab.models.fully_connected import fully_connected
@@ -18,7 +19,6 @@ from lerpscape.lab.models.lenet import lenet
 from lerpscape.lab.models.residual import resnet
 from lerpscape.lab.models.vgg import vgg
 from lerpscape.lab.options import check_options
-from lerpscape.names import named, unknown_name
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "fully_connected": fully_connected,
@@ -62,8 +62,10 @@ def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **opti
         model = factory(**{key: value for key, value in sizes.items() if key in wanted}, **options)
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            three_parts(
-                f"a torch module from {name!r}.", f"{type(model).__name__}.", "Return the network that it builds."
+            explain(
+                expected=f"a torch module from {name!r}.",
+                got=f"{type(model).__name__}.",
+                hint="Return the network that it builds.",
             )
         )
     return model
@@ -80,7 +82,9 @@ def _factory(name: str) -> Callable[..., Any]:
         raise ConfigError(str(error)) from error
     if not callable(found) or isinstance(found, nn.Module):
         raise ConfigError(
-            three_parts(f"a function {name}.", f"{type(found).__name__}.", "Name what builds the network.")
+            explain(
+                expected=f"a function {name}.", got=f"{type(found).__name__}.", hint="Name what builds the network."
+            )
         )
     factory: Callable[..., Any] = found
     return factory

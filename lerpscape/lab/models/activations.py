@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lerpscape.errors import ConfigError, three_parts
-from lerpscape.names import unknown_name
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 
 
 class GroupSort(nn.Module):
@@ -26,7 +26,9 @@ class GroupSort(nn.Module):
     def __init__(self, size: int = 2) -> None:
         super().__init__()
         if size < 2:
-            raise ConfigError(three_parts("groups of at least 2 features.", f"size={size}.", "2 is MaxMin."))
+            raise ConfigError(
+                explain(expected="groups of at least 2 features.", got=f"size={size}.", hint="2 is MaxMin.")
+            )
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,10 +60,10 @@ def activation_layer(name: str, features: int) -> nn.Module:
     layer = ACTIVATIONS[name]()
     if isinstance(layer, GroupSort) and features % layer.size:
         raise ConfigError(
-            three_parts(
-                f"a multiple of {layer.size} features in every layer, which GroupSort sorts in groups.",
-                f"{features} features.",
-                "Choose an even width.",
+            explain(
+                expected=f"a multiple of {layer.size} features in every layer, which GroupSort sorts in groups.",
+                got=f"{features} features.",
+                hint="Choose an even width.",
             )
         )
     return layer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
 from lerpscape.lab.models.fully_connected import fully_connected
 from lerpscape.lab.options import Size
 
@@ -84,9 +84,9 @@ def _as_many(inputs: Sequence[int], outputs: int) -> None:
     values = math.prod(inputs)
     if outputs != values:
         raise ConfigError(
-            three_parts(
-                f"as many outputs as an example of shape {tuple(inputs)} has values ({values}).",
-                f"{outputs}.",
-                "Load the data for reconstruction: reconstruct=true.",
+            explain(
+                expected=f"as many outputs as an example of shape {tuple(inputs)} has values ({values}).",
+                got=f"{outputs}.",
+                hint="Load the data for reconstruction: reconstruct=true.",
             )
         )

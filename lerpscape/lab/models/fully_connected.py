@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lerpscape.errors import ConfigError
+from lerpscape.base.errors import ConfigError
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import NTKLinear, initialise, keep_biases
 from lerpscape.lab.options import Size
-from lerpscape.names import unknown_name
 
 LAYERS: dict[str, type[nn.Linear] | type[NTKLinear]] = {"standard": nn.Linear, "ntk": NTKLinear}
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lerpscape.errors import ConfigError, three_parts
-from lerpscape.names import unknown_name
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 
 INITIALISATIONS = ("default", "xavier", "kaiming", "sparse")
 BIASES = ("all", "last", "none")
@@ -95,14 +95,16 @@ def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
     if init not in INITIALISATIONS:
         raise ConfigError(unknown_name("init", init, INITIALISATIONS))
     if not 0 < scale < math.inf:
-        raise ConfigError(three_parts("init_scale > 0.", f"{scale}.", "1 leaves the initialisation as it is."))
+        raise ConfigError(
+            explain(expected="init_scale > 0.", got=f"{scale}.", hint="1 leaves the initialisation as it is.")
+        )
     layers = weighted_layers(model)
     if init != "default" and any(isinstance(layer, NTKLinear) for layer in layers):
         raise ConfigError(
-            three_parts(
-                'init="default" for parametrization="ntk", which draws all weights from N(0, 1).',
-                f"init={init!r}.",
-                'Leave init out, or use parametrization="standard".',
+            explain(
+                expected='init="default" for parametrization="ntk", which draws all weights from N(0, 1).',
+                got=f"init={init!r}.",
+                hint='Leave init out, or use parametrization="standard".',
             )
         )
     with torch.no_grad():

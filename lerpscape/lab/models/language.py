@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
 from lerpscape.lab.models.shapes import sequence_shape
 from lerpscape.lab.options import Size
 
@@ -128,7 +128,11 @@ def transformer(
     sequence_shape(inputs, "transformer")
     if width % heads or width % 2:
         raise ConfigError(
-            three_parts("an even width, a multiple of the heads.", f"width={width}, heads={heads}.", "200 and 2 fit.")
+            explain(
+                expected="an even width, a multiple of the heads.",
+                got=f"width={width}, heads={heads}.",
+                hint="200 and 2 fit.",
+            )
         )
     model = Transformer(outputs, width, depth, heads, hidden)
     _begin(model.embedding, model.read)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.models.initialisation import initialise
 from lerpscape.lab.models.shapes import image_shape
 from lerpscape.lab.options import Size
-from lerpscape.names import unknown_name
 
 NORMS = ("batch_norm", "identity", "residual_scale", "fixup")
 
@@ -97,7 +97,9 @@ def resnet(
     """
     channels, *_ = image_shape(inputs, "resnet")
     if depth % 6 != 2 or depth < 8:
-        raise ConfigError(three_parts("a depth of 6 n + 2.", f"{depth}.", "20, 32, 44, 56 and 110 are usual."))
+        raise ConfigError(
+            explain(expected="a depth of 6 n + 2.", got=f"{depth}.", hint="20, 32, 44, 56 and 110 are usual.")
+        )
     if norm not in NORMS:
         raise ConfigError(unknown_name("norm of 'resnet'", norm, NORMS))
     stages = OrderedDict[str, nn.Module](stem=nn.Sequential(*_convolution(channels, width, 1, norm), nn.ReLU()))

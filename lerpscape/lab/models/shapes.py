@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lerpscape.errors import ConfigError, three_parts
+from lerpscape.base.errors import ConfigError, explain
 
 
 def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[int, int, int]:
@@ -17,10 +17,10 @@ def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[i
     """
     if len(inputs) != 3 or min(inputs[1:]) < smallest:
         raise ConfigError(
-            three_parts(
-                f"images (channels, height, width) for {model!r}, of {smallest} × {smallest} or more.",
-                f"examples of shape {tuple(inputs)}.",
-                "Choose other data, or fully_connected.",
+            explain(
+                expected=f"images (channels, height, width) for {model!r}, of {smallest} × {smallest} or more.",
+                got=f"examples of shape {tuple(inputs)}.",
+                hint="Choose other data, or fully_connected.",
             )
         )
     channels, height, width = inputs
@@ -36,9 +36,9 @@ def sequence_shape(inputs: Sequence[int], model: str) -> None:
     """
     if len(inputs):
         raise ConfigError(
-            three_parts(
-                f"sequences of tokens for {model!r}: inputs=().",
-                f"examples of shape {tuple(inputs)}.",
-                "Choose text, or fully_connected.",
+            explain(
+                expected=f"sequences of tokens for {model!r}: inputs=().",
+                got=f"examples of shape {tuple(inputs)}.",
+                hint="Choose text, or fully_connected.",
             )
         )

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lerpscape.errors import ConfigError
+from lerpscape.base.errors import ConfigError
+from lerpscape.base.names import unknown_name
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import initialise, keep_biases
 from lerpscape.lab.models.shapes import image_shape
 from lerpscape.lab.options import Size
-from lerpscape.names import unknown_name
 
 # Convolutions in each of the five blocks, whose channels are 1, 2, 4, 8 and 8 times the width.
 BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -1,0 +1,211 @@
+"""Affine maps with moving weights: linear layers and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lerpscape.certificates.moving_parameters import Parameter
+from lerpscape.certificates.noises import Noise, joined
+from lerpscape.certificates.rounding import COARSE, UNIT, coarse, enlarged, lifted, plus, total
+from lerpscape.certificates.taylor_models import Form, TaylorModel
+
+# Products of the data with the ends' weights, kept while the same data meet the same layer around another α.
+Memory = dict[str, Tensor]
+# Intervals at least this wide to each side have the terms in t multiplied in float32: their rounding is relative to t.
+WIDE = 2.0**-8
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A map (inputs, weights) → outputs, linear in both, whose sums have so many `terms`.
+
+    `exact` is for float64, where sums of products are just that. `plain` maps are so in float32 too; others, such as
+    convolutions, may use other algorithms there, and are computed in float64 throughout.
+    """
+
+    exact: Callable[[Tensor, Tensor], Tensor]
+    terms: int
+    plain: bool
+
+    def coarsely(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """The map of float32 tensors, with float32 rounding of plain sums."""
+        if self.plain:
+            return self.exact(inputs, weights)
+        return self.exact(inputs.double(), weights.double()).float()
+
+    def followed(self, noise: Noise, weights: Tensor, shape: torch.Size) -> Noise:
+        """The noise after the map; plain maps are matrix products."""
+        if self.plain:
+            return noise.through(lambda back: back @ weights, shape, len(weights) + 8)
+        return noise.map(lambda shift: self.coarsely(shift, weights), shape, weights.numel() + 8)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the matrices make of a model: W and Δ of (c, d, g, e), and of the sizes of what is unknown about it.
+
+    With the rounding ρ of sums over the value, and σ over the slope, `value_room` is |W|·(R + ρ), `slope_room` is
+    |W|·S, `slope_rounding` is |W|·σ and `moved` is |Δ|·(R + ρ + s·(S + σ)).
+    """
+
+    by_middle: list[Tensor | None]
+    by_change: list[Tensor | None]
+    value_room: Tensor
+    slope_room: Tensor | None
+    slope_rounding: Tensor | None
+    moved: Tensor | None
+
+
+def affine(
+    model: TaylorModel, weight: Parameter, bias: Parameter | None, apply: LinearMap, memory: Memory | None = None
+) -> TaylorModel:
+    """The layer z = W(t)·h + b(t), z′ = W(t)·h′ + ΔW·h + Δb, for a linear map.
+
+    With h = c + dt ± R, h′ = g + et ± S and W(t) = W + tΔ:
+    z = Wc + b + ½r²Δd + (Wd + Δc + β)t ± (½r²|Δd| + A·R), z′ = Wg + Δc + β + ½r²Δe + (We + Δg + Δd)t
+    ± (½r²|Δe| + A·S + |Δ|·R), where A ≥ |W| + s|Δ|, s ≥ r. Every rounding error of these sums is at most κ times the
+    same sum of absolute values, κ = 2γ_{2n+8} + grain, so κ(|c| + r|d|) joins R and κ(|g| + r|e|) joins S before the
+    matrices are applied, and no other matrix product is needed. On wide intervals the products with d and e, and Δg,
+    are float32: κ′r|d|, κ′r|e| and κ′r|g|, with v in place of u, join in the same way.
+    """
+    value, slope, reach = model.value, model.slope, model.value.reach
+    kappa = (4 * apply.terms + 64) * UNIT + 2 * weight.grain
+    if slope is None and value.tilt is None and value.remainder is None and memory is not None:
+        found = _images_of_data(value.centre, weight, apply, memory)
+    else:
+        found = _images(model, weight, apply, kappa)
+    steps = apply.terms + 32
+    shape = (-1, *([1] * (found.value_room.dim() - 2)))
+    square = _half_square(found.by_change[1], reach)
+    assert found.by_middle[0] is not None
+    centre = plus(found.by_middle[0], square, None if bias is None else bias.middle.view(shape))
+    tilt, change = total(found.by_middle[1], found.by_change[0]), None if bias is None else bias.change
+    remainder = plus(
+        found.value_room,
+        None if found.moved is None else weight.share * found.moved,
+        None if square is None else coarse(square),
+        None if bias is None else bias.size.view(shape) * (kappa + 2 * bias.grain),
+    )
+    if change is not None:
+        change = change.view(shape).expand_as(centre)
+        tilt = plus(change, tilt)
+    result = Form(centre, tilt, enlarged(remainder, steps), reach)
+    rate = total(found.by_middle[2], found.by_change[0], change)
+    if rate is None:
+        return TaylorModel(result, None)
+    square = _half_square(found.by_change[3], reach)
+    rate_tilt = total(found.by_middle[3], found.by_change[2], found.by_change[1])
+    size = None if bias is None or change is None else bias.movement.change_size
+    new = total(
+        found.moved,
+        found.slope_rounding,
+        None if square is None else coarse(square),
+        None if size is None else size.view(shape).expand_as(result.centre) * (2 * kappa),
+    )
+    assert new is not None
+    new = enlarged(new, steps)
+    flank = new if found.slope_room is None else enlarged(new + found.slope_room, steps)
+    # what the middle weights make of old noise is followed; the rest is new, rounding of every output's own too
+    known = None if slope is None else slope.tracked(slope.centre.shape)
+    noise = None if known is None else joined(new, apply.followed(known, weight.middle_coarse, new.shape))
+    return TaylorModel(result, Form(rate if square is None else rate + square, rate_tilt, flank, reach, noise))
+
+
+def _images(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: float) -> _Images:
+    value, slope = model.value, model.slope
+    c, d = value.centre, value.tilt
+    g, e = (None, None) if slope is None else (slope.centre, slope.tilt)
+    change, line = weight.change, weight.movement
+    rough = _rough_share(apply.terms) if apply.plain and weight.reach >= WIDE else 0.0
+    if rough:
+        wc, wg = _apply_all(apply.exact, [c, g], weight.middle)
+        (dc,) = _apply_all(apply.exact, [c], change)
+        wd, we = _in_float32(apply, [d, e], weight.middle_coarse)
+        dd, dg, de = _in_float32(apply, [d, g, e], None if change is None else line.change_coarse)
+    else:
+        wc, wd, wg, we = _apply_all(apply.exact, [c, d, g, e], weight.middle)
+        dc, dd, dg, de = _apply_all(apply.exact, [c, d, g, e], change)
+    room = _rounding(value, kappa, rough)
+    room = room if value.remainder is None else enlarged(room + value.remainder, 4)
+    slope_room = None if slope is None else slope.remainder
+    slope_rounding = None if slope is None else _rounding(slope, kappa, rough)
+    # at a single point the change counts only in the rounding of the middle, which is relative to `size`
+    sizes = weight.size if change is None else weight.middle_size
+    rooms = [None if part is None else lifted(part) for part in (room, slope_room, slope_rounding)]
+    by_size = _apply_all(apply.coarsely, rooms, sizes)
+    moved = None
+    if change is not None:
+        moving = room
+        if slope is not None and slope_rounding is not None:
+            slope_size = plus(slope_rounding, slope.remainder)
+            moving = moving + weight.share * slope_size + (rough * weight.reach) * slope.magnitude
+        (moved,) = _apply_all(apply.coarsely, [lifted(enlarged(moving, 8))], line.change_size)
+    assert by_size[0] is not None
+    return _Images([wc, wd, wg, we], [dc, dd, dg, de], by_size[0], by_size[1], by_size[2], moved)
+
+
+def _images_of_data(data: Tensor, weight: Parameter, apply: LinearMap, memory: Memory) -> _Images:
+    """The same for inputs that do not move, from products with the start's weights and the change, computed once.
+
+    W(m)·x = W₀·x + mΔ·x; both products are off by γ_n times |W₀|·|x| and |Δ|·|x|, the sum by two more roundings.
+    """
+    line = weight.movement
+    if not memory:
+        size, share = coarse(data), (8 * apply.terms + 128) * UNIT
+        memory["start"] = apply.exact(data, line.start)
+        memory["start size"] = enlarged(apply.coarsely(size, line.start_size), apply.terms + 8) * share
+        if line.change is not None and line.change_size is not None:
+            memory["change"] = apply.exact(data, line.change)
+            memory["change size"] = enlarged(apply.coarsely(size, line.change_size), apply.terms + 8) * share
+    change, change_size = memory.get("change"), memory.get("change size")
+    middle = memory["start"] if change is None else torch.add(memory["start"], change, alpha=weight.alpha)
+    moves = weight.change is not None
+    return _Images(
+        [middle, None, None, None],
+        [change if moves else None, None, None, None],
+        plus(memory["start size"], change_size),
+        None,
+        None,
+        change_size if moves else None,
+    )
+
+
+def _apply_all(
+    apply: Callable[[Tensor, Tensor], Tensor], inputs: list[Tensor | None], weight: Tensor | None
+) -> list[Tensor | None]:
+    """The map of every input that is there, in one call: the inputs share the weights."""
+    there = [part for part in inputs if part is not None]
+    if weight is None or not there:
+        return [None] * len(inputs)
+    if len(there) == 1:
+        outputs = iter([apply(there[0], weight)])
+    else:
+        outputs = iter(apply(torch.cat(there), weight).chunk(len(there)))
+    return [None if part is None else next(outputs) for part in inputs]
+
+
+def _in_float32(apply: LinearMap, inputs: list[Tensor | None], weight: Tensor | None) -> list[Tensor | None]:
+    outputs = _apply_all(apply.exact, [None if part is None else part.float() for part in inputs], weight)
+    return [None if part is None else part.double() for part in outputs]
+
+
+def _rough_share(terms: int) -> float:
+    """Rounding of float32 sums of so many products of rounded factors, relative to their absolute values."""
+    return (4 * terms + 64) * COARSE
+
+
+def _rounding(form: Form, kappa: float, rough: float) -> Tensor:
+    """Room for the rounding of sums over a form: over its line and its remainder in float64, its tilt in float32."""
+    room = kappa * form.size
+    if rough and form.drift is not None:
+        room = room + rough * form.drift
+    return enlarged(room, 4)
+
+
+def _half_square(square: Tensor | None, reach: float) -> Tensor | None:
+    """A term in t² ∈ [0, r²] is ½r² of it, give or take as much."""
+    return None if square is None else (0.5 * reach**2) * square

@@ -1,0 +1,184 @@
+"""A certificate: a bracket of the largest rise over every α, with the intervals that prove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.results import Result
+from lerpscape.certificates.largest_step import most_over_a_step
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate(Result):
+    """lower ≤ sup over 0 ≤ α₁ < α₂ ≤ 1 of L(α₂) − L(α₁) ≤ upper, a proof for the given data, network and line.
+
+    `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance) or `undecided`, and `stopped` says
+    why the search ended. `lower` is a rise from α = `lowest` to α = `highest`. Losses are in `unit`.
+
+    The proof: `edges` (intervals + 1,) cut [0, 1]; `loss_low` and `loss_high` (intervals + 1,) enclose L at them.
+    dL/dα lies between two lines, `slope_low` and `slope_high` (intervals, 2), given by their values at both ends of an
+    interval; `rise` (intervals,) bounds any rise within one; `direction` (intervals,) is what its bounds decide:
+    `falling`, `rising`, `flat` or `undecided`; `accuracy_low` and `accuracy_high` (intervals,) are the shares of
+    examples that are surely and possibly right everywhere on it, None for losses without right answers. `evaluations`
+    counts the intervals enclosed on the way, and `how` says how it was made.
+    """
+
+    FORMAT = "lerpscape certificate 2"
+    PLOT = "profiles.plot_certificate"
+    PAGE = (5.8, 3.4)
+
+    lower: float
+    upper: float
+    verdict: str
+    tolerance: float
+    stopped: str
+    lowest: float
+    highest: float
+    edges: Floats
+    loss_low: Floats
+    loss_high: Floats
+    slope_low: Floats
+    slope_high: Floats
+    rise: Floats
+    accuracy_low: Floats | None
+    accuracy_high: Floats | None
+    direction: tuple[str, ...]
+    evaluations: int
+    examples: int
+    unit: str
+    loss_name: str
+    seconds: float
+    how: dict[str, Any] = field(repr=False)
+
+    @property
+    def intervals(self) -> int:
+        """Number of intervals in the proof."""
+        return len(self.direction)
+
+    @property
+    def undecided(self) -> tuple[tuple[float, float], ...]:
+        """The intervals (left, right) on which dL/dα may have both signs."""
+        return tuple(
+            (float(self.edges[i]), float(self.edges[i + 1]))
+            for i, direction in enumerate(self.direction)
+            if direction == "undecided"
+        )
+
+    @property
+    def certified_share(self) -> float:
+        """Length of the intervals on which the loss provably never rises."""
+        widths = np.diff(self.edges)
+        return float(sum(w for w, kind in zip(widths, self.direction, strict=True) if kind in ("falling", "flat")))
+
+    def loss_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of L at any α in [0, 1], shape (points,): from the edges of its interval and the bounds of dL/dα.
+
+        Raises `ValueError` for α outside [0, 1].
+        """
+        alphas, index, share = self._located(alphas)
+        width = np.diff(self.edges)[index]
+        low, high = np.full(alphas.shape, -np.inf), np.full(alphas.shape, np.inf)
+        known = np.isfinite(np.hstack([self.slope_low, self.slope_high])[index]).all(axis=1)
+        size = np.zeros(alphas.shape)
+        for edge, begin, end in ((index, np.zeros_like(share), share), (index + 1, np.ones_like(share), share)):
+            # what L can change by from the edge to α: the integrals of both lines
+            changes = []
+            for lines in (self.slope_low, self.slope_high):
+                left, right = np.where(known, lines[index].T, 0.0)
+                middle = 0.5 * (begin + end)
+                changes.append((end - begin) * width * ((1 - middle) * left + middle * right))
+                size = size + np.abs(left) + np.abs(right)
+            low = np.maximum(low, np.where(known, self.loss_low[edge] + np.minimum(*changes), -np.inf))
+            high = np.minimum(high, np.where(known, self.loss_high[edge] + np.maximum(*changes), np.inf))
+        margin = 2.0**-46 * (np.abs(self.loss_low[index]) + np.abs(self.loss_high[index + 1]) + size)
+        return low - margin, high + margin
+
+    def slope_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of dL/dα at any α in [0, 1], shape (points,); at a kink, of the slopes at both sides.
+
+        Raises `ValueError` for α outside [0, 1].
+        """
+        alphas, index, share = self._located(alphas)
+        low, high = (
+            (1 - share) * lines[index, 0] + share * lines[index, 1] for lines in (self.slope_low, self.slope_high)
+        )
+        margin = 2.0**-48 * (np.abs(self.slope_low[index]).max(1) + np.abs(self.slope_high[index]).max(1))
+        return low - margin, high + margin
+
+    def accuracy_bounds(self, alphas: Floats) -> tuple[Floats, Floats]:
+        """Bounds of the accuracy at any α in [0, 1], shape (points,): no decision counted as sure changes nearby.
+
+        At an edge both intervals hold, and the narrower bounds are taken. Raises `ValueError` for α outside [0, 1],
+        and where the loss has no right answers.
+        """
+        if self.accuracy_low is None or self.accuracy_high is None:
+            raise ValueError(
+                explain(
+                    expected="a loss with right answers.",
+                    got=f"{self.loss_name}.",
+                    hint="Certify cross_entropy with class numbers.",
+                )
+            )
+        alphas, index, share = self._located(alphas)
+        before = np.where((share == 0) & (index > 0), index - 1, index)
+        return (
+            np.maximum(self.accuracy_low[index], self.accuracy_low[before]),
+            np.minimum(self.accuracy_high[index], self.accuracy_high[before]),
+        )
+
+    def max_step(self, width: float) -> tuple[float, float]:
+        """Bounds of sup over α of L(α + width) − L(α), 0 < width ≤ 1: what `max_step` of a grid of that spacing misses.
+
+        The supremum is over every α in [0, 1 − width]; it is negative where the loss falls over every such step.
+        Raises `ValueError` for another width.
+        """
+        if not 0 < width <= 1:
+            raise ValueError(
+                explain(
+                    expected="0 < width ≤ 1.", got=f"{width}.", hint="Use the spacing of a grid: 1/24 for 25 points."
+                )
+            )
+        starts = np.concatenate([self.edges, self.edges - width])
+        starts = np.clip(starts[(starts >= 0) & (starts <= 1 - width)], 0, 1 - width)
+        starts = np.concatenate([starts, [0.0, 1 - width]])
+        before, after = self.loss_bounds(starts), self.loss_bounds(np.minimum(starts + width, 1.0))
+        upper = most_over_a_step(self.edges, self.slope_high, width)
+        return float((after[0] - before[1]).max()), min(upper, self.upper)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence."""
+        unit = f" {self.unit}".rstrip()
+        over = f"over every α, tolerance {self.tolerance:g}{unit}, {self.examples} examples, {self.intervals} intervals"
+        if self.verdict == "monotonic":
+            most = "never rises" if self.upper == 0 else f"never rises by more than {self.upper:.4g}{unit}"
+            return f"Monotonic, proved: the loss {most} ({over})."
+        bracket = f"between {self.lower:.4g} and {self.upper:.4g}{unit}"
+        if self.verdict == "violated":
+            where = f"from α = {self.lowest:.4g} to {self.highest:.4g}"
+            return f"Not monotonic, proved: the largest rise is {bracket}, one is {where} ({over})."
+        reasons = {
+            "budget": "a larger budget",
+            "time": "more seconds",
+            "rounding": "no more intervals: what is left is the rounding of float64",
+        }
+        decide = reasons.get(self.stopped, self.stopped)
+        return (
+            f"Undecided: the largest rise is {bracket} ({over}, {len(self.undecided)} of them undecided). "
+            f"A tolerance of {self.upper:.2g}{unit} would call it monotonic; to decide this one it takes {decide}."
+        )
+
+    def _located(self, alphas: Floats) -> tuple[Floats, NDArray[np.intp], Floats]:
+        alphas = np.asarray(alphas, dtype=np.float64)
+        if not np.all((alphas >= 0) & (alphas <= 1)):
+            raise ValueError(
+                explain(expected="α between 0 and 1.", got=f"{alphas!r}."[:200], hint="A certificate covers [0, 1].")
+            )
+        index = np.clip(np.searchsorted(self.edges, alphas, side="right") - 1, 0, self.intervals - 1)
+        return alphas, index, (alphas - self.edges[index]) / np.diff(self.edges)[index]

@@ -1,0 +1,1 @@
+"""Losses and derivatives of a model at many α."""

@@ -1,0 +1,1 @@
+"""Tables of the runs in a store: records, groups, formats and pictures."""

@@ -1,0 +1,122 @@
+"""A table as text, Markdown, LaTeX (booktabs) or CSV; every format shows n and the notes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lerpscape.lab.tables.tables import Cell, Table, field_word
+
+NOTHING = "—"
+
+
+def as_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    lines = _grid(table)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([table.title, "", rows[0], rule, *rows[1:], "", *table.notes])
+
+
+def as_markdown(table: Table) -> str:
+    """A GitHub table."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in _grid(table)]
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    rule = "|" + "|".join(" --- " for _ in lines[0]) + "|"
+    return "\n".join([f"**{table.title}**", "", head, rule, *body, "", *(f"{note}  " for note in table.notes)]).rstrip()
+
+
+def as_latex(table: Table) -> str:
+    """A table environment for LaTeX with booktabs; compiles with pdfLaTeX."""
+    lines = [[_latex(cell) for cell in line] for line in _grid(table)]
+    left = len(table.layout.rows)
+    head, *body = [" & ".join(line) + r" \\" for line in lines]
+    notes = r" \\ ".join(_latex(note) for note in table.notes)
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(table.title)}}}",
+            rf"\begin{{tabular}}{{{'l' * left}{'r' * len(table.columns)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {notes}\end{{minipage}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def as_csv(table: Table) -> str:
+    """One line for each cell: row and column fields, value, interval, n; notes as comments at the end."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    layout = table.layout
+    writer.writerow([*layout.rows, *layout.columns, "value", "lower", "upper", "n"])
+    for row in table.rows:
+        for column in table.columns:
+            cell = table.cells.get((row, column))
+            numbers = ["", "", "", 0] if cell is None else [cell.value, cell.lower, cell.upper, cell.n]
+            writer.writerow([*map(value_word, row), *map(value_word, column), *numbers])
+    out.writelines(f"# {note}\n" for note in table.notes)
+    return out.getvalue().rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "latex": as_latex,
+    "csv": as_csv,
+}
+
+
+def _grid(table: Table) -> list[list[str]]:
+    names = ", ".join(field_word(name) for name in table.layout.columns)
+    heads = [", ".join(map(value_word, column)) for column in table.columns]
+    first = [f"{names} = {heads[0]}", *heads[1:]] if heads else []
+    lines = [[*(field_word(name) for name in table.layout.rows), *first]]
+    for row in table.rows:
+        cells = [_cell(table.cells.get((row, column)), table) for column in table.columns]
+        lines.append([*map(value_word, row), *cells])
+    return lines
+
+
+def _cell(cell: Cell | None, table: Table) -> str:
+    if cell is None:
+        return NOTHING
+    if table.layout.kind == "share":
+        return f"{cell.hits}/{cell.n} [{100 * cell.lower:.0f}, {100 * cell.upper:.0f}] %"
+    reach = "" if math.isnan(cell.upper) else f" ± {cell.upper - cell.value:.1g}"
+    return f"{cell.value:.3g}{reach} (n={cell.n})"
+
+
+def value_word(value: Any) -> str:
+    """A value of a field, as a reader wants it: equal widths as 1024×3, nothing as a dash.
+
+    >>> value_word((64, 64)), value_word((64, 8)), value_word(True), value_word(None), value_word(0.1)
+    ('64×2', '64-8', 'yes', '—', '0.1')
+    """
+    if isinstance(value, tuple) and value:
+        return f"{value[0]}×{len(value)}" if len({*value}) == 1 else "-".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Δ": r"$\Delta$", "≤": r"$\leq$", ">": r"$>$",
+    "<": r"$<$", "±": r"$\pm$", "×": r"$\times$", "—": "---", "²": r"$^2$", "α": r"$\alpha$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -1,0 +1,75 @@
+"""Pictures of many runs: heat maps of a table, and all curves by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lerpscape.lab.tables.formats import value_word
+from lerpscape.lab.tables.records import Record
+from lerpscape.lab.tables.tables import Layout, Table, counts, field_word
+from lerpscape.plots.style import style
+
+
+def heat_map(table: Table) -> Figure:
+    """The cells of a table as colours with their numbers; white where no run counts."""
+    values = table.values()
+    with style():
+        figure = Figure(figsize=(1.6 + 0.8 * len(table.columns), 1.5 + 0.45 * len(table.rows)), layout="constrained")
+        ax = figure.subplots()
+        high = 1.0 if table.layout.kind == "share" else float(np.nanmax(values, initial=0.0))
+        low = min(0.0, float(np.nanmin(values, initial=0.0)))
+        image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto", vmin=low, vmax=high or 1.0)
+        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_word, key)) for key in table.columns])
+        ax.set_yticks(range(len(table.rows)), [", ".join(map(value_word, key)) for key in table.rows])
+        ax.set_xlabel(", ".join(field_word(name) for name in table.layout.columns))
+        ax.set_ylabel(", ".join(field_word(name) for name in table.layout.rows))
+        ax.set_title(table.title, fontsize="medium")
+        ax.spines[:].set_visible(False)
+        for (row, column), value in np.ndenumerate(values):
+            cell = table.cells.get((table.rows[row], table.columns[column]))
+            if cell is not None:
+                ink = "white" if value < (low + high) / 2 else "black"
+                text = f"{cell.hits}/{cell.n}" if cell.hits is not None else f"{value:.2g}"
+                ax.annotate(text, (column, row), ha="center", va="center", color=ink, fontsize="small")
+        figure.colorbar(image, ax=ax)
+    return figure
+
+
+def curves(records: Sequence[Record], layout: Layout, counts_below: float | None = None) -> Figure:
+    """Every loss curve that counts, one panel for each combination of `layout.rows`; curves that rise in red."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if counts(record, counts_below, layout.part):
+            flat = record.config.flat()
+            words = (_panel_word(name, flat.get(name)) for name in layout.rows)
+            groups.setdefault(" · ".join(words), []).append(record)
+    with style():
+        across = min(3, max(1, len(groups)))
+        down = max(1, -(-len(groups) // across))
+        figure = Figure(figsize=(2.9 * across, 2.3 * down), layout="constrained")
+        panels = list(figure.subplots(down, across, sharex=True, squeeze=False).flat)
+        for ax, (name, group) in zip(panels, groups.items(), strict=False):
+            rising = 0
+            for record in group:
+                profile = record.profiles[layout.part]
+                rises = profile.max_rise > layout.tolerance
+                rising += rises
+                ax.plot(
+                    profile.alphas, profile.loss, color="C3" if rises else "C0", alpha=0.6, lw=0.9, zorder=2 + rises
+                )
+            ax.set_title(f"{name}\n{rising} of {len(group)} rise", fontsize="small")
+        for ax in panels[len(groups) :]:
+            ax.set_visible(False)
+        figure.supxlabel("α", fontsize="medium")
+        figure.supylabel("loss", fontsize="medium")
+    return figure
+
+
+def _panel_word(name: str, value: Any) -> str:
+    """A value that speaks for itself, or with its field: sgd, but batch_norm yes."""
+    word = value_word(tuple(value) if isinstance(value, list) else value)
+    return word if isinstance(value, str) else f"{field_word(name)} {word}"

@@ -1,0 +1,1 @@
+"""One network at given tensors: its operations, its batches and its loss."""

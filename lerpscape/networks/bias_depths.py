@@ -1,0 +1,59 @@
+"""How deep each bias lies: the number of layers with weights on the way to it, found by tracing."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from lerpscape.base.errors import explain
+from lerpscape.networks.fx_tracing import traced
+
+_ADVICE = 'Give the depths: homogeneous_biases(model, depths={"layer1.bias": 1, "layer2.bias": 2, ...}).'
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def bias_depths(model: nn.Module) -> dict[str, int]:
+    """The depth of every bias of linear and convolutional layers, by name.
+
+    Raises `TypeError` that names the layer where depth has no meaning: normalisation, which takes the scale of what
+    comes before away, branches of different depths that meet, and layers with parameters of another kind.
+
+    >>> bias_depths(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)))
+    {'0.bias': 1, '2.bias': 2}
+    """
+    modules = dict(model.named_modules())
+    depths: dict[fx.Node, int | None] = {}
+    found: dict[str, int] = {}
+    for node in traced(model, _ADVICE).graph.nodes:
+        if node.op == "placeholder":
+            depths[node] = 0
+            continue
+        before = {depths[each] for each in node.all_input_nodes} - {None}
+        if len(before) > 1:
+            raise _refusal(f"{node.name!r}, where branches of depths {_and(before)} meet")
+        depth = next(iter(before), None)
+        if node.op == "get_attr":
+            raise _refusal(f"{node.target!r}, a tensor used outside a layer")
+        if node.op == "call_module":
+            layer = modules[str(node.target)]
+            if isinstance(layer, _NORMS):
+                raise _refusal(f"{node.target!r}, a {type(layer).__name__}, which takes away the scale before it")
+            if isinstance(layer, (nn.Linear, _ConvNd)) and depth is not None:
+                depth += 1
+                if layer.bias is not None and found.setdefault(f"{node.target}.bias", depth) != depth:
+                    raise _refusal(f"{node.target!r}, used at two depths")
+            elif next(layer.parameters(), None) is not None:
+                raise _refusal(f"{node.target!r}, a {type(layer).__name__}")
+        depths[node] = None if node.target in ("size", "dim") or node.target is getattr else depth
+    return found
+
+
+def _refusal(what: str) -> TypeError:
+    return TypeError(
+        explain(expected="linear and convolutional layers, each at one depth.", got=f"{what}.", hint=_ADVICE),
+    )
+
+
+def _and(depths: set[int | None]) -> str:
+    return " and ".join(str(depth) for depth in sorted(depth for depth in depths if depth is not None))

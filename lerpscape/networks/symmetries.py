@@ -1,0 +1,319 @@
+"""Which hidden units of a network can change places without changing its function, found by tracing.
+
+Every tensor on the way from input to output carries a space of units along one of its axes. Layers with weights open a
+new space; what works on each unit alone passes it on; additions make two spaces one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lerpscape.base.errors import explain
+from lerpscape.networks.fx_tracing import traced
+from lerpscape.networks.unit_rules import (
+    ELEMENTWISE_FUNCTIONS,
+    ELEMENTWISE_LAYERS,
+    PINNING_FUNCTIONS,
+    POOLING_FUNCTIONS,
+    POOLING_LAYERS,
+)
+
+_ADVICE = (
+    "Units are followed through linear, convolution, embedding and norm layers, activations, pooling, flatten, "
+    "and additions; they stay in their place where channels are padded or concatenated."
+)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Where units lie in a tensor: which space, along which axis, and how many neighbours belong to one unit."""
+
+    space: int
+    axis: int
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor's axis along which the units of a space lie, `repeat` neighbours to a unit."""
+
+    name: str
+    axis: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """The spaces of interchangeable hidden units, from input to output, with the tensors that each is tied to.
+
+    `sizes` has the units of every space, `ties` its tensors by the names of the module, `nodes` the places in the
+    graph where a layer with parameters gives values of that space, and their axis.
+    """
+
+    graph: fx.Graph
+    sizes: tuple[int, ...]
+    ties: tuple[tuple[Tie, ...], ...]
+    nodes: tuple[tuple[tuple[str, int, int], ...], ...]
+
+
+def symmetry(model: nn.Module, inputs: Tensor) -> Symmetry:
+    """Find the hidden units of a model that can change places; `inputs` is a batch to learn shapes from.
+
+    Raises `TypeError` that names the layer or operation where units cannot be followed.
+
+    >>> found = symmetry(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
+    >>> found.sizes, [tie.name for tie in found.ties[0]]
+    ((3,), ['0.weight', '0.bias', '2.weight'])
+    """
+    trace = traced(model, _ADVICE)
+    if inputs.is_floating_point():
+        inputs = inputs.to(next((each.dtype for each in model.parameters() if each.is_floating_point()), inputs.dtype))
+    ShapeProp(trace.module).propagate(inputs)
+    follower = _Follower(model)
+    for node in trace.graph.nodes:
+        follower.follow(node)
+    return follower.found(trace.graph)
+
+
+@dataclass
+class _Follower:
+    """Follows units through a graph; space 0 holds what must stay in its place: inputs and outputs."""
+
+    model: nn.Module
+    sizes: list[int] = field(default_factory=lambda: [0])
+    parents: list[int] = field(default_factory=lambda: [0])
+    ties: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    units: dict[fx.Node, Units | None] = field(default_factory=dict)
+    written: list[tuple[str, Units]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.model.named_modules())
+        state = self.model.state_dict(keep_vars=True)
+        first: dict[int, str] = {}
+        self.names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+    def follow(self, node: fx.Node) -> None:
+        """Say where the units of a node's value lie; None for a value that is no tensor."""
+        if node.op == "placeholder":
+            self.units[node] = Units(0, 1)
+        elif node.op == "output":
+            for each in node.all_input_nodes:
+                units = self.units[each]
+                if units is not None:
+                    self._join(units.space, 0)
+        elif not _shape(node):
+            self.units[node] = None  # a number, as such or in a tensor, or a shape
+        elif node.op == "get_attr":
+            raise _refusal(f"{node.target!r}, a tensor used outside a layer")
+        elif node.op == "call_module":
+            self.units[node] = self._layer(node, str(node.target))
+        else:
+            self.units[node] = self._operation(node)
+
+    def found(self, graph: fx.Graph) -> Symmetry:
+        """What has been found, without the spaces that must stay in place."""
+        roots = sorted({self._root(space) for space in range(len(self.sizes))} - {self._root(0)})
+        return Symmetry(
+            graph,
+            tuple(self.sizes[root] for root in roots),
+            tuple(
+                tuple(
+                    Tie(name, axis, repeat)
+                    for (name, axis), (space, repeat) in self.ties.items()
+                    if self._root(space) == root
+                )
+                for root in roots
+            ),
+            tuple(
+                tuple(
+                    (node, units.axis, units.repeat) for node, units in self.written if self._root(units.space) == root
+                )
+                for root in roots
+            ),
+        )
+
+    def _layer(self, node: fx.Node, name: str) -> Units:
+        layer = self.modules[name]
+        units = self._only(node)
+        kind = type(layer).__name__
+        if isinstance(layer, nn.Linear):
+            units = self._expect(units, node, len(_shape(node) or ()) - 1, f"{name!r}, a {kind}")
+            self._tie(f"{name}.weight", 1, units)
+            found = self._open(layer.out_features, units.axis)
+            self._tie(f"{name}.weight", 0, found)
+        elif isinstance(layer, nn.Embedding):
+            found = self._open(layer.embedding_dim, len(_shape(node) or ()) - 1)
+            self._tie(f"{name}.weight", 1, found)
+        elif isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd):
+            units = self._expect(units, node, 1, f"{name!r}, a {kind}")
+            if layer.groups == 1:
+                self._tie(f"{name}.weight", 1, units)
+                found = self._open(layer.out_channels, 1)
+            elif layer.groups == layer.in_channels == layer.out_channels:
+                found = units
+            else:
+                raise _refusal(f"{name!r}, a {kind} in {layer.groups} groups of several channels")
+            self._tie(f"{name}.weight", 0, found)
+        elif isinstance(layer, _BatchNorm):
+            found = self._expect(units, node, 1, f"{name!r}, a {kind}")
+            for own in ("weight", "running_mean", "running_var"):
+                self._tie(f"{name}.{own}", 0, found)
+        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+            found = self._expect(units, node, len(_shape(node) or ()) - 1, f"{name!r}, a {kind}")
+            self._tie(f"{name}.weight", 0, found)
+        elif isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+            return units
+        elif isinstance(layer, nn.PReLU):
+            found = self._expect(units, node, 1, f"{name!r}, a {kind}")
+            self._tie(f"{name}.weight", 0, found)
+        elif isinstance(layer, nn.Flatten):
+            return self._flattened(units, node, f"{name!r}, a Flatten")
+        elif isinstance(layer, POOLING_LAYERS):
+            return self._expect(units, node, 1, f"{name!r}, a {kind}")
+        elif isinstance(layer, ELEMENTWISE_LAYERS):
+            return units
+        else:
+            raise _refusal(f"{name!r}, a {kind}")
+        self._tie(f"{name}.bias", 0, found)
+        self.written.append((node.name, found))
+        return found
+
+    def _operation(self, node: fx.Node) -> Units:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        what = f"{node.name!r}, the operation {name!r}"
+        key = node.target if callable(node.target) else name
+        if key in (torch.flatten, "flatten", "view", "reshape", torch.reshape):
+            return self._flattened(self._only(node), node, what)
+        if key in PINNING_FUNCTIONS:
+            return self._pinned(node)
+        if key in (torch.mean, "mean"):
+            return self._averaged(node, what)
+        if key in POOLING_FUNCTIONS:
+            return self._expect(self._only(node), node, 1, what)
+        if key in ELEMENTWISE_FUNCTIONS:
+            return self._same_place(node, what)
+        raise _refusal(what)
+
+    def _pinned(self, node: fx.Node) -> Units:
+        """Units that stay in their place, before and after."""
+        for each in node.all_input_nodes:
+            units = self.units[each]
+            if units is not None:
+                self._join(units.space, 0)
+        return Units(0, 1)
+
+    def _same_place(self, node: fx.Node, what: str) -> Units:
+        """Tensors of one shape that are combined unit by unit: their spaces are one."""
+        tensors = [each for each in node.all_input_nodes if self.units[each] is not None]
+        first = self.units[tensors[0]]
+        assert first is not None
+        for each in tensors[1:]:
+            other = self.units[each]
+            if other is None or _shape(each) != _shape(tensors[0]):
+                raise _refusal(f"{what}, of shapes {_shape(tensors[0])} and {_shape(each)}")
+            fixed = 0 in (self._root(first.space), self._root(other.space))
+            if not fixed and (first.axis, first.repeat) != (other.axis, other.repeat):
+                raise _refusal(f"{what}, of units along different axes")
+            self._join(first.space, other.space)
+        return first
+
+    def _flattened(self, units: Units, node: fx.Node, what: str) -> Units:
+        """All axes but the first made one; a unit's positions stay neighbours."""
+        before, after = _shape(node.all_input_nodes[0]) or (), _shape(node) or ()
+        if after == before or self._root(units.space) == 0:
+            return units
+        size = 1
+        for length in before[2:]:
+            size *= length
+        if len(after) != 2 or after[0] != before[0] or units.axis != 1:
+            raise _refusal(f"{what}, from shape {before} to {after}")
+        return Units(units.space, 1, units.repeat * size)
+
+    def _averaged(self, node: fx.Node, what: str) -> Units:
+        units, before, after = self._only(node), _shape(node.all_input_nodes[0]) or (), _shape(node) or ()
+        axes: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+        gone = {axis % len(before) for axis in (axes if isinstance(axes, (tuple, list)) else [axes])}
+        if not gone or units.axis in gone:
+            raise _refusal(f"{what}, over the units")
+        kept = len(before) == len(after)
+        return Units(units.space, units.axis - (0 if kept else sum(axis < units.axis for axis in gone)), units.repeat)
+
+    def _only(self, node: fx.Node) -> Units:
+        found = [units for each in node.all_input_nodes if (units := self.units[each]) is not None]
+        if len(found) != 1:
+            raise _refusal(f"{node.name!r}, which takes {len(found)} tensors")
+        return found[0]
+
+    def _expect(self, units: Units, node: fx.Node, axis: int, what: str) -> Units:
+        if self._root(units.space) == 0:
+            return Units(units.space, axis, units.repeat)
+        if units.axis != axis:
+            raise _refusal(f"{what}, which works along axis {axis} while the units lie along axis {units.axis}")
+        return units
+
+    def _open(self, size: int, axis: int) -> Units:
+        self.sizes.append(size)
+        self.parents.append(len(self.parents))
+        return Units(len(self.sizes) - 1, axis)
+
+    def _tie(self, name: str, axis: int, units: Units) -> None:
+        if name not in self.names:
+            return  # no bias, no statistics
+        key = self.names[name], axis
+        space, repeat = self.ties.setdefault(key, (units.space, units.repeat))
+        self._join(space, units.space)
+        if repeat != units.repeat:
+            raise _refusal(f"{name!r}, used with {repeat} and with {units.repeat} positions to a unit")
+
+    def _join(self, one: int, other: int) -> None:
+        low, high = sorted((self._root(one), self._root(other)))
+        self.parents[high] = low
+
+    def _root(self, space: int) -> int:
+        while self.parents[space] != space:
+            space = self.parents[space]
+        return space
+
+
+def rearranged(
+    tensors: Mapping[str, Tensor], found: Symmetry, orders: Mapping[int, Tensor], names: Mapping[str, list[str]]
+) -> dict[str, Tensor]:
+    """The tensors with the units of each space in a new order: unit i is what was unit order[i].
+
+    `names` gives all names under which a tied tensor of the module is among the tensors.
+    """
+    moved = dict(tensors)
+    for space, order in orders.items():
+        for tie in found.ties[space]:
+            known = names[tie.name]
+            tensor = in_order(moved[known[0]], tie, order)
+            moved |= dict.fromkeys(known, tensor)
+    return moved
+
+
+def in_order(tensor: Tensor, tie: Tie, order: Tensor) -> Tensor:
+    """A tensor with the units along a tie's axis in a new order."""
+    index = (order[:, None] * tie.repeat + torch.arange(tie.repeat)).flatten().to(tensor.device)
+    return tensor.index_select(tie.axis, index)
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    meta: Any = node.meta.get("tensor_meta")
+    return tuple(meta.shape) if hasattr(meta, "shape") else None
+
+
+def _refusal(what: str) -> TypeError:
+    return TypeError(
+        explain(expected="an architecture whose hidden units can be followed.", got=f"{what}.", hint=_ADVICE)
+    )
+
+
+__all__ = ["Symmetry", "Tie", "Units", "in_order", "rearranged", "symmetry"]

@@ -1,0 +1,1 @@
+"""Published studies: their sweeps, claims, figures and theory."""

@@ -1,0 +1,1 @@
+"""Lucas et al. (2021), Analyzing Monotonic Linear Interpolation in Neural Network Loss Landscapes."""

@@ -1,0 +1,1 @@
+"""Models whose lines are understood: noisy quadratic, linear networks, and width."""

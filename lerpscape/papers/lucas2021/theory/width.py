@@ -1,0 +1,268 @@
+"""Width → ∞: how lines straighten as a network nears its linearisation, with fitted exponents.
+
+Networks in the NTK parametrisation, z = W_L/√m φ(… φ(W₁/√d x)) with all entries of W from N(0, 1), train by full-batch
+gradient descent at one learning rate and number of steps for every width m: the limit of infinite width is then one
+and the same linear model in function space (Jacot, Gabriel & Hongler 2018).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.geometry.gauss_length import gauss_length
+from lerpscape.lab.models.initialisation import NTKLinear
+from lerpscape.paths.line import Line
+from lerpscape.profiles.profile import profile
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
+SEEDS = (0, 1, 2, 3, 4)
+EXAMPLES, INPUTS = 40, 4
+MEASURED = ("gauss_length", "integral", "relative_distance", "max_rise")
+INTEGRAL_POINTS = 17
+
+
+def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 1) -> nn.Module:
+    """A 4-width-…-2 network in NTK parametrisation, float64, without biases.
+
+    Raises `ValueError` for an unknown activation, which lists the known ones.
+
+    >>> sum(p.numel() for p in ntk_network(8, activation="tanh", seed=0).parameters())
+    48
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            explain(expected=f"one of {', '.join(ACTIVATIONS)}.", got=f"{activation!r}.", hint='Try "tanh".')
+        )
+    # A generator for each pair: neighbouring widths share no weights, so that runs are independent.
+    generator = torch.Generator().manual_seed(1_000_003 * seed + width)
+    sizes = [INPUTS, *[width] * hidden_layers, 2]
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise(sizes):
+        layers += [
+            NTKLinear(inside, outside, bias=False, generator=generator, dtype=torch.float64),
+            ACTIVATIONS[activation](),
+        ]
+    return nn.Sequential(*layers[:-1])
+
+
+def regression_data(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """40 points on a sphere of radius 2 in three dimensions, and two smooth functions of them; float64.
+
+    A constant 1 is the fourth input, so that networks without biases can learn functions that are not odd.
+
+    >>> [tuple(each.shape) for each in regression_data()]
+    [(40, 4), (40, 2)]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(EXAMPLES, INPUTS - 1, generator=generator, dtype=torch.float64)
+    x = 2 * x / x.norm(dim=1, keepdim=True)
+    y = torch.stack([(1.5 * x[:, 0]).sin() * x[:, 1], (x[:, 1] + x[:, 2]).cos()], dim=1)
+    return torch.cat([x, torch.ones(EXAMPLES, 1, dtype=torch.float64)], dim=1), y
+
+
+@dataclass(frozen=True)
+class WidthRun:
+    """One network: its losses (squared output units), and what its line does.
+
+    `gauss_length` is the mean over the examples in radians, by turning, with `gauss_error` its change at the last
+    halving of the grid; `integral` is what the published integral gives, which misses the kinks (rad).
+    """
+
+    width: int
+    seed: int
+    start_loss: float
+    end_loss: float
+    gauss_length: float
+    gauss_error: float
+    integral: float
+    relative_distance: float
+    max_rise: float
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """values ∝ width^exponent, fitted by least squares of logarithms in each seed alone.
+
+    The exponent is the mean over `seeds`, `lower` and `upper` its t interval at `level`, which speaks about other seeds
+    and not about other widths: where the curve is not yet a power, `widths` decides. `prefactor` is the fitted
+    value at width 1. Where there is no exponent all four are nan, with the `reason`.
+    """
+
+    exponent: float
+    lower: float
+    upper: float
+    prefactor: float
+    level: float
+    seeds: int
+    widths: tuple[int, ...]
+    reason: str = ""
+
+    def at(self, widths: ArrayLike) -> Floats:
+        """The fitted values."""
+        fitted: Floats = self.prefactor * np.asarray(widths, dtype=np.float64) ** self.exponent
+        return fitted
+
+    def verdict(self) -> str:
+        """The exponent with its interval, or why there is none."""
+        span = f"widths {self.widths[0]} to {self.widths[-1]}, {self.seeds} seeds"
+        if self.reason:
+            return f"no exponent: {self.reason} ({span})"
+        return f"exponent {self.exponent:.3f} [{self.lower:.3f}, {self.upper:.3f}] ({100 * self.level:g} %, {span})"
+
+
+def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) -> PowerLaw:
+    """Fit values = c · width^k, with a t interval over seeds; `values` has shape (widths, seeds).
+
+    k is the mean over seeds of each seed's least-squares slope of log values against log widths, and the interval is
+    k ± t · s/√n with s their standard deviation. There is no exponent where a value is 0.
+
+    Raises `ValueError` for shapes that do not fit, fewer than two widths or seeds, and negative or non-finite values.
+
+    >>> power_law([1, 10, 100], [[2.0, 1.0], [0.2, 0.1], [0.02, 0.01]]).verdict()
+    'exponent -1.000 [-1.000, -1.000] (95 %, widths 1 to 100, 2 seeds)'
+    >>> power_law([1, 10], [[2.0, 1.0], [0.2, 0.0]]).verdict()
+    'no exponent: 1 of 4 values are 0, which has no logarithm (widths 1 to 10, 2 seeds)'
+    """
+    found = np.asarray(values, dtype=np.float64)
+    distinct = sorted({width for width in widths if width > 0})
+    fits = found.ndim == 2 and found.shape[0] == len(widths) == len(distinct)
+    if not fits or min(found.shape) < 2:
+        raise ValueError(
+            explain(
+                expected="at least two different widths and two seeds, one value for each pair.",
+                got=f"{len(widths)} widths and values of shape {found.shape}.",
+                hint="values[i, j] belongs to widths[i] and seed j; one seed has no error.",
+            )
+        )
+    if not np.isfinite(found).all() or found.min() < 0:
+        raise ValueError(
+            explain(
+                expected="finite values ≥ 0.",
+                got=f"values from {found.min()} to {found.max()}.",
+                hint="Leave out failed runs.",
+            )
+        )
+    if not 0 < level < 1:
+        raise ValueError(explain(expected="0 < level < 1.", got=f"{level}.", hint="0.95 is usual."))
+    seeds, order = found.shape[1], tuple(int(width) for width in widths)
+    zeros = int((found == 0).sum())
+    if zeros:
+        reason = f"{zeros} of {found.size} values are 0, which has no logarithm"
+        return PowerLaw(math.nan, math.nan, math.nan, math.nan, level, seeds, order, reason)
+    logs = np.log(np.asarray(widths, dtype=np.float64))
+    slopes, offsets = np.polyfit(logs, np.log(found), 1)
+    half = t_quantile((1 + level) / 2, seeds - 1) * float(slopes.std(ddof=1)) / math.sqrt(seeds)
+    exponent = float(slopes.mean())
+    return PowerLaw(exponent, exponent - half, exponent + half, float(np.exp(offsets.mean())), level, seeds, order)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t.
+
+    >>> round(t_quantile(0.975, 4), 3)
+    2.776
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))
+
+
+@dataclass(frozen=True)
+class WidthStudy:
+    """The same training at many widths and seeds; `runs` in the order of widths, then seeds."""
+
+    activation: str
+    learning_rate: float
+    steps: int
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[WidthRun, ...]
+
+    def values(self, name: str) -> Floats:
+        """A measured quantity by the name it has in `WidthRun`; shape (widths, seeds)."""
+        return np.array([getattr(run, name) for run in self.runs]).reshape(len(self.widths), len(self.seeds))
+
+    def fit(self, name: str, *, widest: int | None = None) -> PowerLaw:
+        """The power law of a quantity, over all the widths or so many of the widest."""
+        first = 0 if widest is None else max(len(self.widths) - widest, 0)
+        return power_law(self.widths[first:], self.values(name)[first:])
+
+
+def width_study(
+    *,
+    activation: str = "tanh",
+    widths: Sequence[int] = WIDTHS,
+    seeds: Sequence[int] = SEEDS,
+    hidden_layers: int = 1,
+    learning_rate: float = 0.2,
+    steps: int = 300,
+    tolerance: float = 0.01,
+    budget: int = 513,
+    progress: Progress = None,
+) -> WidthStudy:
+    """Train networks of every width and seed by full-batch gradient descent on the mean squared error, and measure.
+
+    The loss is the squared error summed over two outputs and averaged over 40 examples. `tolerance` and `budget` are
+    those of `gauss_length`; everything is in float64.
+
+    Raises `ValueError` where training ends higher than it began: exponents of networks that diverged mean nothing.
+
+    >>> found = width_study(widths=(8, 64), seeds=(0, 1), steps=5, progress=False)
+    >>> found.values("relative_distance").shape, found.fit("relative_distance").exponent < 0
+    ((2, 2), True)
+    """
+    x, y = regression_data()
+    runs = []
+    with progress_bar(progress, len(widths) * len(seeds), f"width, {activation}", unit="network") as report:
+        for width in widths:
+            for seed in seeds:
+                model = ntk_network(width, activation=activation, seed=seed, hidden_layers=hidden_layers)
+                start = copy.deepcopy(model.state_dict())
+                descend(model, x, y, learning_rate=learning_rate, steps=steps)
+                runs.append(_measured(model, start, x, y, width, seed, tolerance, budget))
+                report(1)
+    return WidthStudy(activation, learning_rate, steps, tuple(widths), tuple(seeds), tuple(runs))
+
+
+def descend(model: nn.Module, x: Tensor, y: Tensor, *, learning_rate: float, steps: int) -> None:
+    """Full-batch gradient descent on the mean squared error, in place."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = (model(x) - y).square().sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _measured(
+    model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, width: int, seed: int, tol: float, budget: int
+) -> WidthRun:
+    line, data = Line(start, model), [(x, y)]
+    curve = profile(model, line, data, loss="squared_error", derivative=False, progress=False)
+    before, after = float(curve.loss[0]), float(curve.loss[-1])
+    if not after < before:
+        raise ValueError(
+            explain(
+                expected="training that lowers the loss.",
+                got=f"{before:.3g} before and {after:.3g} after, at width {width} with seed {seed}.",
+                hint="Use a smaller learning rate.",
+            )
+        )
+    turn = gauss_length(model, line, data, tolerance=tol, budget=budget, progress=False)
+    smooth = gauss_length(model, line, data, method="integral", alphas=INTEGRAL_POINTS, tolerance=None, progress=False)
+    return WidthRun(
+        width, seed, before, after, turn.mean, turn.mean_error, smooth.mean, curve.relative_distance, curve.max_rise
+    )

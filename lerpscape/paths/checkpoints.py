@@ -1,0 +1,249 @@
+"""Named tensors of a network, from a module, a mapping or a file, without ever running a pickle.
+
+A `Checkpoint` is what a path interpolates. Files are read by safetensors, or by `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lerpscape.base.errors import explain
+from lerpscape.networks.checksums import tensor_bytes
+
+Params: TypeAlias = dict[str, Tensor]
+Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Checkpoint"
+
+# What wrappers put before every name: DataParallel and DistributedDataParallel, torch.compile, Lightning modules.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Where training scripts keep the state dict inside a saved dictionary.
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A snapshot of a network: every tensor by name, and which of the names are parameters.
+
+    `tensors` holds parameters and buffers. `parameters` names what counts as parameter in distances, each tied
+    weight once. Without a module to ask, integers and batch-norm statistics are known by type and name.
+    """
+
+    tensors: Params
+    parameters: tuple[str, ...]
+    source: str
+
+    def digest(self) -> str:
+        """First 12 hex digits of a sha256 over names, dtypes, shapes and bytes."""
+        return digest(self.tensors)
+
+
+def checkpoint(source: Source) -> Checkpoint:
+    """Take a snapshot of a module or a mapping, or read a checkpoint file.
+
+    Files: `.safetensors` (also a `.safetensors.index.json` of shards, or a folder that holds either), and anything
+    `torch.load(weights_only=True)` accepts, including a training script's dictionary with the state dict under
+    `state_dict`, `model_state_dict`, `model`, `net` or `params`. Wrapper prefixes that stand before every name
+    (`module.`, `_orig_mod.`, `model.`) are taken off.
+
+    Raises `FileNotFoundError`, `TypeError` for something without named tensors, and `ValueError` for a file that is
+    damaged or would need pickle.
+
+    >>> checkpoint(nn.Linear(2, 1)).parameters
+    ('weight', 'bias')
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, nn.Module):
+        state = source.state_dict(keep_vars=True)
+        tensors = _snapshots({name: value for name, value in state.items() if isinstance(value, Tensor)})
+        parameters = tuple(name for name, _ in source.named_parameters())
+        prefix = wrapper_prefix(tensors)
+        return Checkpoint(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+            tuple(name.removeprefix(prefix) for name in parameters),
+            f"module {type(source).__name__}",
+        )
+    if isinstance(source, Mapping):
+        return _from_mapping(_snapshots(source), "a state dict")
+    if isinstance(source, (str, Path)):
+        return _from_mapping(_read(Path(source)), str(source))
+    raise TypeError(
+        explain(
+            expected="a torch module, a mapping of names to tensors, or the path of a checkpoint file.",
+            got=f"{type(source).__name__}.",
+            hint="Pass the module itself, or its state_dict().",
+        )
+    )
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """First 12 hex digits of a sha256 over the names, dtypes, shapes and bytes of tensors.
+
+    >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}), len(digest({}))
+    (True, 12)
+    """
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        hasher.update(tensor_bytes(tensor))
+    return hasher.hexdigest()[:12]
+
+
+def ends_digest(kind: str, **ends: Checkpoint) -> str:
+    """First 12 hex digits of a sha256 over the checkpoints that make a path, by their part in it, and its kind."""
+    tensors = {f"{part}:{name}": tensor for part, end in ends.items() for name, tensor in end.tensors.items()}
+    return digest({**tensors, f"kind:{kind}": torch.empty(0)})
+
+
+def wrapper_prefix(names: Iterable[str]) -> str:
+    """What wrappers such as DistributedDataParallel put before every one of the names.
+
+    >>> wrapper_prefix(["module._orig_mod.weight", "module._orig_mod.bias"]), wrapper_prefix(["weight"])
+    ('module._orig_mod.', '')
+    """
+    prefix, names = "", list(names)
+    while names:
+        found = next((p for p in WRAPPER_PREFIXES if all(n.startswith(prefix + p) for n in names)), None)
+        if found is None:
+            break
+        prefix += found
+    return prefix
+
+
+def storage(tensor: Tensor) -> Hashable:
+    """What two names of one tied tensor have in common: place in memory, shape and strides."""
+    return (
+        tensor.data_ptr() if tensor.numel() else id(tensor),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+    )
+
+
+def _from_mapping(tensors: Params, source: str) -> Checkpoint:
+    prefix = wrapper_prefix(tensors)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    parameters: dict[Hashable, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and name.rpartition(".")[2] not in STATISTICS:
+            parameters.setdefault(storage(tensor), name)  # tied: one parameter under two names
+    return Checkpoint(tensors, tuple(parameters.values()), source)
+
+
+def _snapshots(tensors: Mapping[str, Tensor]) -> Params:
+    """Copies that share memory exactly where the originals do."""
+    copies: dict[Hashable, Tensor] = {}
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise TypeError(
+                explain(
+                    expected="a mapping from names to tensors.",
+                    got=f"{type(value).__name__} under {name!r}.",
+                    hint='Pass the part of the checkpoint that holds the weights, such as saved["state_dict"].',
+                )
+            )
+        if storage(value) not in copies:
+            copies[storage(value)] = value.detach().clone()
+    return {name: copies[storage(value)] for name, value in tensors.items()}
+
+
+def _read(path: Path) -> Params:
+    if path.is_dir():
+        choices = [
+            path / "model.safetensors.index.json",
+            path / "model.safetensors",
+            *sorted(path.glob("*.safetensors")),
+        ]
+        found = next((choice for choice in choices if choice.exists()), None)
+        if found is None:
+            raise FileNotFoundError(
+                explain(
+                    expected="a folder with model.safetensors or model.safetensors.index.json.",
+                    got=f"{path} without either.",
+                    hint="Name the checkpoint file itself.",
+                )
+            )
+        path = found
+    if not path.exists():
+        raise FileNotFoundError(
+            explain(
+                expected="the path of a checkpoint.",
+                got=f"{path}, which does not exist.",
+                hint="Check the spelling and folder.",
+            )
+        )
+    if path.name.endswith(".index.json"):
+        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        return {name: tensor for shard in shards for name, tensor in _read(path.parent / Path(shard).name).items()}
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> Params:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            explain(
+                expected=f"{path} to be a safetensors file.",
+                got=f"{error}.",
+                hint="Copy it again: it may be cut short.",
+            )
+        ) from error
+
+
+def _read_torch(path: Path) -> Params:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            explain(
+                expected=f"{path} to hold tensors only; other pickled objects can run code and are never loaded.",
+                got=f"{reason}",
+                hint='Where you trust the file, save its weights alone: torch.save(model.state_dict(), "weights.pt").',
+            )
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            explain(
+                expected=f"{path} to be a file written by torch.save.",
+                got=f"{(str(error) or type(error).__name__).splitlines()[0]}",
+                hint="Copy it again: it may be cut short or of another kind.",
+            )
+        ) from error
+    for key in STATE_KEYS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    if not isinstance(saved, Mapping) or not saved:
+        raise ValueError(
+            explain(
+                expected=f"{path} to hold a state dict, bare or under one of {', '.join(STATE_KEYS)}.",
+                got=f"{type(saved).__name__}.",
+                hint='Save it with torch.save(model.state_dict(), "weights.pt").',
+            )
+        )
+    for name, value in saved.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                explain(
+                    expected=f"{path} to map names to tensors.",
+                    got=f"{type(value).__name__} under {name!r}.",
+                    hint=f"Keep the state dict under one of {', '.join(STATE_KEYS)}.",
+                )
+            )
+    return {name: value.detach() for name, value in saved.items()}

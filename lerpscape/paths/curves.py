@@ -1,0 +1,124 @@
+"""Paths that are not straight: through given points, or bent by a control point."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lerpscape.base.errors import EndpointMismatch, explain
+from lerpscape.paths.checkpoints import Params, Source, ends_digest
+from lerpscape.paths.line import Line, moving
+from lerpscape.paths.matching import all_matched, placed, twins
+from lerpscape.paths.path import Path
+
+
+class Polyline(Path):
+    """Straight lines from point to point, in equal shares of α: point k of n is at α = k/(n−1), bit for bit.
+
+    At a point between two lines the velocity is that of the line that begins there.
+
+    Raises `EndpointMismatch` for points that do not fit, and for equal neighbours; `ValueError` for fewer than two.
+
+    >>> path = Polyline({"w": torch.zeros(1)}, {"w": torch.ones(1)}, {"w": torch.zeros(1)})
+    >>> path.at(0.5), path.at(0.75), path.velocity(0.75)
+    ({'w': tensor([1.])}, {'w': tensor([0.5000])}, {'w': tensor([-2.])})
+    """
+
+    def __init__(self, *points: Source) -> None:
+        if len(points) < 2:
+            raise ValueError(
+                explain(expected="at least two points.", got=f"{len(points)}.", hint="Polyline(start, middle, end)")
+            )
+        self.points = all_matched(list(points))
+        self.start, self.end = self.points[0], self.points[-1]
+        self._lines = [Line(*ends) for ends in zip(self.points[:-1], self.points[1:], strict=True)]
+        self._moving = moving(*self.points)
+
+    def at(self, alpha: float) -> Params:
+        """Every tensor of the network at α; α outside [0, 1] extrapolates the first or last line."""
+        line, share = self._place(alpha)
+        return line.at(share)
+
+    def velocity(self, alpha: float) -> Params:
+        """dθ/dα of the tensors that move anywhere on the path."""
+        line, _ = self._place(alpha)
+        here = line.velocity(0.0)
+        tensors = self.start.tensors
+        count = len(self._lines)
+        return {name: count * here[name] if name in here else torch.zeros_like(tensors[name]) for name in self._moving}
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Polyline:
+        """The same path with its tensors on a device, the floating-point ones in `dtype` where one is given."""
+        return Polyline(*(placed(point, device, dtype) for point in self.points))
+
+    def describe(self) -> str:
+        """Where the path runs, in words."""
+        return f"polyline through {', '.join(point.source for point in self.points)}"
+
+    def digest(self) -> str:
+        """12 hex digits over all points."""
+        return ends_digest("polyline", **{f"point{index}": point for index, point in enumerate(self.points)})
+
+    def _place(self, alpha: float) -> tuple[Line, float]:
+        along = alpha * len(self._lines)
+        index = min(max(math.floor(along), 0), len(self._lines) - 1)
+        return self._lines[index], along - index
+
+
+class Bezier(Path):
+    """The quadratic curve θ(α) = (1−α)²θ₀ + 2α(1−α)θ_c + α²θ_T, bent towards a control point it does not meet.
+
+    Both ends are met bit for bit. `connect` trains a control point.
+
+    Raises `EndpointMismatch` for checkpoints that do not fit, or three that are the same.
+
+    Source: Garipov, Izmailov, Podoprikhin, Vetrov & Wilson (2018).
+
+    >>> curve = Bezier({"w": torch.zeros(1)}, {"w": torch.ones(1)}, {"w": torch.zeros(1)})
+    >>> curve.at(0.5), curve.velocity(0.25)
+    ({'w': tensor([0.5000])}, {'w': tensor([1.])})
+    """
+
+    def __init__(self, start: Source, control: Source, end: Source) -> None:
+        self.start, self.control, self.end = all_matched([start, control, end])
+        self._moving = moving(self.start, self.control, self.end)
+        self._twins = twins(self.start, self.control, self.end)
+        if not self._moving:
+            raise EndpointMismatch(
+                explain(
+                    expected="a curve that moves.",
+                    got="three equal checkpoints.",
+                    hint="Give two ends and a control point.",
+                )
+            )
+
+    def at(self, alpha: float) -> Params:
+        """Every tensor of the network at α, by two rounds of `torch.lerp`; tied names share one tensor."""
+        tensors = dict((self.start if alpha < 0.5 else self.end).tensors)
+        for name in self._moving:
+            twin = self._twins[name]
+            tensors[name] = tensors[twin] if twin != name else torch.lerp(*self._chords(name, alpha), alpha)
+        return tensors
+
+    def velocity(self, alpha: float) -> Params:
+        """dθ/dα = 2((1−α)(θ_c − θ₀) + α(θ_T − θ_c)) of the tensors that move."""
+        chords = {name: self._chords(name, alpha) for name in self._moving}
+        return {name: 2 * (towards_end - from_start) for name, (from_start, towards_end) in chords.items()}
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Bezier:
+        """The same curve with its tensors on a device, the floating-point ones in `dtype` where one is given."""
+        return Bezier(*(placed(each, device, dtype) for each in (self.start, self.control, self.end)))
+
+    def describe(self) -> str:
+        """Where the path runs, in words."""
+        return f"Bezier curve from {self.start.source} by {self.control.source} to {self.end.source}"
+
+    def digest(self) -> str:
+        """12 hex digits over both ends and the control point."""
+        return ends_digest("bezier", start=self.start, control=self.control, end=self.end)
+
+    def _chords(self, name: str, alpha: float) -> tuple[Tensor, Tensor]:
+        start, control, end = (each.tensors[name] for each in (self.start, self.control, self.end))
+        return torch.lerp(start, control, alpha), torch.lerp(control, end, alpha)

@@ -1,0 +1,174 @@
+"""A plane through three checkpoints: points on it, and where other checkpoints lie above it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from lerpscape.base.errors import explain
+from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, digest, ends_digest
+from lerpscape.paths.line import moving
+from lerpscape.paths.matching import all_matched, matched, placed
+
+# Three points are on one line where the sine of the angle at the origin is below this.
+_FLAT = 1e-6
+
+
+class Position(NamedTuple):
+    """Where a checkpoint is: the nearest point of a plane, and how far above it (in the norm of the parameters)."""
+
+    x: float
+    y: float
+    height: float
+
+
+class Plane:
+    """The plane θ(s, t) = θ_o + s(θ_x − θ_o) + t(θ_y − θ_o) through three checkpoints.
+
+    The corners (0, 0), (1, 0) and (0, 1) are the three checkpoints bit for bit. Buffers go along; distances and
+    coordinates are over parameters, in float64. What cannot be interpolated is taken from the origin.
+
+    Raises `EndpointMismatch` for checkpoints that do not fit, `ValueError` for three on one line.
+
+    >>> corners = torch.eye(3)
+    >>> plane = Plane(*({"w": corner} for corner in corners))
+    >>> plane.at(0.5, 0.5)["w"], plane.coordinates({"w": torch.tensor([0.0, 1.0, 1.0])})
+    (tensor([0.0000, 0.5000, 0.5000]), (0.6666666666666666, 0.6666666666666666))
+    >>> round(plane.position({"w": torch.ones(3)}).height, 4)  # 2/√3
+    1.1547
+    """
+
+    def __init__(self, origin: Source, x: Source, y: Source) -> None:
+        self.origin, self.x, self.y = all_matched([origin, x, y])
+        self._moving = moving(self.origin, self.x, self.y)
+        self._xx, self._xy, self._yy = (
+            self._product(*pair) for pair in ((self.x, self.x), (self.x, self.y), (self.y, self.y))
+        )
+        self._determinant = self._xx * self._yy - self._xy**2
+        if not self._determinant > _FLAT**2 * self._xx * self._yy:
+            raise ValueError(
+                explain(
+                    expected="three checkpoints that are not on one line, which make a plane.",
+                    got=f"{self.origin.source}, {self.x.source} and {self.y.source}, collinear to within rounding.",
+                    hint="Take a third one from another run, or measure the line with profile().",
+                )
+            )
+
+    def at(self, s: float, t: float) -> Params:
+        """Every tensor of the network at the point (s, t)."""
+        corner = {(0.0, 0.0): self.origin, (1.0, 0.0): self.x, (0.0, 1.0): self.y}.get((s, t))
+        if corner is not None:
+            return dict(corner.tensors)
+        tensors = dict(self.origin.tensors)
+        for name in self._moving:
+            origin = self.origin.tensors[name]
+            tensors[name] = torch.lerp(origin, self.x.tensors[name], s) + t * (self.y.tensors[name] - origin)
+        return tensors
+
+    def coordinates(self, of: Source) -> tuple[float, float]:
+        """(s, t) of the point of the plane nearest to a checkpoint; those of the corners are exact."""
+        point = matched(self.origin, checkpoint(of))[1]
+        along_x, along_y = self._product(point, self.x), self._product(point, self.y)
+        s = (along_x * self._yy - along_y * self._xy) / self._determinant
+        t = (along_y * self._xx - along_x * self._xy) / self._determinant
+        return s, t
+
+    def flat(self, s: float, t: float) -> tuple[float, float]:
+        """Where (s, t) is on paper: lengths and angles as in parameter space, the origin at 0, x to the right.
+
+        Both coordinates are in the norm of the parameters.
+        """
+        width = math.sqrt(self._xx)
+        return s * width + t * self._xy / width, t * math.sqrt(self._determinant) / width
+
+    def from_flat(self, x: float, y: float) -> tuple[float, float]:
+        """(s, t) of a place on paper: the inverse of `flat`."""
+        width = math.sqrt(self._xx)
+        t = y * width / math.sqrt(self._determinant)
+        return (x - t * self._xy / width) / width, t
+
+    def position(self, of: Source) -> Position:
+        """Where a checkpoint is on paper, and its height above the plane: ‖θ − nearest point‖₂ over parameters."""
+        point = matched(self.origin, checkpoint(of))[1]
+        s, t = self.coordinates(point)
+        total = 0.0
+        for name in self.origin.parameters:
+            origin = self.origin.tensors[name].double()
+            away = point.tensors[name].double() - origin
+            away -= s * (self.x.tensors[name].double() - origin) + t * (self.y.tensors[name].double() - origin)
+            total += float(away.square().sum())
+        return Position(*self.flat(s, t), math.sqrt(total))
+
+    def describe(self) -> str:
+        """Through which checkpoints the plane goes."""
+        return f"plane through {self.origin.source}, {self.x.source} and {self.y.source}"
+
+    def digest(self) -> str:
+        """12 hex digits over the three checkpoints."""
+        return ends_digest("plane", origin=self.origin, x=self.x, y=self.y)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Plane:
+        """The same plane with its tensors on a device, the floating-point ones in `dtype` where one is given."""
+        return Plane(*(placed(each, device, dtype) for each in (self.origin, self.x, self.y)))
+
+    def _product(self, one: Checkpoint, other: Checkpoint) -> float:
+        """Inner product over parameters of the ways from the origin."""
+        total = 0.0
+        for name in self.origin.parameters:
+            origin = self.origin.tensors[name].double()
+            ways = (each.tensors[name].double() - origin for each in (one, other))
+            total += float(torch.dot(*(way.flatten() for way in ways)))
+        return total
+
+
+class Stops:
+    """Points without a road between them, one after the other: stop k of n is at α = k/(n−1).
+
+    What takes a path measures them all in one reading of the data: `profile(..., alphas=len(stops),
+    derivative=False)`. `find` gives the tensors of stop k.
+    """
+
+    def __init__(
+        self, ends: tuple[Checkpoint, Checkpoint], count: int, find: Callable[[int], Params], what: str
+    ) -> None:
+        self.start, self.end = ends
+        self._count, self._find, self._what = count, find, what
+        self._place: tuple[torch.device, torch.dtype | None] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, alpha: float) -> Params:
+        """Every tensor of the network at the stop nearest to α."""
+        tensors = self._find(round(alpha * (self._count - 1)))
+        return tensors if self._place is None else placed(Checkpoint(tensors, (), ""), *self._place).tensors
+
+    def velocity(self, alpha: float) -> Params:
+        """There is none.
+
+        Raises `TypeError`.
+        """
+        raise TypeError(
+            explain(
+                expected="a path, for a derivative.", got=f"{self.describe()}, single points.", hint="derivative=False"
+            )
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Stops:
+        """The same stops on a device, the floating-point tensors in `dtype` where one is given."""
+        ends = placed(self.start, device, dtype), placed(self.end, device, dtype)
+        moved = Stops(ends, self._count, self._find, self._what)
+        moved._place = device, dtype
+        return moved
+
+    def describe(self) -> str:
+        """What the stops are."""
+        return f"{self._count} points of the {self._what}"
+
+    def digest(self) -> str:
+        """12 hex digits over the tensors of every stop."""
+        parts = {f"{index}": digest(self._find(index)) for index in range(self._count)}
+        return digest({f"stop:{index}:{part}": torch.empty(0) for index, part in parts.items()})

@@ -1,0 +1,1 @@
+"""Pictures of results, and several results as one HTML page."""

@@ -1,0 +1,149 @@
+"""Pictures of results: each function draws into given matplotlib axes and returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lerpscape.plots.style import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, style, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lerpscape.certificates.results import Certificate
+    from lerpscape.profiles.results import Profile
+
+
+def plot_profile(profile: Profile, ax: Axes | None = None, beside: Sequence[Profile] = ()) -> Axes:
+    """Draw the loss against α, rises shaded and invalid points crossed; dashed: the losses of profiles `beside` it.
+
+    Without `ax` a new pyplot figure is made. A small triangle marks an interval whose rise the grid hides.
+    """
+    with style():
+        ax, profiles = axes_or_new(ax), [profile, *beside]
+        for index, each in enumerate(profiles):
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+            ax.plot(each.alphas, each.loss, dash, color=colour, marker=".", markersize=4, label=each.label or "loss")
+            for point in each.invalid:
+                ax.axvline(point.alpha, color=RISE_COLOUR, linestyle=":", linewidth=1)
+        _shade_rises(profile, ax)
+        if any(each.invalid for each in profiles):
+            ax.plot([], [], color=RISE_COLOUR, linestyle=":", label="NaN or infinite")
+        if profile.alphas.min() < 0 or profile.alphas.max() > 1:
+            for end in (0, 1):
+                ax.axvline(end, color=INK, linewidth=0.6)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", profile.unit))
+        legend_above(ax, 3)
+    return ax
+
+
+def plot_accuracy(profiles: Sequence[Profile], ax: Axes) -> Axes | None:
+    """Draw accuracies on a second axis at the right of `ax`; None where no profile has one."""
+    known = [(index, each) for index, each in enumerate(profiles) if each.accuracy is not None]
+    if not known:
+        return None
+    with style():
+        right = ax.twinx()
+        right.spines["right"].set_visible(True)
+        for index, each in known:
+            accuracy = 100 * np.asarray(each.accuracy)
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+            right.plot(each.alphas, accuracy, dash, color=colour, alpha=0.4, linewidth=1)
+        right.set(ylabel="accuracy, thin lines (%)", ylim=(-2, 102))
+    return right
+
+
+def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes:
+    """Draw dL/dα against α; above the zero line the loss rises."""
+    with style():
+        ax = axes_or_new(ax)
+        for index, each in enumerate(profiles):
+            if each.derivative is not None:
+                colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
+                ax.plot(each.alphas, each.derivative, dash, color=colour, linewidth=1.2)
+                above = np.where(each.derivative > 0, each.derivative, 0)
+                ax.fill_between(each.alphas, 0, above, color=RISE_COLOUR, alpha=0.2, linewidth=0)
+        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.set(xlabel="α", ylabel="dL/dα")
+    return ax
+
+
+def profile_figure(profile: Profile, beside: Sequence[Profile] = ()) -> Figure:
+    """One page of profiles along one path: losses with accuracies above, derivatives below."""
+    profiles = [profile, *beside]
+    with style():
+        with_derivative = any(each.derivative is not None for each in profiles)
+        figure = Figure(figsize=(5.8, 4.9 if with_derivative else 3.4), layout="constrained")
+        if with_derivative:
+            top, bottom = figure.subplots(2, 1, height_ratios=[2.4, 1], sharex=True)
+            plot_derivative(profiles, bottom)
+        else:
+            top = figure.subplots()
+        plot_profile(profile, top, beside)
+        plot_accuracy(profiles, top)
+        if with_derivative:
+            top.set_xlabel("")
+            bottom.set_xlabel(ALPHA)
+    return figure
+
+
+def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
+    """Draw the proved enclosure of the loss against α, over a strip of what is decided on each interval.
+
+    Blue: the loss provably never rises there; orange-red: it provably never falls; grey: not decided.
+    """
+    colours = {"falling": COLOURS[0], "flat": COLOURS[0], "rising": RISE_COLOUR, "undecided": "#999999"}
+    words = {"falling": "falls, proved", "flat": "falls, proved", "rising": "rises, proved", "undecided": "undecided"}
+    with style():
+        ax = axes_or_new(ax)
+        alphas = np.unique(np.concatenate([certificate.edges, np.linspace(0, 1, 1001)]))
+        low, high = certificate.loss_bounds(alphas)
+        ax.fill_between(alphas, low, high, color=INK, alpha=0.3, linewidth=0, label="the loss lies in here, proved")
+        middle = 0.5 * (certificate.loss_low + certificate.loss_high)
+        ax.plot(certificate.edges, middle, ".", color=INK, markersize=4)
+        seen: set[str] = set()
+        for left, right, direction in zip(
+            certificate.edges[:-1], certificate.edges[1:], certificate.direction, strict=True
+        ):
+            label = None if words[direction] in seen else words[direction]
+            seen.add(words[direction])
+            ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", certificate.unit), xlim=(0, 1))
+        legend_above(ax, 2)
+    return ax
+
+
+def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: str, unit: str, ax: Axes) -> Axes:
+    """Draw the largest rise against the setting of a knob, one dot per run and a line through the medians.
+
+    `rises[i]` holds the runs at `doses[i]`.
+    """
+    with style():
+        for dose, runs in zip(doses, rises, strict=True):
+            ax.plot([dose] * len(runs), runs, "o", color=COLOURS[0], alpha=0.6, markersize=5)
+        ax.plot(doses, [float(np.median(runs)) for runs in rises], "-", color=COLOURS[0], linewidth=1)
+        ax.set(xlabel=knob, ylabel=f"max_rise ({unit})")
+        ax.axhline(0, color=INK, linewidth=0.8)
+    return ax
+
+
+def _shade_rises(first: Profile, ax: Axes) -> None:
+    if first.invalid:
+        return
+    for index, rise in enumerate(first.rises):
+        label = "rise" if index == 0 else None
+        ax.axvspan(rise.opens, rise.closes, color=RISE_COLOUR, alpha=0.15, linewidth=0, label=label)
+    hidden = [(rise.left + rise.right) / 2 for rise in first.hidden_rises]
+    if hidden:
+        ax.plot(
+            hidden,
+            [0.02] * len(hidden),
+            "^",
+            color=RISE_COLOUR,
+            markersize=5,
+            transform=ax.get_xaxis_transform(),
+            label="rise hidden by the grid",
+        )

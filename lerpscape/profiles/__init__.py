@@ -1,0 +1,14 @@
+"""Losses along a path, of all examples together or one by one, with their intervals."""
+
+from typing import TYPE_CHECKING
+
+from lerpscape.base.lazy_names import attach
+
+if TYPE_CHECKING:
+    from lerpscape.profiles.examples import example_curves
+    from lerpscape.profiles.per_example import ClassCurve, ExampleCurves
+    from lerpscape.profiles.results import Profile
+    from lerpscape.profiles.sequential import sequential_verdict
+    from lerpscape.profiles.sequential_verdicts import SequentialVerdict
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

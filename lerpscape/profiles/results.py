@@ -1,0 +1,227 @@
+"""A profile: what the loss, accuracy and derivative are along a path, and every reading of that curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import NonFiniteLoss, explain
+from lerpscape.base.results import Result
+from lerpscape.base.saving import data_frame
+from lerpscape.readings import between_points, intervals, monotonicity
+from lerpscape.readings.between_points import HiddenRise
+from lerpscape.readings.crosswalk import Curve, crosswalk
+from lerpscape.readings.crosswalk_results import Readings
+from lerpscape.readings.intervals import RiseInterval
+from lerpscape.readings.monotonicity import BarrierKind, Rise
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """One α at which losses are NaN or infinite: of how many examples, and which is the first in the data's order."""
+
+    alpha: float
+    examples: int
+    first: int
+
+
+@dataclass(frozen=True, eq=False)
+class Profile(Result):
+    """Mean loss, accuracy and dL/dα over the examples at every α of a path.
+
+    Arrays have shape (points,): `alphas`, `loss` and `derivative` (both in `unit`), `accuracy` (a share), with
+    `derivative_error` its standard error; `covariance` (points, points) is that of the per-example losses, in unit².
+    `accuracy` is None for losses without a right answer, `derivative` is None with `derivative_reason`.
+    `invalid` marks every α with NaN or infinite losses; values are never altered, and readings of such a curve raise
+    `NonFiniteLoss`. Readings look at 0 ≤ α ≤ 1: points beyond are for the eye. `how` says how it was measured.
+    """
+
+    FORMAT = "lerpscape profile 1"
+    PLOT = "profiles.plot_profile"
+    FIGURE = "profiles.profile_figure"
+
+    alphas: Floats
+    loss: Floats
+    accuracy: Floats | None
+    derivative: Floats | None
+    derivative_error: Floats | None
+    derivative_reason: str | None
+    covariance: Floats = field(repr=False)
+    examples: int
+    unit: str
+    loss_name: str
+    label: str
+    invalid: tuple[Invalid, ...]
+    distance: float
+    relative_distance: float
+    how: dict[str, Any] = field(repr=False)
+
+    @property
+    def max_rise(self) -> float:
+        """Largest rise of the loss on the grid; see `lerpscape.max_rise`."""
+        return monotonicity.max_rise(self._inside("loss"))
+
+    @property
+    def rises(self) -> tuple[Rise, ...]:
+        """Every excursion above the running minimum; see `lerpscape.rises`."""
+        return monotonicity.rises(self._inside("loss"), self._inside("alphas"))
+
+    @property
+    def hidden_rises(self) -> tuple[HiddenRise, ...]:
+        """Grid intervals where the derivative shows a rise that the losses do not; () without derivatives."""
+        if self.derivative is None:
+            return ()
+        return between_points.hidden_rises(self._inside("loss"), self._inside("derivative"), self._inside("alphas"))
+
+    def is_monotonic(self, tolerance: float) -> bool:
+        """Whether `max_rise` ≤ tolerance, in the unit of the loss. A grid can refute monotonicity, not prove it."""
+        return monotonicity.is_monotonic(self._inside("loss"), tolerance)
+
+    @property
+    def relative_rise(self) -> float:
+        """`max_rise` / (L(0) − L(1)); nan where the loss does not fall from end to end."""
+        self._require_ends()
+        return monotonicity.relative_rise(self._inside("loss"))
+
+    @property
+    def max_step(self) -> float:
+        """Largest increase between neighbouring grid points; depends on the grid."""
+        return monotonicity.max_step(self._inside("loss"))
+
+    def barrier(self, kind: BarrierKind) -> float:
+        """Height over a reference made of both ends; see `lerpscape.barrier` for the five kinds."""
+        return monotonicity.barrier(self._inside("loss"), kind, self._inside("alphas"))
+
+    @property
+    def local_convexity(self) -> float:
+        """Share of interior points at which the curve bends upwards; see `lerpscape.readings.local_convexity`."""
+        return monotonicity.local_convexity(self._inside("loss"), self._inside("alphas"))
+
+    @property
+    def global_convexity(self) -> float:
+        """Share of interior points at or below the chord between the ends."""
+        return monotonicity.global_convexity(self._inside("loss"), self._inside("alphas"))
+
+    def plateau(self, eps: float) -> float:
+        """How far the loss stays within a share `eps` of its drop from L(0)."""
+        return monotonicity.plateau(self._inside("loss"), eps, self._inside("alphas"))
+
+    @property
+    def area(self) -> float:
+        """∫ (L(α) − L(1)) / (L(0) − L(1)) dα: ½ for a straight line, near 1 for a plateau."""
+        return monotonicity.area(self._inside("loss"), self._inside("alphas"))
+
+    def rise_interval(self, level: float = 0.95, draws: int = 2000, seed: int = 0) -> RiseInterval:
+        """Interval and p-value of the largest rise, for examples that are a sample; see "
+        "`lerpscape.readings.rise_interval`.
+        """
+        inside = self._positions()
+        return intervals.rise_interval(
+            self.loss[inside],
+            self.covariance[np.ix_(inside, inside)],
+            self.examples,
+            level=level,
+            draws=draws,
+            seed=seed,
+        )
+
+    @property
+    def loss_error(self) -> Floats:
+        """Standard error of the mean loss at every α, for examples that are a sample; shape (points,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
+        columns = {"alpha": self.alphas, "loss": self.loss, "loss_error": self.loss_error}
+        for name in ("accuracy", "derivative", "derivative_error"):
+            values = getattr(self, name)
+            columns[name] = np.full(len(self.alphas), np.nan) if values is None else values
+        return data_frame(columns)
+
+    def readings(self, tolerance: float = 0.0) -> Readings:
+        """Every published monotonicity, barrier, convexity and plateau reading, with its user, on this grid and half.
+
+        `tolerance`, in the unit of the loss, is what verdicts forgive. `readings["max_rise"].value` is one number,
+        `.disagreements` the questions on which definitions part; see `lerpscape.readings.Readings`.
+
+        Raises `NonFiniteLoss` for a curve with invalid points.
+        """
+        parts = {
+            name: None if getattr(self, name) is None else self._inside(name) for name in ("accuracy", "derivative")
+        }
+        error = None if parts["accuracy"] is None else 100 * (1 - parts["accuracy"])
+        curve = Curve(self._inside("alphas"), self._inside("loss"), error, parts["derivative"])
+        return crosswalk(curve, tolerance=tolerance, unit=self.unit)
+
+    @property
+    def summary(self) -> str:
+        """The verdict that forgives no rise."""
+        return self.verdict(0)
+
+    def verdict(self, tolerance: float) -> str:
+        """What the curve does, in a sentence; the tolerance has the unit of the loss.
+
+        Never more than the grid shows: a rise may hide between points.
+        """
+        if self.invalid:
+            first = self.invalid[0]
+            return (
+                f"No verdict: the loss is NaN or infinite at {len(self.invalid)} of {len(self.alphas)} points, "
+                f"first at α = {first.alpha:.4g} ({first.examples} of {self.examples} examples, first {first.first})."
+            )
+        inside = self._inside("alphas")
+        where = f"on {len(inside)} points, tolerance {tolerance:g} {self.unit}".rstrip()
+        losses = self._inside("loss")
+        if self.max_rise > tolerance:
+            largest = max(self.rises, key=lambda rise: rise.height)
+            shape = (
+                "never falls" if losses.min() == losses[0] else f"rises by {largest.height:.4g} {self.unit}".rstrip()
+            )
+            return f"Not monotonic: the loss {shape}, from α = {largest.opens:.4g} to {largest.peak:.4g} ({where})."
+        unseen = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
+        if unseen:
+            worst = max(unseen, key=lambda rise: rise.estimate)
+            return (
+                f"Falls from point to point, but the derivative shows a rise of about {worst.estimate:.2g} {self.unit} "
+                f"hidden between α = {worst.left:.4g} and {worst.right:.4g} ({where})."
+            )
+        return f"Monotonic as far as the grid shows: the loss never rises by more than the tolerance ({where})."
+
+    def _positions(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Grid points on the path itself; a reading is of these."""
+        inside = np.flatnonzero((self.alphas >= 0) & (self.alphas <= 1))
+        bad = [point for point in self.invalid if 0 <= point.alpha <= 1]
+        if bad:
+            raise NonFiniteLoss(
+                explain(
+                    expected="finite losses on [0, 1]: a curve with NaN or inf has no verdict.",
+                    got=f"{bad[0].examples} of {self.examples} examples NaN or infinite at α = {bad[0].alpha:.6g}, the "
+                    f"first is number {bad[0].first} ({len(bad)} such points).",
+                    hint="Measure with dtype=torch.float64, or look at what the network does to that example.",
+                )
+            )
+        return inside
+
+    def _inside(self, name: str) -> Floats:
+        values: Floats = getattr(self, name)[self._positions()]
+        return values
+
+    def _has_ends(self) -> bool:
+        inside = self.alphas[(self.alphas >= 0) & (self.alphas <= 1)]
+        return len(inside) > 1 and inside[0] == 0 and inside[-1] == 1
+
+    def _require_ends(self) -> None:
+        if not self._has_ends():
+            raise ValueError(
+                explain(
+                    expected="a grid that contains 0 and 1, as this reading compares both ends.",
+                    got=f"a grid from {self.alphas.min():.4g} to {self.alphas.max():.4g}.",
+                    hint="Include both among alphas.",
+                )
+            )

@@ -1,0 +1,25 @@
+"""Numbers read off a sequence of losses along a path. They need numpy and scipy alone."""
+
+from typing import TYPE_CHECKING
+
+from lerpscape.base.lazy_names import attach
+
+if TYPE_CHECKING:
+    from lerpscape.readings.between_points import HiddenRise, hidden_rises
+    from lerpscape.readings.crosswalk_results import Disagreement, Reading, Readings
+    from lerpscape.readings.intervals import RiseInterval, rise_interval
+    from lerpscape.readings.monotonicity import (
+        Rise,
+        area,
+        barrier,
+        global_convexity,
+        is_monotonic,
+        local_convexity,
+        max_rise,
+        max_step,
+        plateau,
+        relative_rise,
+        rises,
+    )
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

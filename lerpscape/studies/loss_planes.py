@@ -1,0 +1,147 @@
+"""The loss on a plane through three checkpoints, with lines and a trajectory on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Unpack
+
+import numpy as np
+from torch import nn
+
+from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import explain
+from lerpscape.base.progress import Progress
+from lerpscape.base.results import Result
+from lerpscape.networks.batches import Data
+from lerpscape.paths.checkpoints import Params, Source
+from lerpscape.paths.line import Line
+from lerpscape.paths.planes import Plane, Stops
+from lerpscape.paths.snapshots import Snapshots, snapshots
+from lerpscape.profiles.profile import profile
+from lerpscape.studies.many_profiles import Choices, how_of
+from lerpscape.studies.trajectories import on_line
+
+
+@dataclass(frozen=True, eq=False)
+class LossPlane(Result):
+    """Loss on a plane through a start, another start and an end, in distances of parameter space.
+
+    `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the end to the right of
+    it. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the
+    end at `alphas`. `trajectory` (snapshots, 2) is the projection of the snapshots, `heights` how far each is above
+    the plane, `travelled` the share of the way gone and `along` the loss there; empty without snapshots.
+    """
+
+    FORMAT = "lerpscape loss plane 1"
+    PLOT = "studies.plot_plane"
+    FIGURE = "studies.plane_figure"
+
+    names: tuple[str, ...]
+    corners: Floats
+    x: Floats
+    y: Floats
+    losses: Floats = field(repr=False)
+    alphas: Floats
+    lines: Floats = field(repr=False)
+    labels: tuple[str, ...]
+    trajectory: Floats = field(repr=False)
+    heights: Floats
+    travelled: Floats
+    along: Floats
+    examples: int
+    unit: str
+    how: dict[str, Any] = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        """What the plane shows, in a sentence."""
+        size = f"{len(self.x)} × {len(self.y)} points, n = {self.examples:,}"
+        found = f"Losses from {np.nanmin(self.losses):.4g} to {np.nanmax(self.losses):.4g} {self.unit} ({size})."
+        if len(self.heights):
+            far = int(np.argmax(self.heights))
+            length = float(np.linalg.norm(self.corners[2] - self.corners[0]))
+            found += (
+                f" The trajectory is up to {self.heights[far] / length:.3g} of the line's length above the plane, at "
+                f"{self.labels[far]}."
+            )
+        return found
+
+
+def plane(
+    model: nn.Module,
+    start: Source,
+    other: Source,
+    end: Source,
+    data: Data,
+    *,
+    trajectory: Snapshots | None = None,
+    points: int = 25,
+    margin: float = 0.2,
+    progress: Progress = None,
+    **choices: Unpack[Choices],
+) -> LossPlane:
+    """Measure the loss on the plane through a start, another start and an end, and on the lines to the end.
+
+    * `trajectory`: snapshots of training from start to end, projected on the plane.
+    * `points`: along each side of the grid; the grid covers corners and trajectory, and on every side `margin` times
+      their larger extent more.
+    * `choices`: `loss`, `alphas` (of the lines), `batch_norm`, `device`, `dtype` as in `profile`.
+
+    Raises `ValueError` for three checkpoints on one line, fewer than two points, or a negative margin;
+    `EndpointMismatch` for checkpoints of different networks.
+
+    Source: Lucas et al. (2021), figure 1.
+
+    >>> points = [{"weight": torch.tensor([corner])} for corner in ([0.0, 0.0], [0.0, 1.0], [2.0, 0.0])]
+    >>> x = torch.eye(2)
+    >>> found = plane(nn.Linear(2, 1, bias=False), *points, [(x, x[:, 1:])], loss="squared_error", points=3, margin=0)
+    >>> found.x, found.y, found.losses[0]  # (x² + (y − 1)²) / 2
+    (array([0., 1., 2.]), array([0. , 0.5, 1. ]), array([0.5, 1. , 2.5]))
+    """
+    if points < 2 or margin < 0:
+        raise ValueError(
+            explain(
+                expected="points ≥ 2 and margin ≥ 0.",
+                got=f"points={points}, margin={margin}.",
+                hint="points=25, margin=0.2",
+            )
+        )
+    on = Plane(start, end, other)
+    corners = np.array([on.position(each)[:2] for each in (on.origin, on.y, on.x)])
+    road = {} if trajectory is None else snapshots(trajectory)
+    places = [on.position(each) for each in road.values()]
+    projected = np.array([place[:2] for place in places])
+    low, high = np.min([*corners, *projected], axis=0), np.max([*corners, *projected], axis=0)
+    more = margin * (high - low).max()
+    x, y = np.linspace(low - more, high + more, points).T
+    count = points**2
+
+    def stop(k: int) -> Params:
+        if k >= count:
+            return list(road.values())[k - count].tensors
+        return on.at(*on.from_flat(float(x[k % points]), float(y[k // points])))
+
+    stops = Stops((on.origin, on.x), count + len(road), stop, on.describe())
+    rest: Choices = {**choices, "alphas": len(stops)}
+    found = profile(model, stops, data, derivative=False, label="plane", progress=progress, **rest)
+    lines = [
+        profile(model, Line(each, on.x), data, derivative=False, progress=progress, **choices)
+        for each in (on.origin, on.y)
+    ]
+    return LossPlane(
+        names=(on.origin.source, on.y.source, on.x.source),
+        corners=corners,
+        x=x,
+        y=y,
+        losses=found.loss[:count].reshape(points, points),
+        alphas=lines[0].alphas,
+        lines=np.stack([each.loss for each in lines]),
+        labels=tuple(road),
+        trajectory=projected,
+        heights=np.array([place.height for place in places]),
+        travelled=on_line(road)[2] if road else np.array([]),
+        along=found.loss[count:],
+        examples=found.examples,
+        unit=found.unit,
+        how=how_of(found) | {"plane": on.describe()},
+    )

@@ -1,0 +1,124 @@
+"""Taylor coefficients through plain stacks are the derivatives that forward mode gives."""
+
+import copy
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+import lerpscape as ls
+from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.geometry.outputs import OutputsOnPath
+from lerpscape.geometry.taylor_rules import stack_of
+from lerpscape.networks.batches import batch_of
+from lerpscape.networks.undisturbed import undisturbed
+
+DOUBLE = torch.float64
+
+STACKS = {
+    "relu": lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3)),
+    "tanh": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 3)),
+    "mixed": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Tanh(),
+        nn.Sequential(nn.Linear(6, 8, bias=False), nn.Sigmoid(), nn.Dropout(0.5)),
+        nn.Linear(8, 8),
+        nn.LeakyReLU(0.3),
+        nn.Identity(),
+        nn.Linear(8, 4, bias=False),
+        nn.Unflatten(1, (2, 2)),
+        nn.Linear(2, 2),
+        nn.Tanh(),
+    ),
+    "linear": lambda: nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)),
+    "one": lambda: nn.Linear(6, 3),
+}
+
+
+def case(name: str, still: str = "") -> tuple[nn.Module, ls.Line, Tensor]:
+    """A stack, a line on which every parameter moves but those whose name ends in `still`, and inputs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = STACKS[name]().to(DOUBLE)
+        end = copy.deepcopy(model)
+        with torch.no_grad():
+            for key, parameter in end.named_parameters():
+                if not (still and key.endswith(still)):
+                    parameter.add_(torch.randn_like(parameter))
+        shape = (5, 2, 3) if name == "mixed" else (5, 6)
+        return model, ls.Line(model, end), torch.randn(shape, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("still", ["", "bias", "weight", "0.weight", "0.bias"])
+def test_the_same_derivatives_as_forward_mode(
+    name: str, order: int, still: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "one" and still in ("0.weight", "0.bias"):
+        pytest.skip("no such layer")
+    if name == "mixed" and still == "0.bias":
+        pytest.skip("no such parameter")
+    model, line, x = case(name, still)
+    batch = batch_of((x, torch.zeros(5)))
+    with undisturbed(model):
+        fast = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        monkeypatch.setattr("lerpscape.geometry.outputs.stack_of", lambda *_: None)
+        slow = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        assert fast.stack is not None
+        assert slow.stack is None
+        for alpha in (0.0, 0.37, 1.0, 0.37):
+            (ours,), (expected,) = fast.at(alpha, [batch]), slow.at(alpha, [batch])
+            assert ours.shape == expected.shape
+            assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_many_batches_share_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, line, x = case("relu")
+    data = [(x[[row]], torch.zeros(1)) for row in range(5)]
+    expected = ls.gauss_length(model, line, [(x, torch.zeros(5))], alphas=33, tolerance=None)
+    assert expected.how["derivatives"] == "Taylor coefficients"
+    for size in (0, 200, 1 << 28):
+        monkeypatch.setattr("lerpscape.geometry.taylor_rules.SHARED_BYTES", size)
+        found = ls.gauss_length(model, line, data, alphas=33, tolerance=None)
+        assert_allclose(found.per_example, expected.per_example, rtol=1e-9)
+
+
+def test_anything_else_is_left_to_forward_mode() -> None:
+    class Own(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    class Halved(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 2
+
+    layer = nn.Linear(6, 6)
+    tied = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    tied[2].weight = tied[0].weight
+    hooked = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    hooked[1].register_forward_hook(lambda *a: 3 * a[2])
+    models = {
+        "own forward": Own(nn.Linear(6, 6), nn.ReLU()),
+        "own layer": nn.Sequential(Halved(6, 6), nn.ReLU()),
+        "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.GELU()),
+        "layer used twice": nn.Sequential(layer, nn.ReLU(), layer),
+        "layer used twice, nested": nn.Sequential(nn.Sequential(layer, nn.ReLU()), nn.Sequential(layer)),
+        "tied": tied,
+        "hooked": hooked,
+        "weight norm": nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), nn.ReLU()),
+        "no linear layer": nn.Sequential(nn.Flatten(), nn.PReLU()),
+    }
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    for name, model in models.items():
+        end = {key: value + 0.5 for key, value in model.state_dict().items()}
+        line = ls.Line(model.state_dict(), end)
+        assert stack_of(ModelOnPath(model, line, None, None), batch_of((x, torch.zeros(5)))) is None, name
+    end = {key: value + 0.5 for key, value in models["unknown layer"].state_dict().items()}
+    found = ls.gauss_length(models["unknown layer"], ls.Line(models["unknown layer"], end), [(x, torch.zeros(5))])
+    assert found.how["derivatives"] == "forward mode"
+    plain = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    line = ls.Line(plain, nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
+    assert stack_of(ModelOnPath(plain, line, None, None), batch_of(({"input": x}, torch.zeros(5)))) is None
+    assert stack_of(ModelOnPath(plain, line, None, None), batch_of((x, torch.zeros(5)))) is not None

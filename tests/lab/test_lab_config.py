@@ -1,0 +1,173 @@
+"""Configurations and sweep files: names that never change by accident, and refusals that say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lerpscape.base.errors import ConfigError
+from lerpscape.lab.config import MeasureConfig, OptimizerConfig, RunConfig, TrainingConfig
+from lerpscape.lab.sweep import Sweep, laid_over
+
+
+def test_keys_are_frozen() -> None:
+    """A changed key orphans every store: only a changed SCHEMA may do that."""
+    assert RunConfig().key == "67d6291b3014"
+    assert RunConfig().measure_key == "e49f67f28d49"
+    assert RunConfig(optimizer=OptimizerConfig(lr=0.3, momentum=0.9)).key == "1c0b38c4e775"
+
+
+def test_key_is_what_is_trained_and_measure_key_how_it_is_measured() -> None:
+    plain = RunConfig()
+    finer = RunConfig(measure=MeasureConfig(alphas=100))
+    longer = RunConfig(training=TrainingConfig(epochs=11))
+    assert (finer.key, finer.measure_key == plain.measure_key) == (plain.key, False)
+    assert (longer.key == plain.key, longer.measure_key) == (False, plain.measure_key)
+    assert plain.with_seed(3).key == plain.key and plain.with_seed(3).name == f"{plain.key}/3"
+
+
+def test_a_default_written_out_and_a_whole_float_change_no_key() -> None:
+    assert RunConfig.from_dict({"optimizer": {"lr": 0.1, "momentum": 0}}).key == RunConfig().key
+    assert RunConfig.from_dict({"optimizer": {"lr": 1}}).key == RunConfig.from_dict({"optimizer": {"lr": 1.0}}).key
+    widths = [RunConfig.from_dict({"model": {"widths": each}}).key for each in ([64, 64], [64.0, 64], [64])]
+    assert widths[0] == widths[1] != widths[2]
+
+
+lrs = st.floats(1e-6, 10)
+tables = st.fixed_dictionaries(
+    {},
+    optional={
+        "optimizer": st.fixed_dictionaries({"lr": lrs}, optional={"name": st.sampled_from(["sgd", "adam"])}),
+        "training": st.fixed_dictionaries({"epochs": st.integers(5, 9)}, optional={"snapshots": st.just([1, 2])}),
+        "model": st.dictionaries(
+            st.sampled_from(["widths_", "deep", "x"]), st.integers() | st.sampled_from(["", "a b", "é"]) | st.booleans()
+        ),
+        "seed": st.integers(0, 9),
+    },
+)
+
+
+@given(tables)
+def test_there_and_back(table: dict[str, Any]) -> None:
+    config = RunConfig.from_dict(table)
+    again = RunConfig.from_dict(config.to_dict())
+    assert again == config and again.key == config.key
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"optimiser": {"lr": 1}}, r"got: 'optimiser'\.\ntry: Did you mean 'optimizer'\?"),
+        ({"optimizer": {"lrr": 1}}, r"got: 'optimizer\.lrr'\.\ntry: Did you mean 'optimizer\.lr'\?"),
+        ({"optimizer": {"lr": "fast"}}, r"expected: a number for optimizer\.lr\.\ngot: 'fast' \(str\)\."),
+        ({"optimizer": {"name": "sdg"}}, r"expected: one of 'sgd', 'adam', .* for optimizer\.name"),
+        ({"optimizer": {"nesterov": 1}}, r"expected: true or false for optimizer\.nesterov\.\ngot: 1 \(int\)"),
+        ({"optimizer": {"nesterov": True}}, r"expected: a momentum above 0 with nesterov\."),
+        ({"optimizer": {"lr": 0}}, r"expected: a learning rate above 0\.\ngot: optimizer\.lr = 0"),
+        ({"optimizer": {"betas": [0.9]}}, r"expected: a list of 2 numbers for optimizer\.betas"),
+        ({"optimizer": 0.1}, r"expected: a table for optimizer\.\ngot: 0\.1"),
+        ({"training": {"epochs": True}}, r"expected: a whole number for training\.epochs\.\ngot: True"),
+        ({"training": {"epochs": 2, "snapshots": [3]}}, r"expected: epochs from 1 to 2\.\ngot: training\.snapshots"),
+        ({"data": {"train_sizes": 3}}, r"got: 'data\.train_sizes'\.\ntry: Did you mean 'data\.train_size'\?"),
+        ({"data": {"label_noise": 1.5}}, r"expected: a share between 0 and 1\."),
+        ({"seed": -1}, r"expected: a whole number from 0"),
+        ({"measure": {"alphas": 1}}, r"expected: at least two points\."),
+    ],
+)
+def test_refusals(table: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_dict(table)
+
+
+def test_every_field_has_a_type_that_is_checked() -> None:
+    """A wrong type for any field is refused: no field is forgotten."""
+    sections = {each.name: type(getattr(RunConfig(), each.name)) for each in dataclasses.fields(RunConfig)}
+    for section, cls in sections.items():
+        if dataclasses.is_dataclass(cls):
+            for each in dataclasses.fields(cls):
+                if each.name != "options":
+                    with pytest.raises(ConfigError, match=rf"{section}\.{each.name}"):
+                        RunConfig.from_dict({section: {each.name: {"a": "table"}}})
+
+
+def test_grids_draws_and_lists_are_put_together() -> None:
+    sweep = Sweep.from_dict(
+        {
+            "seeds": [0, 1],
+            "base": {"optimizer": {"momentum": 0.9}, "model": {"widths": [8]}},
+            "grid": [
+                {"optimizer": {"lr": [0.1, 0.3]}, "model": {"widths": [[8], [8, 8]]}},
+                {
+                    "cases": {
+                        "optimizer": [
+                            {"optimizer": {"name": "adam", "momentum": 0.0}},
+                            {"optimizer": {"name": "rmsprop"}},
+                        ]
+                    }
+                },
+            ],
+            "runs": [{"optimizer": {"lr": 3.0}}, {"optimizer": {"lr": 0.3}}],
+        }
+    )
+    assert len(sweep.runs) == 2 * (4 + 2 + 1) and sweep.repeated == 2
+    assert sweep.varied == ("model.widths", "optimizer.name", "optimizer.lr", "optimizer.momentum", "seed")
+    adam = next(run for run in sweep.runs if run.optimizer.name == "adam")
+    assert adam.optimizer.momentum == 0.0 and adam.model.options == {"widths": [8]}
+    assert [run.seed for run in sweep.runs[:4]] == [0, 1, 0, 1]
+
+
+def test_draws_have_their_laws_and_their_own_streams() -> None:
+    lr = {"optimizer": {"lr": {"log_uniform": [1e-4, 1.0]}}}
+    few = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr}})
+    more = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr, "training": {"epochs": {"integers": [1, 3]}}}})
+    other = Sweep.from_dict({"random": {"draws": 300, "seed": 2, **lr}})
+    drawn = [run.optimizer.lr for run in few.runs]
+    assert [run.optimizer.lr for run in more.runs] == drawn
+    assert [run.optimizer.lr for run in other.runs] != drawn
+    shares = {"optimizer": {"lr": {"uniform": [0, 1]}}, "data": {"label_noise": {"uniform": [0, 1]}}}
+    pairs = [
+        (run.optimizer.lr, run.data.label_noise) for run in Sweep.from_dict({"random": {"draws": 9, **shares}}).runs
+    ]
+    assert all(lr != noise for lr, noise in pairs)  # the same law, not the same draws
+    logs = np.log10(drawn)
+    # Uniform on [−4, 0]: mean −2, standard error 4/√12/√300 = 0.067; four of them.
+    assert -4 <= logs.min() < logs.max() <= 0 and abs(logs.mean() + 2) < 0.27
+    assert {run.training.epochs for run in more.runs} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"grids": []}, r"a key of a sweep file: .*got: 'grids'\.\ntry: Did you mean 'grid'\?"),
+        ({"grid": {"optimizer": {"lr": 0.1}}}, r"expected: a list of values for optimizer\.lr in a grid"),
+        ({"grid": {"optimizer": {"lr": []}}}, r"expected: a list of values for optimizer\.lr in a grid"),
+        ({"seeds": 3}, r"expected: seeds as a list of whole numbers"),
+        ({"random": {"draws": 0, "optimizer": {"lr": {"uniform": [0, 1]}}}}, r"expected: draws = a count"),
+        ({"random": {"draws": 1, "optimizer": {"lr": {"normal": [0, 1]}}}}, r"a distribution for optimizer\.lr"),
+        ({"random": {"draws": 1, "optimizer": {"lr": {"uniform": [1]}}}}, r"two ends for optimizer\.lr"),
+    ],
+)
+def test_sweep_refusals(table: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        Sweep.from_dict(table)
+
+
+def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="the path of a sweep file"):
+        Sweep.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = [1,")
+    with pytest.raises(ConfigError, match=r"bad\.toml to be TOML"):
+        Sweep.load(tmp_path / "bad.toml")
+
+
+def test_laying_over_changes_neither_table() -> None:
+    base: dict[str, Any] = {"a": {"x": 1}}
+    assert laid_over(base, {"a": {"y": 2}, "b": 3}) == {"a": {"x": 1, "y": 2}, "b": 3}
+    assert base == {"a": {"x": 1}}
