@@ -256,7 +256,7 @@ def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
 def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain)
     line = ls.Line(start, end)
-    expected = by_module(monkeypatch, start, line, DATA)
+    expected = by_module(monkeypatch, start, line, DATA, derivative=False)
     monkeypatch.setattr(Shared, "at", lambda shared, alpha, into: torch.lerp(shared.start, shared.end, 1.001 * alpha))
     found = ls.profile(start, line, DATA, derivative=False)
     assert "differ from it (losses off by" in found.how["plan"]
