@@ -137,8 +137,12 @@ def _largest_quantile(
     The order statistic is one that the chance of the draws does not make too small: with B draws, the
     ⌈(1 − error)(B + 1)⌉-th is exceeded by a further draw with probability ≤ error.
     """
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(eigenvalues, 0))
+    # The root of the correlations, not of the covariance: rounding in eigenvalues goes with the largest of them, and
+    # a point whose losses vary little would drown in it.
+    spread = np.sqrt(np.diag(covariance))
+    divisor = np.where(spread > 0, spread, 1.0)
+    eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(divisor, divisor))
+    root = spread[:, None] * vectors * np.sqrt(np.maximum(eigenvalues, 0))
     points = len(covariance)
     scale = np.zeros((points, points))  # 1 / s_ij, or 0 for a pair that does not vary
     scale[np.triu_indices(points, k=1)] = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)

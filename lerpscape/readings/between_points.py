@@ -10,6 +10,11 @@ import numpy as np
 from lerpscape.base.errors import explain
 from lerpscape.readings.monotonicity import Values, checked_curve, max_rise
 
+# A value of the cubic differs from the exact one by at most 10 unit roundoffs of its terms: 4 in its coefficients and 6
+# in Horner's rule (Higham 2002, section 5.1). Its terms add up to at most 4|m0| + 2|m1| + 5|drop|, so that a difference
+# of two values below 2 · 10 · 5 unit roundoffs of |m0| + |m1| + |drop| is rounding and no rise.
+UNIT, ROUNDINGS = 2.0**-53, 100
+
 
 @dataclass(frozen=True)
 class HiddenRise:
@@ -27,7 +32,8 @@ def hidden_rises(losses: Values, derivative: Values, alphas: Values | None = Non
     """Rises that a grid cannot see: the losses do not rise over an interval, yet dL/dα > 0 at one of its ends.
 
     A positive derivative at a grid point means that the loss rises right there, whatever the losses at the grid
-    points do. The estimated height comes from the cubic through both losses and both derivatives.
+    points do. The estimated height comes from the cubic through both losses and both derivatives; one that is not
+    above the rounding of that cubic in float64 is no rise.
 
     An interval with a derivative that is not finite says nothing and is passed over.
 
@@ -51,8 +57,10 @@ def hidden_rises(losses: Values, derivative: Values, alphas: Values | None = Non
         known = np.isfinite(slopes[i : i + 2]).all()
         if not known or values[i + 1] > values[i] or (slopes[i] <= 0 and slopes[i + 1] <= 0):
             continue
-        estimate = _hermite_rise(values[i], values[i + 1], slopes[i], slopes[i + 1], grid[i + 1] - grid[i])
-        if estimate > 0:  # 0: a positive derivative at the level of rounding
+        width = grid[i + 1] - grid[i]
+        estimate = _hermite_rise(values[i], values[i + 1], slopes[i], slopes[i + 1], width)
+        sizes = abs(values[i + 1] - values[i]) + width * (abs(slopes[i]) + abs(slopes[i + 1]))
+        if estimate > ROUNDINGS * UNIT * sizes:
             found.append(HiddenRise(float(grid[i]), float(grid[i + 1]), estimate))
     return tuple(found)
 
