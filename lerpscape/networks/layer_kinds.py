@@ -3,9 +3,9 @@
 A `Kind` folds the written forms of one operation into one: `nn.ReLU`, `F.relu`, `torch.relu` and `x.relu()` are `RELU`.
 The package computes with several number systems on one graph: values and forward derivatives (`engine.graph`), Taylor
 coefficients (`geometry.taylor_rules`), Taylor models (`certificates.layer_rules`), the order of hidden units
-(`networks.symmetries`), and the depth of biases (`networks.bias_depths`). Each is an interpreter and a dict from kinds to
-rules; a kind without a rule is refused by name. Abstract interpretation calls such a system an abstract domain and its
-rules transfer functions; Taylor-mode automatic differentiation (jets) is one of them.
+(`networks.symmetries`), and the depth of biases (`networks.bias_depths`). Each is an interpreter and a dict from kinds
+to rules; a kind without a rule is refused by name. Abstract interpretation calls such a system an abstract domain and
+its rules transfer functions; Taylor-mode automatic differentiation (jets) is one of them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Kind:
     settings: tuple[str, ...] = ()
     elementwise: bool = False
     """Each element of the result depends on the elements at its own place only, and on no parameter."""
+    arithmetic: bool = False
+    """Of two operands, which are tensors or numbers such as sizes."""
     may_share_memory: bool = False
     """The result holds the numbers of the first argument, and may lie in the same memory."""
     linear_in_weights: bool = False
@@ -196,19 +198,15 @@ PAD = Kind("pad", (), (F.pad,), settings=("pad", "mode", "value"))
 CONCATENATE = Kind("cat", (), (torch.cat, torch.concat), settings=("dim",))
 
 # Arithmetic
-ADD = Kind(
-    "add", (), (operator.add, operator.iadd, torch.add), ("add", "add_"), settings=("other", "alpha"), elementwise=True
-)
-SUBTRACT = Kind(
-    "sub", (), (operator.sub, operator.isub, torch.sub), ("sub", "sub_"), settings=("other", "alpha"), elementwise=True
-)
-MULTIPLY = Kind(
-    "mul", (), (operator.mul, operator.imul, torch.mul), ("mul", "mul_"), settings=("other",), elementwise=True
-)
-DIVIDE = Kind("div", (), (operator.truediv, operator.itruediv), settings=("other",), elementwise=True)
+_OF_TWO: dict[str, Any] = {"elementwise": True, "arithmetic": True}
+_SCALED = ("other", "alpha")
+ADD = Kind("add", (), (operator.add, operator.iadd, torch.add), ("add", "add_"), _SCALED, **_OF_TWO)
+SUBTRACT = Kind("sub", (), (operator.sub, operator.isub, torch.sub), ("sub", "sub_"), _SCALED, **_OF_TWO)
+MULTIPLY = Kind("mul", (), (operator.mul, operator.imul, torch.mul), ("mul", "mul_"), ("other",), **_OF_TWO)
+DIVIDE = Kind("div", (), (operator.truediv, operator.itruediv), settings=("other",), **_OF_TWO)
+EQUAL = Kind("eq", (), (operator.eq,), settings=("other",), **_OF_TWO)
+NOT_EQUAL = Kind("ne", (), (operator.ne,), settings=("other",), **_OF_TWO)
 NEGATE = Kind("neg", (), (operator.neg, torch.neg), ("neg",), elementwise=True)
-EQUAL = Kind("eq", (), (operator.eq,), settings=("other",), elementwise=True)
-NOT_EQUAL = Kind("ne", (), (operator.ne,), settings=("other",), elementwise=True)
 MEAN = Kind("mean", (), (torch.mean,), ("mean",), settings=("dim", "keepdim"))
 SUM = Kind("sum", (), (torch.sum,), ("sum",), settings=("dim", "keepdim"))
 
