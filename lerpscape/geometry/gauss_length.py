@@ -15,6 +15,7 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.provenance import measured_with
 from lerpscape.geometry.gauss_length_results import GaussLength, Level
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
@@ -25,7 +26,6 @@ from lerpscape.networks.batches import Batch, Data, Reader
 from lerpscape.networks.rebatching import alike, spread
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]
 METHODS: tuple[Method, ...] = get_args(Method)
