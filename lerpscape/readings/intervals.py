@@ -159,7 +159,7 @@ def rise_interval(
     first, second, known = first[varies], second[varies], difference[~varies]
     difference, error = difference[varies], error[varies]
 
-    root = _root(covariance / examples)
+    root = covariance_root(covariance / examples)
     generator = np.random.default_rng(seed)
     largest, largest_magnitude = np.empty(draws), np.empty(draws)
     for draw in range(draws):
@@ -180,8 +180,12 @@ def rise_interval(
     )
 
 
-def _root(covariance: Floats) -> Floats:
-    """A matrix whose product with its transpose is the (possibly singular) covariance."""
+def covariance_root(covariance: Floats) -> Floats:
+    """A matrix R with R Rᵀ = covariance, which may be singular; shape (points, points).
+
+    >>> covariance_root(np.array([[4.0, 0.0], [0.0, 0.0]])) @ [0.0, 1.0]
+    array([2., 0.])
+    """
     eigenvalues, vectors = np.linalg.eigh(covariance)
     root: Floats = vectors * np.sqrt(np.maximum(eigenvalues, 0))
     return root
