@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.progress import Progress, progress_bar
-from lerpscape.base.saving import optional, versions
+from lerpscape.base.saving import import_optional, versions
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.provenance import measured_with
@@ -68,7 +68,7 @@ def curvature(
     >>> found.top.round(9).tolist(), found.bottom.round(9).tolist(), found.trace.round(9).tolist(), found.along.tolist()
     ([9.0, 9.0], [1.0, 1.0], [10.0, 10.0], [10.0, 10.0])
     """
-    library = optional("hessian_eigenthings", "curvature")
+    library = import_optional("hessian_eigenthings", "curvature")
     grid = alpha_grid(alphas)
     if iterations < 2 or probes < 6:
         raise ValueError(
