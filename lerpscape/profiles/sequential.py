@@ -109,10 +109,10 @@ def sequential_verdict(
         losses = np.empty((len(grid), 0))
         analyses: list[InterimAnalysis] = []
         pieces = [list(_pieces(before, count)) for before, count in pairwise([0, *counts])]
-        total = sum(sample.batches_in(*piece) for new in pieces for piece in new)
+        total = sum(sample.batch_count(*piece) for new in pieces for piece in new)
         with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as report:
             walker = Evaluator(
-                on_path, chosen, statistics, report, derivative=False, probe=sample.one_batch, workers=workers
+                on_path, chosen, statistics, report, derivative=False, probe=sample.first_batch, workers=workers
             )
             for new in pieces:
                 for begin, end in new:
@@ -216,7 +216,7 @@ def _check_alone(on_path: ModelOnPath, loss: Loss, statistics: BatchNormStatisti
     plan = ModuleExecution(
         on_path, loss, statistics.on([(probe.inputs, probe.targets)]), lambda _: None, derivative=False
     )
-    halves = [probe.rows(part) for part in torch.arange(count).tensor_split(2)]
+    halves = [probe.select(part) for part in torch.arange(count).tensor_split(2)]
     whole, parts = (plan.row(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
     tolerance = 4096 * torch.finfo(on_path.compute_dtype()).eps
     if not np.allclose(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True):
