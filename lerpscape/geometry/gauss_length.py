@@ -23,7 +23,7 @@ from lerpscape.geometry.outputs import OutputsOnPath, Per
 from lerpscape.geometry.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch, Data, Reader
-from lerpscape.networks.rebatching import alike, spread
+from lerpscape.networks.rebatching import evenly_spaced, same_layout
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
@@ -259,8 +259,8 @@ def _direction_noise(
     The median over examples, as a unit that switches between the two computations is no rounding. For outputs alone,
     the relative error of an output. A few hundred examples will do where they can be taken out of their batch.
     """
-    if alike([probe]) and not on_path.statistics.by_batch():
-        (probe,) = spread([probe], NOISE_EXAMPLES)
+    if same_layout([probe]) and not on_path.statistics.by_batch():
+        (probe,) = evenly_spaced([probe], NOISE_EXAMPLES)
     dtype = on_path.on_path.compute_dtype()
     unit = 4 * float(torch.finfo(dtype).eps)
     derivative = min(on_path.order, 1)

@@ -27,7 +27,7 @@ from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep, worth_s
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Reader, batch_of
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}  # a few thousand sums of numbers around 1, 2.2e-16 each
@@ -441,7 +441,7 @@ def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: py
     start, end = seeded(network, 0), seeded(network, 1)
     line, grid = ls.Line(start, end), [0.2, 0.4, 0.7]
     with undisturbed(start):
-        on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
+        on_path, loss = ModelOnPath(start, line, None, None), LOSSES["cross_entropy"]
         probe, statistics = batch_of(DATA[0]), BatchNormStatistics(on_path, None)
         walk = Evaluator(on_path, loss, statistics, lambda _: None, derivative=False, probe=probe, workers=workers)
         walk.choose(np.linspace(0, 1, 9), [batch_of(item) for item in DATA], True)
@@ -470,7 +470,7 @@ def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypa
     line, few = ls.Line(start, end), np.array([0.25, 0.4, 0.75])
     chunk, found = [batch_of(item) for item in DATA], []
     with undisturbed(start):
-        on_path, loss = ModelOnPath(start, line, None, None), NAMED["cross_entropy"]
+        on_path, loss = ModelOnPath(start, line, None, None), LOSSES["cross_entropy"]
         statistics, plan = BatchNormStatistics(on_path, None), None
         for alphas in (np.linspace(0, 1, 9), few):
             walk = Evaluator(on_path, loss, statistics, lambda _: None, derivative=False, probe=chunk[0])

@@ -184,7 +184,7 @@ def test_rounding_of_a_derivative_that_is_zero_is_no_rise(slope: float, rises: i
     alphas = np.linspace(0, 1, 201)
     derivative = -2 * (1 - alphas)
     derivative[-1] = slope
-    assert len(ls.hidden_rises((1 - alphas) ** 2, derivative, alphas)) == rises
+    assert len(ls.readings.hidden_rises((1 - alphas) ** 2, derivative, alphas)) == rises
 
 
 def test_a_rise_that_the_points_show_is_not_hidden() -> None:
