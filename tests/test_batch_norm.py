@@ -17,6 +17,8 @@ from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.normalisation import Statistics
 from lerpscape.planning import PROBE_ALPHA
 
+pytestmark = pytest.mark.kernels
+
 CNN = next(case for case in CASES if case.batch_norm)
 
 

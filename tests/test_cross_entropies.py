@@ -12,6 +12,8 @@ from lerpscape import cross_entropies, duals
 from lerpscape.cross_entropies import entropies, entropies_and_right
 from lerpscape.losses import NAMED, measured
 
+pytestmark = pytest.mark.kernels
+
 NUMBERS = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, 40.0, -3.0, float("inf"), float("-inf"), float("nan")])
 
 

@@ -11,6 +11,8 @@ import lerpscape as ls
 from lerpscape.bounded_means import least_differences
 from lerpscape.looks import check_confidence, look, schedule, unseen
 
+pytestmark = pytest.mark.kernels
+
 POINTS = 9
 ALPHA = np.linspace(0, 1, POINTS)[:, None]
 

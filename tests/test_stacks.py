@@ -13,6 +13,8 @@ from lerpscape.functional import ModelOnPath, undisturbed
 from lerpscape.outputs import OutputsOnPath
 from lerpscape.stacks import stack_of
 
+pytestmark = pytest.mark.kernels
+
 DOUBLE = torch.float64
 
 STACKS = {
