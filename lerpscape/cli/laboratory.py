@@ -1,4 +1,4 @@
-"""`lerpscape sweep`, `lerpscape table` and `lerpscape export`."""
+"""`lerpscape sweep`, `table` and `export`: many runs, their tables, and all records in one file."""
 
 from __future__ import annotations
 
@@ -9,69 +9,86 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from lerpscape.cli.arguments import Json, OptionalFile, Switch, print_written, require_writable, workers_of
+from lerpscape.cli.arguments import (
+    Json,
+    OptionalFile,
+    OptionalFolder,
+    OptionalInt,
+    Progress,
+    print_written,
+    require_writable,
+    workers_of,
+)
 
 if TYPE_CHECKING:
     from lerpscape.lab.sweep import Sweep
 
 Action = Annotated[Literal["list", "run", "status", "retry"], tyro.conf.Positional]
-File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP.toml")]
-Place = Annotated[str, tyro.conf.arg(metavar="FOLDER")]
-WorkersWord = Annotated[str, tyro.conf.arg(metavar="N|ray|ray://…|slurm")]
+SweepName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP")]
+StoreFolder = Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+WorkersOfSweep = Annotated[str, tyro.conf.arg(metavar="N|ray|ray://…|slurm")]
 
 
 def sweep_command(
     action: Action,
-    file: File,
+    sweep: SweepName,
     /,
-    store: Place = "results",
-    workers: WorkersWord = "1",
+    store: StoreFolder = "results",
+    workers: WorkersOfSweep = "1",
     gpus: float = 0.0,
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
-    first: int | None = None,
-    progress: Switch = None,
+    data_dir: OptionalFolder = None,
+    first: OptionalInt = None,
+    progress: Progress = None,
     json_: Json = False,
 ) -> None:
-    """List, run or look at the runs of a sweep file; finished runs are never done again.
+    """Train and measure the networks of a sweep file.
+
+    Runs that are in the store already are not repeated. Exits with 1 if a run failed.
 
     Args:
-        action: list shows the runs; run trains and measures what the store lacks; status counts; retry forgets
-            failures, so that the next run tries them again.
-        file: The sweep, in TOML.
-        store: Where runs are kept: a folder on a local or shared file system.
-        workers: Processes on this machine, ray (started here, or the cluster of RAY_ADDRESS), ray://host:port, slurm.
-        gpus: Share of a GPU for each run, on Ray.
-        data_dir: Where the data sets are; by default the folder that LERPSCAPE_DATA names.
-        first: Only so many of the sweep's runs.
-        progress: Progress bar: by default on a terminal, after two seconds.
-        json_: Print the numbers as JSON.
+        action: list the runs; run those that the store lacks; status counts them; retry lets failed ones run again.
+        sweep: A TOML file, or a published study's sweep such as lucas2021/fc-small.
+        store: Folder of the results, on a local or shared file system.
+        workers: Processes on this machine; ray starts Ray, or uses RAY_ADDRESS; ray://host:port; slurm.
+        gpus: With Ray: share of a GPU for each run.
+        data_dir: Folder of the data sets; by default LERPSCAPE_DATA.
+        first: Run only the first N runs.
+        progress: Progress bar.
+        json_: Print JSON.
+
+    Examples:
+        lerpscape sweep list lucas2021/fc-small
+        lerpscape sweep run lucas2021/fc-small --store results --workers 2
+        lerpscape sweep run lucas2021/fc --store /shared/results --workers ray://head:10001
+        lerpscape sweep status lucas2021/fc-small --store results
     """
     from lerpscape.lab.run_sweep import retry_failed, run_sweep, sweep_status
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
+    from lerpscape.papers.sweep_files import sweep_file
 
-    sweep = Sweep.load(file)
+    runs = Sweep.load(sweep_file(sweep))
     if first is not None:
-        sweep = sweep.first(first)
+        runs = runs.first(first)
     if action == "list":
-        _list(sweep, as_json=json_)
+        _list(runs, as_json=json_)
         return
-    kept = Store(store)
+    results = Store(store)
     if action == "retry":
-        forgotten = retry_failed(sweep, kept)
-        print(f"{forgotten} failed runs will be tried again by `lerpscape sweep run {file} --store {store}`")
+        count = retry_failed(runs, results)
+        print(f"{count} failed runs will be tried again by `lerpscape sweep run {sweep} --store {store}`")
         return
     if action == "run":
         status = run_sweep(
-            sweep,
-            kept,
+            runs,
+            results,
             data_folder=None if data_dir is None else str(data_dir),
             workers=workers_of(workers),
             gpus=gpus,
             progress=progress,
         )
     else:
-        status = sweep_status(sweep, kept)
+        status = sweep_status(runs, results)
     if json_:
         failures = [{"run": name, "error": error} for name, error in status.failures]
         print(json.dumps({"sweep": status.sweep, "runs": status.runs, **status.states, "failures": failures}))
@@ -90,46 +107,50 @@ def _list(sweep: Sweep, *, as_json: bool) -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        words = [f"{name}={value}" if name in sweep.varied else str(value) for name, value in row.items()]
-        print("  ".join(words))
+        cells = [f"{name}={value}" if name in sweep.varied else str(value) for name, value in row.items()]
+        print("  ".join(cells))
     print(f"{sweep.name}: {len(rows)} runs" + (f" ({sweep.repeated} asked for twice)" if sweep.repeated else ""))
 
 
 def table_command(
-    file: File,
+    sweep: SweepName,
     /,
-    store: Place = "results",
+    store: StoreFolder = "results",
     format: Literal["text", "markdown", "latex", "csv"] = "text",
     out: OptionalFile = None,
     plot: OptionalFile = None,
     json_: Json = False,
 ) -> None:
-    """Print the tables that a sweep file asks for, from what a store holds.
+    """Print the tables of a sweep file from the results in a store.
 
     Args:
-        file: The sweep, in TOML; its [[tables]] say what is shown.
-        store: Where its runs are kept.
-        format: How a table is written.
-        out: File for the tables, instead of printing them.
-        plot: File for the pictures (svg, pdf, png): a heat map of each table, name-1.svg, name-2.svg, …, and all
-            curves by the rows of the first, name-curves.svg.
-        json_: Print the cells as JSON.
+        sweep: A TOML file with [[tables]], or a published study's sweep such as lucas2021/fc-small.
+        store: Folder of the results.
+        format: Format of the tables.
+        out: Write the tables to a file instead of printing them.
+        plot: Draw a heat map of each table, NAME-1.svg, NAME-2.svg, …, and all curves, NAME-curves.svg (or pdf, png).
+        json_: Print JSON.
+
+    Examples:
+        lerpscape table lucas2021/fc-small --store results
+        lerpscape table lucas2021/fc-small --store results --format latex --out table.tex --plot table.svg
     """
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
     from lerpscape.lab.tables.formats import FORMATS
     from lerpscape.lab.tables.records import records
     from lerpscape.lab.tables.tables import Layout, table
+    from lerpscape.papers.sweep_files import sweep_file
 
     require_writable(out, plot)
-    sweep = Sweep.load(file)
-    layouts = [Layout.from_dict(each) for each in sweep.tables] or [Layout()]
-    found = records(sweep, Store(store))
-    tables = [table(found, layout, sweep.counts_below) for layout in layouts]
+    runs = Sweep.load(sweep_file(sweep))
+    layouts = [Layout.from_dict(layout) for layout in runs.tables] or [Layout()]
+    rows = records(runs, Store(store))
+    tables = [table(rows, layout, runs.counts_below) for layout in layouts]
     if json_:
-        print(json.dumps([each.to_dict() for each in tables], allow_nan=False))
+        print(json.dumps([filled.to_dict() for filled in tables], allow_nan=False))
     else:
-        text = "\n\n\n".join(FORMATS[format](each) for each in tables)
+        text = "\n\n\n".join(FORMATS[format](filled) for filled in tables)
         if out:
             out.write_text(f"{text}\n")
         else:
@@ -139,21 +160,28 @@ def table_command(
         from lerpscape.lab.tables.plots import curves, heat_map
         from lerpscape.plots.style import save_figure
 
-        for number, each in enumerate(tables, 1):
+        for number, filled in enumerate(tables, 1):
             written.append(plot.with_stem(f"{plot.stem}-{number}"))
-            save_figure(heat_map(each), str(written[-1]))
+            save_figure(heat_map(filled), str(written[-1]))
         written.append(plot.with_stem(f"{plot.stem}-curves"))
-        save_figure(curves(found, layouts[0], sweep.counts_below), str(written[-1]))
+        save_figure(curves(rows, layouts[0], runs.counts_below), str(written[-1]))
     if not json_:
         print_written(*written)
 
 
-def export_command(store: Place = "results", out: Path = Path("records.parquet")) -> None:
-    """Write everything in a store to one Parquet file: a row for each run and part, curves as list columns.
+def export_command(
+    store: StoreFolder = "results", out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("records.parquet")
+) -> None:
+    """Write all results of a store to one Parquet file.
+
+    One row for each run and part of its data, curves as list columns; polars, pandas and DuckDB read it.
 
     Args:
-        store: Where runs are kept.
-        out: The file to write; polars, pandas and DuckDB read it.
+        store: Folder of the results.
+        out: The file to write.
+
+    Examples:
+        lerpscape export --store results --out records.parquet
     """
     from lerpscape.lab.store import Store
     from lerpscape.lab.tables.records import export, stored

@@ -1,7 +1,8 @@
-"""Studies from the command line: starts, onset, pairwise, layerwise, plane, trajectory."""
+"""The studies of many lines: starts, onset, pairwise, layerwise, plane, trajectory, connect."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,131 +10,183 @@ import tyro
 
 from lerpscape.base.errors import explain
 from lerpscape.base.names import named
-from lerpscape.cli.arguments import End, Start
-from lerpscape.cli.options import PRINTED, USUAL, EndsAsked, HowMeasured, NetworkAsked, WhereTo
-
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+from lerpscape.cli.arguments import (
+    Device,
+    End,
+    Flag,
+    Folder,
+    Json,
+    Loss,
+    OptionalFile,
+    OptionalFolder,
+    Progress,
+    Start,
+    loss_of,
+    print_written,
+    require_writable,
+)
+from lerpscape.cli.options import HERE, DeviceOptions, EndArguments, NetworkArguments, OutputOptions, ProfileOptions
+from lerpscape.cli.reports import print_profiles
 
 
 def starts_command(
-    ends: EndsAsked,
+    network: Annotated[EndArguments, HERE],
     fresh: int = 5,
     noise: int = 5,
-    zero: bool = True,
+    zero: Flag = True,
     seed: int = 0,
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Compare the line from the network's own start with lines from other starts: fresh, noise, zero.
+    """Compare the line from START with lines from other starts.
+
+    The others are fresh initialisations, Gaussian noise with the norms of START, and zero.
 
     Args:
-        ends: Which ends.
-        fresh: How many fresh initialisations, as MODEL draws them.
-        noise: How many Gaussian starts with the norms of START.
-        zero: Also from zero.
-        seed: Seed of the first fresh start and the first noise.
-        measured: How each line is measured.
+        network: The network and its ends.
+        fresh: Number of fresh initialisations, drawn by MODEL.
+        noise: Number of Gaussian starts; each tensor has the norm that it has in START.
+        zero: Leave out the line from all parameters zero.
+        seed: Seed of the first fresh start and of the first noise.
+        measurement: How each line is measured.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study starts init.pt final.pt --model nets:build --data loaders:train --fresh 3 --plot starts.svg
     """
     from lerpscape.studies.start_comparisons import starts
 
-    output.check()
-    (model, data), factory = ends.called(), named(ends.model)
-    found = starts(
+    output.require_writable()
+    (model, data), factory = network.load(), named(network.model)
+    result = starts(
         model,
-        ends.start,
-        ends.end,
+        network.start,
+        network.end,
         data,
         fresh=fresh,
         noise=noise,
         zero=zero,
         factory=None if factory is model else factory,
         seed=seed,
-        **measured.choices(data),
+        **measurement.keywords(data),
     )
-    output.show(found)
+    output.write_summary(result)
 
 
 def onset_command(
-    folder: Folder,
+    snapshots: Folder,
     /,
-    network: NetworkAsked,
+    network: Annotated[NetworkArguments, HERE],
     tolerance: float,
-    end: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    end: OptionalFile = None,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Find from when on in training the rest of the road is monotone: the lines from every snapshot to the end.
+    """Find the earliest snapshot from which the line to the final network is monotonic, and stays so.
 
     Args:
-        folder: Snapshots of a run, in the order of the numbers in their names.
-        network: What is measured on what.
-        tolerance: Rise that a verdict forgives, in the unit of the loss.
+        snapshots: Folder of checkpoints of one run, in the order of the numbers in their names.
+        network: The network and its data.
+        tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
         end: The final network; by default the last snapshot.
-        measured: How each line is measured.
+        measurement: How each line is measured.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study onset snapshots/ --model nets:build --data loaders:train --tolerance 1e-3 --plot onset.svg
     """
     from lerpscape.studies.onsets import onset
 
-    output.check()
-    model, data = network.called()
-    output.show(onset(model, folder, data, tolerance=tolerance, end=end, **measured.choices(data)))
+    output.require_writable()
+    model, data = network.load()
+    keywords = measurement.keywords(data)
+    output.write_summary(onset(model, snapshots, data, tolerance=tolerance, end=end, **keywords))
 
 
 def pairwise_command(
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")],
     /,
-    network: NetworkAsked,
-    group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…")] = (),
+    network: Annotated[NetworkArguments, HERE],
+    group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…", help_behavior_hint="")] = (),
     kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Measure the lines between all pairs of checkpoints: rises in both directions, and barriers.
+    r"""Measure rises and barriers between all pairs of checkpoints.
 
     Args:
         checkpoints: Checkpoint files, or one folder of them.
-        network: What is measured on what.
-        group: Groups for means over blocks: "init*=init" puts files whose names match into the group init.
-        kind: Which barrier.
-        measured: How each line is measured.
+        network: The network and its data.
+        group: Average over groups: "init*=init" puts the files whose names match into the group init.
+        kind: Definition of the barrier.
+        measurement: How each line is measured.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study pairwise init0.pt init1.pt opt0.pt opt1.pt --model nets:build --data loaders:train \
+            --group "init*=init" "opt*=opt" --plot pairs.svg
     """
     from lerpscape.paths.snapshots import snapshots
     from lerpscape.studies.pairs import pairwise
 
-    output.check()
+    output.require_writable()
     single = checkpoints[0] if len(checkpoints) == 1 else None
-    found = snapshots(single if single is not None else {each.stem: each for each in checkpoints})
-    if single is None and len(found) < len(checkpoints):
+    by_name = snapshots(single if single is not None else {file.stem: file for file in checkpoints})
+    if single is None and len(by_name) < len(checkpoints):
         raise ValueError(
-            explain(expected="files with different names.", got="two with one stem.", hint="Rename one of them.")
+            explain(
+                expected="files with different names, which label the results.",
+                got=f"{len(checkpoints)} files with {len(by_name)} names.",
+                hint="Rename one of them.",
+            )
         )
-    model, data = network.called()
-    groups = _grouped(list(found), group) if group else None
-    output.show(pairwise(model, found, data, groups=groups, kind=kind, **measured.choices(data)))
+    model, data = network.load()
+    groups = _groups(list(by_name), group) if group else None
+    output.write_summary(pairwise(model, by_name, data, groups=groups, kind=kind, **measurement.keywords(data)))
+
+
+def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
+    """The group of each name that a GLOB=GROUP matches."""
+    from fnmatch import fnmatchcase
+
+    groups: dict[str, str] = {}
+    for pattern in patterns:
+        glob, _, group = pattern.partition("=")
+        matching = [name for name in names if fnmatchcase(name, glob)]
+        if not group or not matching:
+            raise ValueError(
+                explain(
+                    expected="GLOB=GROUP with a glob that matches.",
+                    got=f"{pattern!r}.",
+                    hint=f"The names are {', '.join(names)}.",
+                )
+            )
+        groups |= dict.fromkeys(matching, group)
+    return groups
 
 
 def layerwise_command(
-    ends: EndsAsked,
+    network: Annotated[EndArguments, HERE],
     rest: Literal["start", "end"],
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Move every layer alone from start to end, all others held at one end: a heat map, layer against α.
+    """Move one layer at a time from START to END, all others held.
 
     Args:
-        ends: Which ends.
-        rest: Where all other layers are held.
-        measured: How each line is measured.
+        network: The network and its ends.
+        rest: The checkpoint that all other layers are held at.
+        measurement: How each line is measured.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study layerwise init.pt final.pt --model nets:build --data loaders:train --rest end --plot layers.svg
     """
     from lerpscape.studies.layers import layerwise
 
-    output.check()
-    model, data = ends.called()
-    output.show(layerwise(model, ends.start, ends.end, data, rest=rest, **measured.choices(data)))
+    output.require_writable()
+    model, data = network.load()
+    output.write_summary(layerwise(model, network.start, network.end, data, rest=rest, **measurement.keywords(data)))
 
 
 def plane_command(
@@ -141,72 +194,146 @@ def plane_command(
     other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")],
     end: End,
     /,
-    network: NetworkAsked,
+    network: Annotated[NetworkArguments, HERE],
     trajectory: OptionalFolder = None,
     points: int = 25,
     margin: float = 0.2,
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Measure the loss on the plane through a start, another start and an end, with the lines on it.
+    r"""Measure the loss on the plane through three checkpoints.
+
+    The lines from START to END and from OTHER to END lie on it, and are measured too.
 
     Args:
-        start: Checkpoint of the network's own initialisation.
-        other: Checkpoint of another one.
-        end: Checkpoint of the optimum.
-        network: What is measured on what.
+        start: Checkpoint of the network's initialisation.
+        other: Checkpoint of another initialisation.
+        end: Checkpoint of the trained network.
+        network: The network and its data.
         trajectory: Folder of snapshots of training, to project on the plane.
         points: Points along each side of the grid.
-        margin: How much farther than corners and trajectory the grid reaches, in shares of their extent.
-        measured: How each line is measured.
+        margin: Margin of the grid around checkpoints and trajectory, as a share of their extent.
+        measurement: How each line is measured.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study plane init.pt other.pt final.pt --model nets:build --data loaders:train \
+            --trajectory snapshots/ --plot plane.svg
     """
     from lerpscape.studies.loss_planes import plane
 
-    output.check()
-    model, data = network.called()
-    choices = measured.choices(data)
-    output.show(plane(model, start, other, end, data, trajectory=trajectory, points=points, margin=margin, **choices))
+    output.require_writable()
+    model, data = network.load()
+    keywords = measurement.keywords(data)
+    result = plane(model, start, other, end, data, trajectory=trajectory, points=points, margin=margin, **keywords)
+    output.write_summary(result)
 
 
 def trajectory_command(
-    folder: Folder,
+    snapshots: Folder,
     /,
-    network: NetworkAsked,
-    measured: HowMeasured = USUAL,
-    output: WhereTo = PRINTED,
+    network: Annotated[NetworkArguments, HERE],
+    loss: Loss = "cross_entropy",
+    measurement: DeviceOptions = DeviceOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
-    """Measure the real road of training beside the line between its ends: distances and losses.
+    """Compare the training trajectory with the line.
+
+    Measures the distance of each snapshot from the line between the first and the last, and the loss on both.
 
     Args:
-        folder: Snapshots of a run, in the order of the numbers in their names.
-        network: What is measured on what.
-        measured: How each snapshot is measured; the number of points has no meaning here.
+        snapshots: Folder of checkpoints of one run, in the order of the numbers in their names.
+        network: The network and its data.
+        loss: Loss of one example.
+        measurement: How the network is evaluated.
         output: Where the result goes.
+
+    Examples:
+        lerpscape study trajectory snapshots/ --model nets:build --data loaders:train --plot trajectory.svg
     """
     from lerpscape.studies.trajectories import trajectory
 
-    output.check()
-    model, data = network.called()
-    choices = measured.choices(data)
-    del choices["alphas"]
-    output.show(trajectory(model, folder, data, **choices))
+    output.require_writable()
+    model, data = network.load()
+    output.write_summary(trajectory(model, snapshots, data, loss=loss_of(loss), **measurement.keywords(data)))
 
 
-def _grouped(labels: list[str], groups: tuple[str, ...]) -> dict[str, str]:
-    from fnmatch import fnmatchcase
+def connect_command(
+    network: Annotated[EndArguments, HERE],
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    loss: Loss = "cross_entropy",
+    epochs: int = 20,
+    learning_rate: float = 0.05,
+    momentum: float = 0.9,
+    seed: int = 0,
+    batch_norm: Annotated[
+        Literal["batch", "interpolate", "end"] | None,
+        tyro.conf.arg(metavar="{batch,interpolate,end}", help_behavior_hint=""),
+    ] = None,
+    device: Device = None,
+    progress: Progress = None,
+    json_: Json = False,
+    plot: OptionalFile = None,
+) -> None:
+    """Train a Bezier curve of low loss between two checkpoints.
 
-    found: dict[str, str] = {}
-    for each in groups:
-        glob, sign, name = each.partition("=")
-        hits = [label for label in labels if fnmatchcase(label, glob)]
-        if not sign or not name or not hits:
-            raise ValueError(
-                explain(
-                    expected="GLOB=GROUP with a glob that matches.",
-                    got=f"{each!r}.",
-                    hint=f"The names are {', '.join(labels)}.",
-                )
-            )
-        found |= dict.fromkeys(hits, name)
-    return found
+    Prints the profiles of the curve and of the line.
+
+    Args:
+        network: The network and its ends.
+        out: Write the control point of the curve (.safetensors), for `lerpscape profile --control`.
+        loss: Loss of one example.
+        epochs: Passes over the data.
+        learning_rate: Initial learning rate of SGD.
+        momentum: Momentum of SGD.
+        seed: Seed of the order of the batches and of the α of each batch.
+        batch_norm: Batch-norm statistics, in training and for the profiles. Required if the model has batch norm.
+        device: Where to compute.
+        progress: Progress bar.
+        json_: Print JSON.
+        plot: Draw both profiles (svg, pdf, png).
+
+    Examples:
+        lerpscape study connect a.pt b.pt --model nets:build --data loaders:train --out control.safetensors
+        lerpscape profile a.pt b.pt --control control.safetensors --model nets:build --data loaders:train
+    """
+    from safetensors.torch import save_file
+
+    from lerpscape.networks.batch_norm import named_policy
+    from lerpscape.paths.line import Line
+    from lerpscape.paths.matching import twins
+    from lerpscape.profiles.profile import profile
+    from lerpscape.studies.connections import connect
+
+    require_writable(out, plot)
+    model, data = network.load()
+    per_example, policy = loss_of(loss), named_policy(batch_norm, data)
+    curve = connect(
+        model,
+        network.start,
+        network.end,
+        data,
+        per_example,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        seed=seed,
+        batch_norm=policy,
+        device=device,
+        progress=progress,
+    )
+    first = twins(curve.control)
+    save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
+    profiles = [
+        profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)
+        for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
+    ]
+    if plot:
+        from lerpscape.plots.style import save_figure
+
+        save_figure(profiles[0].figure(beside=profiles[1:]), str(plot))
+    if json_:
+        print(json.dumps([result.to_dict() for result in profiles], allow_nan=False))
+        return
+    print_profiles(profiles)
+    print_written(out, plot)

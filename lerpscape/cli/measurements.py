@@ -1,95 +1,98 @@
-"""`lerpscape profile` and `lerpscape report`."""
+"""`lerpscape profile`, `certify` and `gauss`: the three measurements of one path."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lerpscape.cli.arguments import OptionalName, Workers, alphas_of, called, loss_of, print_written, workers_of
-from lerpscape.cli.options import NO_PAGE, PLACED, AlongAsked, HowPlaced, OnPage, Page
+from lerpscape.cli.arguments import (
+    Flag,
+    Loss,
+    OptionalAlphas,
+    OptionalFloat,
+    OptionalName,
+    Progress,
+    Workers,
+    alphas_of,
+    called,
+    loss_of,
+    print_written,
+    workers_of,
+)
+from lerpscape.cli.options import HERE, DeviceOptions, PathArguments, ReportOptions
+from lerpscape.cli.reports import print_profiles, print_readings
 
 if TYPE_CHECKING:
     from lerpscape.profiles.results import Profile
-    from lerpscape.readings.crosswalk_results import Readings
 
 
 def profile_command(
-    along: AlongAsked,
+    network: Annotated[PathArguments, HERE],
     held_out: OptionalName = None,
-    loss: str = "cross_entropy",
-    alphas: str = "50",
-    derivative: bool = True,
-    precision: float = 1e-3,
+    loss: Loss = "cross_entropy",
+    alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
+    derivative: Flag = True,
+    precision: OptionalFloat = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
-    readings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    placed: HowPlaced = PLACED,
-    output: OnPage = NO_PAGE,
+    readings: Flag = False,
+    measurement: DeviceOptions = DeviceOptions(),
+    output: ReportOptions = ReportOptions(),
 ) -> None:
-    """Measure the loss along the line between two checkpoints.
+    r"""Measure the loss along the path between two checkpoints.
+
+    If a measurement with --out is stopped, the same command continues it (not with --alphas adaptive).
 
     Args:
-        along: Which path.
-        held_out: Further data, measured and drawn beside the first.
-        loss: cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name.
-        alphas: Number of points on [0, 1], first:last:count such as -0.25:1.25:61, or adaptive. With --out, a stopped
-            measurement of a fixed grid goes on when the command is repeated.
-        derivative: Also dL/dα, exact, for about twice the time more.
-        precision: With adaptive alphas, how well the curve is to be known, as a share of its range (an estimate).
-        workers: Processes that divide the work, each on one core; or ray (started here, or the cluster of RAY_ADDRESS).
-        tolerance: Rise that the verdict forgives, in the unit of the loss.
-        readings: Also every published reading with who uses it, on half the grid too, and where they disagree.
-        placed: How.
-        output: Where to.
+        network: The network, its data and the path.
+        held_out: A second data set, measured and drawn beside the first.
+        loss: Loss of one example.
+        alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
+        derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
+        precision: With --alphas adaptive: largest estimated error of the curve, as a share of its range (0.001).
+        workers: Processes that divide the work.
+        tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
+        readings: Print every published definition of monotonic, who uses it, and where they disagree.
+        measurement: How the network is evaluated.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape profile init.pt final.pt --model nets:build --data loaders:train --plot line.svg
+        lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \
+            --held-out loaders:test --batch-norm recalibrate --report report.html
+        lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
+        lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
+        lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
     """
     from lerpscape.profiles.profile import profile
 
-    output.check()
-    model, path, data = along.opened()
-    choices: dict[str, Any] = placed.choices(data) | {
+    output.require_writable()
+    model, path, data = network.load_path()
+    keywords: dict[str, Any] = measurement.keywords(data) | {
         "loss": loss_of(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": derivative,
-        "tolerance": precision,
         "workers": workers_of(workers),
     }
+    if precision is not None:
+        keywords["tolerance"] = precision
+    label = keywords.pop("label", "")
     parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})
     out = output.out if alphas != "adaptive" else None
-    unfinished = {label: out.with_name(f"{out.name}.{label}.partial") if out else None for label in parts}
+    unfinished = {part: out.with_name(f"{out.name}.{part}.partial") if out else None for part in parts}
     profiles = [
-        profile(model, path, part, label=label, partial=unfinished[label], **choices) for label, part in parts.items()
+        profile(model, path, batches, label=f"{label} {part}".strip(), partial=unfinished[part], **keywords)
+        for part, batches in parts.items()
     ]
-    _show(profiles, tolerance, readings, output)
+    _write_profiles(profiles, tolerance, readings, output)
     for file in unfinished.values():
         if file:
             file.unlink(missing_ok=True)
 
 
-def report_command(
-    profiles: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    /,
-    out: Path = Path("report.html"),
-    title: str = "Along the line",
-    tolerance: float = 0.0,
-) -> None:
-    """Gather saved profiles into one HTML page.
-
-    Args:
-        profiles: Files written by `lerpscape profile --out`.
-        out: The page to write.
-        title: Its heading.
-        tolerance: Rise that the verdicts forgive, in the unit of the loss.
-    """
-    from lerpscape.plots.report import report
-    from lerpscape.profiles.results import Profile
-
-    print(report([Profile.load(file) for file in profiles], out, title=title, tolerance=tolerance))
-
-
-def _show(profiles: list[Profile], tolerance: float, readings: bool, output: Page) -> None:
+def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, output: ReportOptions) -> None:
     if output.out:
         profiles[0].save(output.out)
     if output.plot:
@@ -101,50 +104,121 @@ def _show(profiles: list[Profile], tolerance: float, readings: bool, output: Pag
 
         report(profiles, output.report, tolerance=tolerance)
     if output.json:
-        verdicts = [
-            {"label": each.label, "verdict": each.verdict(tolerance), "tolerance": tolerance, **each.to_dict()}
-            for each in profiles
+        shown = [
+            {"label": profile.label, "verdict": profile.verdict(tolerance), "tolerance": tolerance, **profile.to_dict()}
+            | ({"readings": profile.readings(tolerance).to_dict()} if readings else {})
+            for profile in profiles
         ]
-        if readings:
-            for shown, each in zip(verdicts, profiles, strict=True):
-                shown["readings"] = each.readings(tolerance).to_dict()
-        print(json.dumps(verdicts, allow_nan=False))
+        print(json.dumps(shown, allow_nan=False))
         return
-    print_table(profiles)
-    for each in profiles:
-        print(f"{each.label}: {each.verdict(tolerance)}")
+    print_profiles(profiles)
+    for profile in profiles:
+        print(f"{profile.label}: {profile.verdict(tolerance)}")
         if readings:
-            print_readings(each.readings(tolerance))
+            print_readings(profile.readings(tolerance))
     print_written(*output.files)
 
 
-def print_table(profiles: list[Profile] | tuple[Profile, ...]) -> None:
-    """Print the readings of profiles side by side."""
-    from rich.console import Console
-    from rich.table import Table
+def certify_command(
+    network: Annotated[PathArguments, HERE],
+    loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
+    tolerance: float = 0.0,
+    budget: int = 500,
+    workers: int = 1,
+    batch_norm: Annotated[
+        Literal["interpolate", "end"] | None, tyro.conf.arg(metavar="{interpolate,end}", help_behavior_hint="")
+    ] = None,
+    progress: Progress = None,
+    output: ReportOptions = ReportOptions(),
+) -> None:
+    """Prove how much the loss can rise, over every α in [0, 1].
 
-    from lerpscape.plots.number_tables import number_rows
+    Unlike a grid, the proof leaves no α out. It computes in float64 on the CPU; the path must be linear in α.
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", *(each.label or "value" for each in profiles), "unit"):
-        table.add_column(heading)
-    for name, values, unit, _ in number_rows(profiles):
-        table.add_row(name, *values, unit)
-    Console().print(table)
+    Args:
+        network: The network, its data and the path.
+        loss: Loss of one example.
+        tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
+        budget: Largest number of intervals to bound.
+        workers: Threads that divide the examples.
+        batch_norm: Batch-norm statistics. Required if the model has batch norm.
+        progress: Progress bar.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape certify init.pt final.pt --model nets:build --data loaders:train
+        lerpscape certify init.pt final.pt --model nets:build --data loaders:train --tolerance 1e-3 --plot proof.svg
+    """
+    from lerpscape.certificates.certify import certify
+    from lerpscape.networks.batch_norm import named_policy
+
+    output.require_writable()
+    model, path, data = network.load_path()
+    certificate = certify(
+        model,
+        path,
+        data,
+        loss=loss,
+        tolerance=tolerance,
+        budget=budget,
+        workers=workers,
+        batch_norm=named_policy(batch_norm, data),
+        progress=progress,
+    )
+    if output.report:
+        from lerpscape.plots.report import report
+
+        report([certificate], output.report, title="A proof", tolerance=tolerance)
+    output.write(certificate, certificate.to_dict(), [certificate.summary])
 
 
-def print_readings(found: Readings) -> None:
-    """Print every reading of one profile, and where definitions disagree."""
-    from rich.console import Console
-    from rich.table import Table
+def gauss_command(
+    network: Annotated[PathArguments, HERE],
+    method: Literal["turning", "integral", "polygon"] = "turning",
+    alphas: OptionalAlphas = None,
+    precision: float | None = 0.01,
+    budget: int = 513,
+    per: Annotated[
+        Literal["example", "position"] | None, tyro.conf.arg(metavar="{example,position}", help_behavior_hint="")
+    ] = None,
+    measurement: DeviceOptions = DeviceOptions(),
+    output: ReportOptions = ReportOptions(),
+) -> None:
+    """Measure the Gauss length: how far outputs turn along the path.
 
-    from lerpscape.plots.number_tables import reading_rows
+    The Gauss length of an example is the angle, in radians, through which the velocity of its output turns.
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("reading", "value", f"half: {found.half_points}", "unit", "verdict", "who uses it"):
-        table.add_column(heading, no_wrap=heading in ("reading", "unit"))
-    for *shown, _ in reading_rows(found):
-        table.add_row(*shown)
-    Console().print(table)
-    for sentence in found.sentences():
-        print(sentence)
+    Args:
+        network: The network, its data and the path.
+        method: turning counts kinks too; integral is the published estimator, without kinks; polygon takes secants.
+        alphas: First grid: number of points on [0, 1], or the first and last α and the number of points; by default 33.
+        precision: Halve the grid until no length changes by more than this (rad); None keeps the first grid.
+        budget: Largest number of α.
+        per: One length per example, or one per position of a sequence; by default position if outputs are sequences.
+        measurement: How the network is evaluated.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape gauss init.pt final.pt --model nets:build --data loaders:train --plot turning.svg
+        lerpscape gauss a.pt b.pt --model nets:build --data loaders:train --method integral --alphas 50 --precision None
+    """
+    from lerpscape.geometry.gauss_length import gauss_length
+
+    output.require_writable()
+    model, path, data = network.load_path()
+    lengths = gauss_length(
+        model,
+        path,
+        data,
+        method=method,
+        alphas=None if alphas is None else alphas_of(alphas),
+        tolerance=precision,
+        budget=budget,
+        per=per,
+        **measurement.keywords(data),
+    )
+    if output.report:
+        from lerpscape.plots.report import report
+
+        report([lengths], output.report, title="Gauss length")
+    output.write(lengths, {"verdict": lengths.summary, "mean": lengths.mean} | lengths.to_dict(), [lengths.summary])
