@@ -23,6 +23,9 @@ def _optional(metavar: str, help: str | None = None) -> Any:
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
 End = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="END")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Files = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…", help_behavior_hint="(required)")
+]
 Name = Annotated[str, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
 OptionalName = Annotated[str | None, _optional("PACKAGE.MODULE:NAME")]
 OptionalFile = Annotated[Path | None, _optional("FILE")]

@@ -25,11 +25,10 @@ def data_command(
 ) -> None:
     """List, check and download data sets.
 
-    list shows which data sets are there and how to get the others. check compares the files of a data set with the
-    official checksums, counts and pixel statistics, and exits with 1 if something differs. get downloads.
+    check exits with 1 if checksums, counts or pixel statistics are not the official ones.
 
     Args:
-        action: What to do.
+        action: list those that are there, and how to get the others; check their files; get official files.
         names: Data sets; by default all, for check all that are there.
         data_dir: Folder of the data sets; by default LERPSCAPE_DATA.
         json_: Print JSON.

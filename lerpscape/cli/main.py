@@ -136,8 +136,8 @@ def run(args: list[str]) -> None:
     word, *rest = args
     if word not in commands:
         raise ConfigError(_unknown_word(word, program, commands))
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:
-        config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
         tyro.cli(commands[word], prog=f"{program} {word}", args=rest, config=config)
     except SystemExit as stop:
         if not stop.code and {"-h", "--help"} & set(rest):
@@ -147,13 +147,13 @@ def run(args: list[str]) -> None:
 
 def examples(command: Command) -> str:
     """The example lines of a command's docstring."""
-    return textwrap.dedent(inspect.getdoc(command).partition("\nExamples:\n")[2])  # type: ignore[union-attr]
+    return textwrap.dedent(str(inspect.getdoc(command)).partition("\nExamples:\n")[2])
 
 
 def _print_words(program: str, commands: Mapping[str, Command]) -> None:
     """The --help of the program or of its studies: every word with the first line of its docstring."""
-    width = min(shutil.get_terminal_size().columns, 120)
     print(f"usage: {program} WORD …\n\n{DESCRIPTIONS[program]}\n")
+    width = min(shutil.get_terminal_size().columns, 120)
     for word, command in commands.items():
         summary = str(inspect.getdoc(command)).partition("\n")[0]
         print(textwrap.fill(f"  {word:<11} {summary}", width, subsequent_indent=" " * 14))

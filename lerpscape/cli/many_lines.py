@@ -13,6 +13,7 @@ from lerpscape.base.names import named
 from lerpscape.cli.arguments import (
     Device,
     End,
+    Files,
     Flag,
     Folder,
     Json,
@@ -104,7 +105,7 @@ def onset_command(
 
 
 def pairwise_command(
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")],
+    checkpoints: Files,
     /,
     network: Annotated[NetworkArguments, HERE],
     group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…", help_behavior_hint="")] = (),

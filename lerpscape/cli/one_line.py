@@ -35,12 +35,12 @@ def verdict_command(
 ) -> None:
     r"""Decide from few examples whether the loss rises.
 
-    Measures a growing random sample until the answer, about all examples, has the confidence asked for.
+    Measures a growing random sample of the examples until the answer has the confidence asked for.
 
     Args:
         network: The network, its data and the path.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
-        confidence: Probability of a right answer, over the random order of the examples.
+        confidence: Least probability that the answer is right, over the random order of the examples.
         bounds: Smallest and largest possible loss of one example; the confidence then holds for any number of examples.
         first: Examples at the first interim analysis; each further one has twice as many.
         budget: Largest number of examples; by default all.
@@ -207,7 +207,7 @@ def plateaus_command(
 ) -> None:
     """Predict plateaus of the loss from the last layer's biases.
 
-    Also measures the line without biases, and with biases that move at other times.
+    Also measures the line without biases, and with the biases of layer h interpolated with α to the power h.
 
     Args:
         network: The network and its ends.

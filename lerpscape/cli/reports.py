@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lerpscape.cli.arguments import print_written
+from lerpscape.cli.arguments import Files, print_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def report_command(
-    profiles: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")],
+    profiles: Files,
     /,
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html"),
     title: str = "Along the line",
