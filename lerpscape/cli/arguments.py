@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 
 LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy"
 
@@ -63,14 +63,14 @@ Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the numbers as JSO
 
 def called(name: str) -> Any:
     """The result of the function of this name, or the object itself where it is a module or data already."""
-    value = named(name)
+    value = import_object(name)
     is_model = "torch" in sys.modules and isinstance(value, sys.modules["torch"].nn.Module)
     return value() if callable(value) and not is_model else value
 
 
 def loss_of(text: str) -> Any:
     """The name of a loss, or the user's own where it is package.module:name."""
-    return named(text) if ":" in text else text
+    return import_object(text) if ":" in text else text
 
 
 def alphas_of(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import (
     Device,
     End,
@@ -58,7 +58,7 @@ def starts_command(
     from lerpscape.studies.start_comparisons import starts
 
     output.require_writable()
-    (model, data), factory = network.load(), named(network.model)
+    (model, data), factory = network.load(), import_object(network.model)
     result = starts(
         model,
         network.start,

@@ -172,7 +172,7 @@ def batch_norm_command(
     Examples:
         lerpscape study batch-norm init.pt final.pt --model nets:build --data loaders:train --plot statistics.svg
     """
-    from lerpscape.base.saving import plain
+    from lerpscape.base.saving import to_json
     from lerpscape.studies.batch_norm_sweeps import batch_norm_sweep
 
     if measurement.device.batch_norm:
@@ -188,7 +188,7 @@ def batch_norm_command(
     source = called(estimate_from) if estimate_from else data
     keywords = measurement.keywords(data) | {"between": between_of(between), "tolerance": precision, "budget": budget}
     sweep = batch_norm_sweep(model, path, data, estimate_from=source, **keywords)
-    shown = {"verdict": sweep.summary} | {policy.name: plain(policy) for policy in sweep}
+    shown = {"verdict": sweep.summary} | {policy.name: to_json(policy) for policy in sweep}
     output.write(sweep, shown, [*map(_row, sweep.table()), sweep.summary])
 
 

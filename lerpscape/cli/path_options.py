@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import Flag, OptionalFile
 
 if TYPE_CHECKING:
@@ -90,4 +90,4 @@ def _scheduled(text: str) -> tuple[str, Any]:
         )
     from lerpscape.paths.schedules import Power
 
-    return pattern, named(schedule) if power is None else Power(power)
+    return pattern, import_object(schedule) if power is None else Power(power)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lerpscape.profiles.results import Profile
-    from lerpscape.readings.crosswalk_results import Readings
+    from lerpscape.readings.results import Readings
 
 
 def report_command(
