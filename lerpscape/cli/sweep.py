@@ -118,14 +118,14 @@ def table_command(
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
     from lerpscape.lab.tables.formats import FORMATS
-    from lerpscape.lab.tables.records import records
-    from lerpscape.lab.tables.tables import Layout, table
+    from lerpscape.lab.tables.records import sweep_records
+    from lerpscape.lab.tables.table import Layout, tabulate
 
     require_writable(out, plot)
     sweep = Sweep.load(file)
     layouts = [Layout.from_dict(each) for each in sweep.tables] or [Layout()]
-    found = records(sweep, Store(store))
-    tables = [table(found, layout, sweep.counts_below) for layout in layouts]
+    found = sweep_records(sweep, Store(store))
+    tables = [tabulate(found, layout, sweep.counts_below) for layout in layouts]
     if json_:
         print(json.dumps([each.to_dict() for each in tables], allow_nan=False))
     else:
@@ -156,8 +156,8 @@ def export_command(store: Place = "results", out: Path = Path("records.parquet")
         out: The file to write; polars, pandas and DuckDB read it.
     """
     from lerpscape.lab.store import Store
-    from lerpscape.lab.tables.records import export, stored
+    from lerpscape.lab.tables.records import export, store_records
 
     require_writable(out)
-    rows = export(stored(Store(store)), out)
+    rows = export(store_records(Store(store)), out)
     print(f"{rows} rows\nwrote {out}")
