@@ -16,6 +16,7 @@ from lerpscape.base.errors import LerpscapeError, explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.geometry.gauss_length import FIRST_GRID
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
 from lerpscape.geometry.outputs import OutputsOnPath
@@ -25,7 +26,6 @@ from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 if TYPE_CHECKING:
     import pandas

@@ -15,6 +15,7 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.provenance import measured_with
 from lerpscape.geometry.gauss_length_results import GaussLength, Level
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
@@ -22,10 +23,9 @@ from lerpscape.geometry.outputs import OutputsOnPath, Per
 from lerpscape.geometry.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch, Data, Reader
-from lerpscape.networks.rebatching import alike, spread
+from lerpscape.networks.rebatching import evenly_spaced, same_layout
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -259,8 +259,8 @@ def _direction_noise(
     The median over examples, as a unit that switches between the two computations is no rounding. For outputs alone,
     the relative error of an output. A few hundred examples will do where they can be taken out of their batch.
     """
-    if alike([probe]) and not on_path.statistics.by_batch():
-        (probe,) = spread([probe], NOISE_EXAMPLES)
+    if same_layout([probe]) and not on_path.statistics.by_batch():
+        (probe,) = evenly_spaced([probe], NOISE_EXAMPLES)
     dtype = on_path.on_path.compute_dtype()
     unit = 4 * float(torch.finfo(dtype).eps)
     derivative = min(on_path.order, 1)

@@ -16,6 +16,7 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.geometry.grid_refinement import Refinement
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.turning import STILL
@@ -23,7 +24,6 @@ from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 Projection: TypeAlias = Literal["pca", "random"]
 

@@ -15,13 +15,13 @@ from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.features import Features
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 
 @dataclass(frozen=True, eq=False)

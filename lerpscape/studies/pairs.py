@@ -110,8 +110,8 @@ def pairwise(
            [1., 0., 4.],
            [1., 0., 0.]])
     """
+    from lerpscape.engine.measurement import alpha_grid
     from lerpscape.networks.batch_norm import EndStatistics
-    from lerpscape.profiles.profile import alpha_grid
 
     found = snapshots(checkpoints)
     named = dict.fromkeys(found, "all") if groups is None else dict(groups)

@@ -15,13 +15,13 @@ from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.bias_depths import bias_depths
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 if TYPE_CHECKING:
     import pandas

@@ -15,6 +15,7 @@ from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
@@ -23,7 +24,7 @@ from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.paths.endpoints import noise_like, zeros_like
 from lerpscape.paths.line import Line
-from lerpscape.profiles.profile import alpha_grid, profile
+from lerpscape.profiles.profile import profile
 
 if TYPE_CHECKING:
     import pandas

@@ -17,6 +17,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape.cli.main import main
+from lerpscape.networks.losses import find_loss
 
 matplotlib.use("agg")
 pytest.importorskip("hessian_eigenthings")
@@ -40,7 +41,7 @@ def exact(case: Case, alpha: float, policy: Any = None) -> tuple[torch.Tensor, t
         for item in case.data():
             inputs, targets = item
             outputs = torch.func.functional_call(start.eval(), tensors, (inputs,))
-            values = ls.losses.find_loss(case.loss).values(outputs, targets)
+            values = find_loss(case.loss).values(outputs, targets)
             total, count = total + values.sum(), count + len(values)
         return total / count
 
