@@ -261,8 +261,8 @@ def _measured(
                 hint="Use a smaller learning rate.",
             )
         )
-    turn = gauss_length(model, line, data, tolerance=tol, budget=budget, progress=False)
-    smooth = gauss_length(model, line, data, method="integral", alphas=INTEGRAL_POINTS, tolerance=None, progress=False)
+    turn = gauss_length(model, line, data, precision=tol, budget=budget, progress=False)
+    smooth = gauss_length(model, line, data, method="integral", alphas=INTEGRAL_POINTS, precision=None, progress=False)
     return WidthRun(
         width, seed, before, after, turn.mean, turn.mean_error, smooth.mean, curve.relative_distance, curve.max_rise
     )
