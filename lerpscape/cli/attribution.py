@@ -36,7 +36,7 @@ def attribute_command(
     model, path, data = along.opened()
     stretch, choices = between_of(between), measured.choices(data)
     found = layer_contributions(
-        model, path, data, between=stretch, by=by, tolerance=tolerance, budget=budget, **choices
+        model, path, data, between=stretch, by=by, precision=tolerance, budget=budget, **choices
     )
     lines = [f"{part:+12.5g}  {name}" for name, part in found.ranked()]
     output.write(found, {"verdict": found.summary} | found.to_dict(), [*lines, found.summary])
@@ -98,7 +98,7 @@ def policies_command(
 
     output.check()
     model, path, data = along.opened()
-    choices = measured.choices(data) | {"between": between_of(between), "tolerance": tolerance, "budget": budget}
+    choices = measured.choices(data) | {"between": between_of(between), "precision": tolerance, "budget": budget}
     del choices["batch_norm"]
     source = called(estimate_from) if estimate_from else data
     found = batch_norm_sweep(model, path, data, estimate_from=source, **choices)

@@ -1,4 +1,4 @@
-"""What every result can do, for every result there is: a new one that forgets something fails here."""
+"""What every result can do, for every subclass of `Result`: a new one that lacks something fails here."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 import lerpscape as ls
 from lerpscape.base.results import Result
 
-ROOMS = [
+MODULES = [
     import_module(each.name)
     for each in pkgutil.walk_packages(ls.__path__, "lerpscape.")
-    if not each.name.startswith(("lerpscape.lab", "lerpscape.commands", "lerpscape.__main__"))
+    if not each.name.startswith(("lerpscape.lab", "lerpscape.cli", "lerpscape.__main__"))
 ]
-CLASSES = {each for room in ROOMS for each in vars(room).values() if inspect.isclass(each)}
+CLASSES = {each for module in MODULES for each in vars(module).values() if inspect.isclass(each)}
 KINDS = {each.__name__: each for each in sorted(CLASSES, key=lambda each: each.__name__) if issubclass(each, Result)}
 del KINDS["Result"]
 MLP, REGRESSION, NORMED = CASES[0], CASES[1], CASES[3]
@@ -91,6 +91,11 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
+# What every `how` says. Readings are numbers read off a profile, which has a `how` of its own.
+HOW = {"model", "data_digest", "batch_norm", "device", "dtype", "threads", "versions"}
+READ_OFF = {"Readings"}
+
+
 def same(one: Any, other: Any) -> bool:
     """The same types, shapes, dtypes and numbers, all the way down; NaN is NaN."""
     if type(one) is not type(other):
@@ -109,6 +114,11 @@ def test_every_kind_of_result_is_tried_here() -> None:
     assert len({each.FORMAT for each in KINDS.values()}) == len(KINDS)
 
 
+def test_every_result_has_a_how() -> None:
+    without = {name for name, kind in KINDS.items() if "how" not in {field.name for field in fields(kind)}}
+    assert without == READ_OFF
+
+
 def test_what_measures_gives_a_result() -> None:
     public = {name: getattr(ls, name) for name in ls.__all__}
     functions = {name: each for name, each in public.items() if inspect.isfunction(each)}
@@ -125,6 +135,8 @@ def test_what_measures_gives_a_result() -> None:
 def test_a_result_comes_back_from_disk_and_shows_itself(name: str, tmp_path: Path) -> None:
     found = RESULTS[name]()
     assert type(found) is KINDS[name.split()[0]]
+    if name not in READ_OFF:
+        assert set(found.how) >= HOW, HOW - set(found.how)
     comes_back(name, found, tmp_path)
     shows_itself(name, found)
 

@@ -59,4 +59,4 @@ def test_policies(capsys: pytest.CaptureFixture[str]) -> None:
     start, end = CNN.ends()
     pooled = ls.Recalibrate(CNN.data(), pooled=True)
     alone = ls.profile(start, ls.Line(start, end), CNN.data(), alphas=5, batch_norm=pooled)
-    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.rows[-1].profile.loss.tolist()
+    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.policies[-1].profile.loss.tolist()

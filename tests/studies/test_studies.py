@@ -191,7 +191,7 @@ def test_a_trajectory_is_the_closed_form() -> None:
     np.testing.assert_allclose(found.residual, [0, 0.4, 0.4, 0], atol=1e-15)
     road = 0.5 + 0.2 + (0.25 + 0.16) ** 0.5
     np.testing.assert_allclose(found.travelled, np.array([0, 0.5, 0.7, road]) / road, rtol=1e-14)
-    assert (found.length, found.road) == pytest.approx((1.0, road))
+    assert (found.length, found.path_length) == pytest.approx((1.0, road))
     np.testing.assert_allclose(found.losses, [wave_at(np.array(x)) + y**2 for x, y in places], rtol=1e-12)
     np.testing.assert_allclose(found.line, wave_at(np.array([0, 0.3, 0.5, 1])), rtol=1e-12)
     assert "at 1" in found.summary
@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (
             lambda: ls.studies.pairwise(Place(), [at(0, 0), at(1, 0)], DATA, alphas=[0, 0.3, 1]),
             ValueError,
-            "the same from both ends",
+            "symmetric about 1/2",
         ),
         (
             lambda: ls.studies.pairwise(cnn(), [cnn(), cnn()], CNN.data(), batch_norm=ls.EndStatistics()),
@@ -255,7 +255,11 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (lambda: ls.studies.onset(Place(), [at(0, 0), at(0, 0)], DATA, tolerance=0), ValueError, "other than the end"),
         (lambda: ls.studies.onset(Place(), "nowhere", DATA, tolerance=0), ValueError, "a folder of checkpoints"),
         (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0), at(0, 0)], DATA), ValueError, "that differ"),
-        (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0)], DATA, alphas=3), TypeError, "no alphas"),
+        (
+            lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0)], DATA, alphas=3),
+            TypeError,
+            "an argument of trajectory",
+        ),
         (
             lambda: ls.paths.Stops((ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x").velocity(
                 0.5
