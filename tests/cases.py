@@ -231,6 +231,15 @@ def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> 
     return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
 
 
+def rounding(model: nn.Module, dtype: torch.dtype = torch.float64) -> float:
+    """What one loss may be off by in two ways of measuring it: torch has several kernels for most operations.
+
+    Both ways add up the numbers of each layer's inputs, one layer after the other, and round each product and each sum
+    to ½ eps: 2 eps for every number on the longest way, in the worst case. Numbers in these networks are around 1.
+    """
+    return 2 * torch.finfo(dtype).eps * sum(each[0].numel() for each in model.parameters() if each.dim() > 1)
+
+
 def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
     with monkeypatch.context() as patched:
         patched.setattr(planner, "traced", lambda model: "switched off")

@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 LEVEL = {folder: level for level, floor in enumerate(FLOORS) for folder in floor}
 # Calls whose first argument is the name of a module or package to import.
-IMPORTING = ("import_module", "__import__", "optional", "find_spec", "importorskip")
+IMPORTING = ("import_module", "__import__", "import_optional", "find_spec", "importorskip")
 
 
 def module_name(file: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 
 # How arguments are called in --help.
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
@@ -28,14 +28,14 @@ Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 def called(name: str) -> Any:
     """The result of the function of this name, or the object itself where it is a module or data already."""
-    found = named(name)
+    found = import_object(name)
     is_model = "torch" in sys.modules and isinstance(found, sys.modules["torch"].nn.Module)
     return found() if callable(found) and not is_model else found
 
 
 def loss_of(text: str) -> Any:
     """The name of a loss, or the user's own where it is package.module:name."""
-    return named(text) if ":" in text else text
+    return import_object(text) if ":" in text else text
 
 
 def alphas_of(text: str) -> Any:

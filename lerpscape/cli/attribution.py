@@ -93,7 +93,7 @@ def policies_command(
         measured: How; --batch-norm has no say here.
         output: Where to.
     """
-    from lerpscape.base.saving import plain
+    from lerpscape.base.saving import to_json
     from lerpscape.studies.batch_norm_sweeps import batch_norm_sweep
 
     output.check()
@@ -102,7 +102,7 @@ def policies_command(
     del choices["batch_norm"]
     source = called(estimate_from) if estimate_from else data
     found = batch_norm_sweep(model, path, data, estimate_from=source, **choices)
-    shown = {"verdict": found.summary} | {each.name: plain(each) for each in found}
+    shown = {"verdict": found.summary} | {each.name: to_json(each) for each in found}
     output.write(found, shown, [*map(_row, found.table()), found.summary])
 
 

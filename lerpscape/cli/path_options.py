@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 
 if TYPE_CHECKING:
     from lerpscape.paths.path import Path
@@ -82,4 +82,4 @@ def _scheduled(text: str) -> tuple[str, Any]:
         )
     from lerpscape.paths.schedules import Power
 
-    return pattern, named(time) if power is None else Power(power)
+    return pattern, import_object(time) if power is None else Power(power)

@@ -13,7 +13,7 @@ from lerpscape.cli.options import NO_PAGE, PLACED, AlongAsked, HowPlaced, OnPage
 
 if TYPE_CHECKING:
     from lerpscape.profiles.results import Profile
-    from lerpscape.readings.crosswalk_results import Readings
+    from lerpscape.readings.results import Readings
 
 
 def profile_command(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import End, Start
 from lerpscape.cli.options import PRINTED, USUAL, EndsAsked, HowMeasured, NetworkAsked, WhereTo
 
@@ -39,7 +39,7 @@ def starts_command(
     from lerpscape.studies.start_comparisons import starts
 
     output.check()
-    (model, data), factory = ends.called(), named(ends.model)
+    (model, data), factory = ends.called(), import_object(ends.model)
     found = starts(
         model,
         ends.start,

@@ -28,7 +28,7 @@ def verdict_command(
         confidence: How sure the verdict is to be, over the random order of the examples.
         bounds: Least and most that the loss of one example can be, where there are such: the confidence then holds for
             any number of examples.
-        first: Examples at the first look; each further look sees twice as many.
+        first: Examples at the first interim analysis; each further one has twice as many.
         budget: Most examples to measure; all by default.
         seed: Of the random order.
         workers: Processes that divide the work, each on one core; or ray (started here, or the cluster of RAY_ADDRESS).

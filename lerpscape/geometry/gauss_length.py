@@ -21,7 +21,7 @@ from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
 from lerpscape.geometry.outputs import OutputsOnPath, Per
 from lerpscape.geometry.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
 from lerpscape.networks.batches import Batch, Data
-from lerpscape.networks.rebatching import alike, spread
+from lerpscape.networks.rebatching import evenly_spaced, same_layout
 from lerpscape.paths.path import ParamPath
 
 Method: TypeAlias = Literal["turning", "integral", "polygon"]
@@ -239,8 +239,8 @@ def _direction_noise(outputs: OutputsOnPath, probe: Batch) -> float:
     The median over examples, because a ReLU that is on in one type and off in the other is no rounding. Without
     derivatives, the relative error of an output. A few hundred examples suffice, where a batch can be cut.
     """
-    if alike([probe]) and not outputs.statistics.by_batch():
-        (probe,) = spread([probe], NOISE_EXAMPLES)
+    if same_layout([probe]) and not outputs.statistics.by_batch():
+        (probe,) = evenly_spaced([probe], NOISE_EXAMPLES)
     on_path = outputs.on_path
     dtype = on_path.compute_dtype()
     unit = 4 * float(torch.finfo(dtype).eps)

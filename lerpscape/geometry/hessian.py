@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.base.saving import optional, versions
+from lerpscape.base.saving import import_optional, versions
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.curvature_results import Curvature
 from lerpscape.networks.batches import Batch, Data
@@ -59,7 +59,7 @@ def curvature(
     >>> bend.top.round(9).tolist(), bend.bottom.round(9).tolist(), bend.trace.round(9).tolist(), bend.along.tolist()
     ([9.0, 9.0], [1.0, 1.0], [10.0, 10.0], [10.0, 10.0])
     """
-    library = optional("hessian_eigenthings", "curvature")
+    library = import_optional("hessian_eigenthings", "curvature")
     grid = alpha_grid(alphas)
     if iterations < 2 or probes < 6:
         raise ValueError(

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from lerpscape.base.errors import explain
 from lerpscape.base.ray_cluster import cluster, is_address
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
@@ -139,7 +139,7 @@ def _ray(
 
 
 def _slurm(task: Callable[[Work], Outcome], items: Sequence[Work]) -> Iterator[tuple[Work, Any]]:
-    submitit = optional("submitit", "slurm")
+    submitit = import_optional("submitit", "slurm")
     executor = submitit.AutoExecutor(folder="slurm-logs", cluster="slurm")
     executor.update_parameters(cpus_per_task=1, tasks_per_node=1, timeout_min=24 * 60, slurm_array_parallelism=256)
     return submitted(task, items, executor)
@@ -150,7 +150,7 @@ def submitted(task: Callable[[Work], Outcome], items: Sequence[Work], executor: 
 
     A job that the cluster killed is submitted again; the store says where its run stood.
     """
-    submitit = optional("submitit", "slurm")
+    submitit = import_optional("submitit", "slurm")
     waiting = {job: (item, 1) for job, item in zip(executor.map_array(task, items), items, strict=True)}
     while waiting:
         for job in submitit.helpers.as_completed(list(waiting)):

@@ -22,7 +22,7 @@ from lerpscape.engine.plan import Sizes
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.channel_moments import moments
 from lerpscape.networks.checksums import BLOCK, checksum
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
 DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
@@ -172,7 +172,7 @@ def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, 
     assert "first layer" in found.how["plan"]
     for position, model in ((0, start), (-1, end)):
         with torch.no_grad():
-            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
+            values = torch.cat([LOSSES["cross_entropy"].values(model(x), y) for x, y in data])
         assert found.loss[position] == float(values.double().numpy().mean())
 
 
@@ -198,7 +198,7 @@ def test_the_kernels_are_those_of_the_network_itself(derivative: bool, trained: 
     found = ls.profile(start, ls.Line(start, end), data, derivative=derivative)
     for position, model in ((0, start), (-1, end)):
         with torch.no_grad():
-            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
+            values = torch.cat([LOSSES["cross_entropy"].values(model(x), y) for x, y in data])
         assert found.loss[position] == float(values.double().numpy().mean())
     assert all(each.requires_grad == trained for each in start.parameters())
 
@@ -257,7 +257,7 @@ def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
 def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain)
     line = ls.Line(start, end)
-    expected = by_module(monkeypatch, start, line, DATA)
+    expected = by_module(monkeypatch, start, line, DATA, derivative=False)
     monkeypatch.setattr(
         EndpointOutputs, "at", lambda shared, alpha, into: torch.lerp(shared.start, shared.end, 1.001 * alpha)
     )
@@ -358,9 +358,9 @@ def test_nothing_waits_for_the_device_between_two_alphas(
     assert not isinstance(graph, str)
     batch = batch_of(data[0])
     with undisturbed(start):
-        module = ModuleExecution(on_path, NAMED["cross_entropy"], statistics, lambda _: None, derivative=derivative)
+        module = ModuleExecution(on_path, LOSSES["cross_entropy"], statistics, lambda _: None, derivative=derivative)
         plan = GraphExecution(
-            graph, on_path, NAMED["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
+            graph, on_path, LOSSES["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
         )
         ready = [plan.ready(batch)]
         for alpha in (0.2, 0.7):

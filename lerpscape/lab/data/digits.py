@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 from lerpscape.lab.data.images import image_set
 from lerpscape.lab.data.splits import DataSet, Split
 
@@ -26,7 +26,7 @@ def digits(folder: str | Path | None = None, *, normalize: bool = False, reconst
     >>> len(found.train), len(found.test), found.inputs, found.outputs
     (1437, 360, (1, 8, 8), 10)
     """
-    pixels, classes = optional("sklearn.datasets", "demo").load_digits(return_X_y=True)
+    pixels, classes = import_optional("sklearn.datasets", "demo").load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(pixels))
     images = torch.from_numpy(pixels[order].astype(np.uint8)).reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(classes[order])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 from lerpscape.lab.data.catalogue import ENTRIES, Download
 from lerpscape.lab.data.copies import data_folder, find_copy, how_to_get, missing_files
 
@@ -49,7 +49,7 @@ def get(name: str, folder: str | Path | None = None, progress: bool | None = Non
 
 
 def _fetch(download: Download, target: Path, name: str, progress: bool | None) -> None:
-    pooch = optional("pooch", "lab")
+    pooch = import_optional("pooch", "lab")
     file = download.url.rpartition("/")[2]
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".download-") as workshop:

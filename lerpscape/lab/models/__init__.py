@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lerpscape.base.errors import ConfigError, explain
-from lerpscape.base.names import named, unknown_name
+from lerpscape.base.names import import_object, unknown_name
 from lerpscape.lab.models.alexnet import alexnet
 from lerpscape.lab.models.autoencoders import autoencoder, linear_autoencoder
 from lerpscape.lab.models.fully_connected import fully_connected
@@ -77,7 +77,7 @@ def _factory(name: str) -> Callable[..., Any]:
             raise ConfigError(unknown_name("model", name, MODELS) + " A factory of your own is package.module:factory.")
         return MODELS[name]
     try:
-        found = named(name)
+        found = import_object(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not callable(found) or isinstance(found, nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.lab.config import RunConfig
 from lerpscape.lab.files import entries
@@ -116,7 +116,7 @@ def export(found: Iterable[Record], path: str | Path) -> int:
 
     polars, pandas and DuckDB read it. Needs polars (`pip install "lerpscape[lab]"`).
     """
-    polars = optional("polars", "lab")
+    polars = import_optional("polars", "lab")
     rows = [record.row(part) for record in found for part in (record.profiles or ("train",))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     frame = polars.DataFrame({name: [row.get(name) for row in rows] for name in columns}, strict=False)

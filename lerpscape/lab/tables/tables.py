@@ -23,7 +23,7 @@ import numpy as np
 
 from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
-from lerpscape.base.saving import plain
+from lerpscape.base.saving import to_json
 from lerpscape.lab.tables.records import Record, count_states
 from lerpscape.readings.intervals import wilson_interval
 
@@ -101,7 +101,7 @@ class Table:
         """Title, notes and cells as plain numbers, lists and strings; NaN becomes a string."""
         cells = [
             {**dict(zip(self.layout.rows, row, strict=True)), **dict(zip(self.layout.columns, column, strict=True))}
-            | plain(cell)
+            | to_json(cell)
             for (row, column), cell in self.cells.items()
         ]
         return {"title": self.title, "kind": self.layout.kind, "notes": list(self.notes), "cells": cells}
