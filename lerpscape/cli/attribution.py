@@ -68,7 +68,7 @@ def examples_command(
         f"{100 * each.share_rising:.3g} % of its examples rise, part of the change {each.part:+.4g}"
         for each in found.by_class(tolerance)
     ]
-    lines += [f"example {number}: {part:+.4g}" for number, part in found.ranked(found.stretch)[:most]]
+    lines += [f"example {number}: {part:+.4g}" for number, part in found.ranked(found.interval)[:most]]
     verdict = found.verdict(tolerance)
     output.write(found, {"verdict": verdict} | found.to_dict(), [*lines, verdict])
 

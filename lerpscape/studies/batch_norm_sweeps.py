@@ -57,19 +57,19 @@ class PolicySweep(Result):
     def table(self) -> list[dict[str, Any]]:
         """One row per policy: losses at both ends, max_rise, and the change over the interval, split."""
         rows = []
-        for each in self.policies:
-            row: dict[str, Any] = {"policy": each.name, "invalid": len(each.profile.invalid)}
-            if each.split is not None:
-                split = dict(zip(each.split.names, each.split.parts.tolist(), strict=True))
+        for policy in self.policies:
+            row: dict[str, Any] = {"policy": policy.name, "invalid": len(policy.profile.invalid)}
+            if policy.split is not None:
+                split = dict(zip(policy.split.names, policy.split.parts.tolist(), strict=True))
                 row |= {
-                    "first_loss": float(each.profile.loss[0]),
-                    "last_loss": float(each.profile.loss[-1]),
-                    "max_rise": each.profile.max_rise,
-                    "from": each.split.between[0],
-                    "to": each.split.between[1],
-                    "change": each.split.change,
+                    "first_loss": float(policy.profile.loss[0]),
+                    "last_loss": float(policy.profile.loss[-1]),
+                    "max_rise": policy.profile.max_rise,
+                    "from": policy.split.between[0],
+                    "to": policy.split.between[1],
+                    "change": policy.split.change,
                     **split,
-                    "residual": each.split.residual,
+                    "residual": policy.split.residual,
                 }
             rows.append(row)
         return rows

@@ -232,7 +232,7 @@ class Flat(nn.Module):
         return x @ self.w
 
 
-def test_an_output_that_stands_still_for_a_while_is_passed_over_and_counted() -> None:
+def test_an_output_that_stands_still_for_a_while_is_skipped_and_counted() -> None:
     def pause(t: Tensor) -> Tensor:  # east, rest, north
         return torch.stack([torch.clamp(t, max=0.25), torch.relu(t - 0.75)])
 
