@@ -145,8 +145,8 @@ def table_command(
     require_writable(out, plot)
     runs = Sweep.load(sweep_file(sweep))
     layouts = [Layout.from_dict(layout) for layout in runs.tables] or [Layout()]
-    rows = records(runs, Store(store))
-    tables = [table(rows, layout, runs.counts_below) for layout in layouts]
+    rows = sweep_records(runs, Store(store))
+    tables = [tabulate(rows, layout, runs.counts_below) for layout in layouts]
     if json_:
         print(json.dumps([filled.to_dict() for filled in tables], allow_nan=False))
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import by_module
+from cases import by_module, outputs_on_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from lerpscape.engine.graph import traced
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.planner import Evaluator
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep, worth_sweeping
-from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Reader, batch_of
 from lerpscape.networks.losses import LOSSES
@@ -339,7 +338,7 @@ def test_without_a_compiler_the_plan_says_what_to_install(monkeypatch: pytest.Mo
     for there in (True, False):
         monkeypatch.setattr(compiling, "find_spec", lambda name, there=there: there or None)
         found[there] = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
-        ls.gauss_length(start, ls.Line(start, end), DATA, alphas=5, tolerance=0.5)
+        ls.gauss_length(start, ls.Line(start, end), DATA, alphas=5, precision=0.5)
     assert is_swept(found[True]) and not is_swept(found[False])
     assert found[False].how["plan"].startswith("first layer shared by all α (faster with lerpscape[fast]), ")
     np.testing.assert_allclose(found[False].loss, found[True].loss, rtol=2e-6)  # float32
@@ -391,7 +390,7 @@ def test_the_tensors_of_a_swept_layer_are_not_needed() -> None:
 def test_turning_angles_come_from_sweeps_too(build: Any, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = seeded(build, 0), seeded(build, 1)
     line = ls.Line(start, end)
-    asked = {"alphas": 17, "tolerance": 0.05, "budget": 129, "method": method}
+    asked = {"alphas": 17, "precision": 0.05, "budget": 129, "method": method}
     swept = []
     monkeypatch.setattr(relu_sweep, "worth_sweeping", lambda *sizes, **options: swept.append(sizes) or True)
     monkeypatch.setattr(relu_sweep, "AHEAD", 3)
@@ -415,7 +414,7 @@ def test_a_stack_whose_outputs_vanish_is_not_swept(monkeypatch: pytest.MonkeyPat
             tensor *= 300
     batch, alphas = batch_of(DATA[0]), np.array([0.0, 0.3, 0.6, 0.999])
     with undisturbed(start):
-        outputs, expecting = (OutputsOnPath(start, ls.Line(start, end), batch, order=1) for _ in range(2))
+        outputs, expecting = (outputs_on_path(start, ls.Line(start, end), batch, order=1) for _ in range(2))
         expecting.expect(alphas, 1)
         for alpha in alphas:
             assert torch.equal(outputs.at(float(alpha), [batch])[0], expecting.at(float(alpha), [batch])[0])
@@ -426,12 +425,12 @@ def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.Monk
     monkeypatch.setattr(relu_sweep, "worth_sweeping", lambda *sizes, **options: True)
     batch = batch_of(DATA[0])
     with undisturbed(start):
-        outputs = OutputsOnPath(start, ls.Line(start, end), batch, order=2)
+        outputs = outputs_on_path(start, ls.Line(start, end), batch, order=2)
         alphas = np.linspace(0, 1, 9)
         outputs.expect(alphas[::2], 1)
         for alpha in alphas:
             (found,) = outputs.at(float(alpha), [batch])
-            (expected,) = OutputsOnPath(start, ls.Line(start, end), batch, order=2).at(float(alpha), [batch])
+            (expected,) = outputs_on_path(start, ls.Line(start, end), batch, order=2).at(float(alpha), [batch])
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32
 
 
