@@ -142,7 +142,7 @@ def examples_command(
         f"{100 * group.share_rising:.3g} % of its examples rise, part of the change {group.part:+.4g}"
         for group in curves.by_class(tolerance)
     ]
-    lines += [f"example {number}: {part:+.4g}" for number, part in curves.ranked(curves.stretch)[:most]]
+    lines += [f"example {number}: {part:+.4g}" for number, part in curves.ranked(curves.interval)[:most]]
     verdict = curves.verdict(tolerance)
     output.write(curves, {"verdict": verdict} | curves.to_dict(), [*lines, verdict])
 
