@@ -74,12 +74,12 @@ def main() -> None:
             for points in grids:
                 if points > finest:
                     continue
-                found = ls.gauss_length(model, line, data, method=method, alphas=points, tolerance=None)
+                found = ls.gauss_length(model, line, data, method=method, alphas=points, precision=None)
                 print(
                     f"{method:<10}{points:>7}{found.mean:>13.4f}{found.mean_error:>15.2g}"
                     f"{100 * found.share_below_half_pi:>11.1f} %{100 * found.share_max_angle_below_half_pi:>18.1f} %"
                 )
-        refined = ls.gauss_length(model, line, data, alphas=51, tolerance=1e-12, budget=2 * finest + 1)
+        refined = ls.gauss_length(model, line, data, alphas=51, precision=1e-12, budget=2 * finest + 1)
         print(f"refined    {refined.summary}")
         print("           " + "  ".join(f"{level.points}: {level.mean:.4f}" for level in refined.levels))
         limit, error = extrapolated(refined.levels)

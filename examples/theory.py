@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from lerpscape.papers.lucas2021.theory.models import run_theory
+from lerpscape.papers.lucas2021.theory.run_theory import run_theory
 
 
 def main() -> None:
