@@ -413,8 +413,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import lerpscape as ls
-from lerpscape.engine.first_layers import Shared
-from lerpscape.engine.relu_sweep import NextLayer, Sweep
+from lerpscape.engine._relu_sweep_kernels import switching
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)
@@ -427,8 +426,8 @@ def most():  # not ru_maxrss, which begins with what the parent had
 derivative = sys.argv[2] == "derivative"
 ls.profile(start, line, data[:1], alphas=5, derivative=derivative)
 first = most()
-hinge = Shared(torch.rand(2, 2), -torch.rand(2, 2), None), NextLayer.of(*torch.rand(2, 2, 2), None, None)
-Sweep(*hinge, np.linspace(0, 1, 3)).series(0.5, 1)  # loads numba
+ends = np.ones((1, 2)), -np.ones((1, 2))
+switching(*ends, np.linspace(0, 1, 3), np.empty((1, 2)), np.empty((1, 2)))  # loads numba
 before = most()
 ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=derivative)
 print(most() - before, before - first)
