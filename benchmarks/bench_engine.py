@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from loops import loop
+from machine import machine
 from networks import fully_connected, moved, residual
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -486,7 +487,7 @@ def main() -> None:
         result[name] = {
             "rounds": options.rounds,
             "threads": 1,
-            "machine": platform.machine(),
+            "machine": machine(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "found": found,

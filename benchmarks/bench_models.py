@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from bench_engine import RESULTS, batches, interleaved, losses
 from loops import loop
+from machine import machine
 from networks import Attention, Tied, fully_connected, moved
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
@@ -153,7 +153,7 @@ def main() -> None:
         row = compared(name, options.rounds)
         kept = json.loads(out.read_text()) if out.exists() else {}
         kept["what"] = __doc__
-        kept[name] = row | {"torch": torch.__version__, "machine": platform.machine(), "threads": 1}
+        kept[name] = row | {"torch": torch.__version__, "machine": machine(), "threads": 1}
         out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}")
 
