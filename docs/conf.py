@@ -29,9 +29,10 @@ class PublicNames(SphinxDirective):
         package = import_module(self.arguments[0])
         lines = []
         for name in sorted(set(package.__all__) - set(lerpscape.__all__), key=str.lower):
-            if isinstance(getattr(package, name), type):
+            value = getattr(package, name)
+            if isinstance(value, type):
                 lines += [f".. autoclass:: {package.__name__}.{name}", "   :members:", ""]
-            else:
+            elif callable(value):
                 lines += [f".. autofunction:: {package.__name__}.{name}", ""]
         self.content = StringList(lines, source=self.get_source_info()[0])
         return self.parse_content_to_nodes()

@@ -15,6 +15,8 @@ from commands import parsed
 import lerpscape as ls
 from lerpscape.base.results import Result
 from lerpscape.cli.main import COMMANDS, STUDIES
+from lerpscape.lab.data import DATA_SETS
+from lerpscape.lab.models import MODELS
 
 ROOT = Path(ls.__file__).parent.parent
 FOLDERS = ("readings", "paths", "profiles", "certificates", "geometry", "studies")
@@ -67,9 +69,13 @@ def test_every_public_name_is_in_the_reference() -> None:
     """Names of `lerpscape` one by one; those of a folder by a directive that lists its `__all__`."""
     page = (ROOT / "docs" / "reference.md").read_text()
     one_by_one = re.findall(r":: lerpscape\.(\w+)$", page, flags=re.MULTILINE)
-    assert sorted(one_by_one) == sorted([*ls.__all__, *FOLDERS])
-    for folder in FOLDERS:
+    assert sorted(one_by_one) == sorted([*ls.__all__, *FOLDERS, "lab"])
+    for folder in (*FOLDERS, "lab", "lab.data"):
         assert f".. public-names:: lerpscape.{folder}\n" in page
+    for name in MODELS:
+        assert f":: lerpscape.lab.models.{name}\n" in page
+    for name in DATA_SETS:
+        assert f":: lerpscape.lab.data.{name}\n" in page
 
 
 def test_the_version_is_in_the_changelog() -> None:

@@ -22,7 +22,7 @@ class Contributions(Result):
     Arrays have shape (parts,): `parts` and `errors` (their change at the last halving of the grid) in `unit`; `slopes`
     of shape (points, parts) is dL/dα of each at `alphas`. `losses` are measured at both ends of `between`, so
     `residual` = their difference − Σ parts is the exact quadrature error of the sum. `precision` is a share of
-    Σ |parts|.
+    `Σ |parts|`.
     """
 
     FORMAT = "lerpscape contributions 2"
@@ -55,7 +55,7 @@ class Contributions(Result):
 
     @property
     def converged(self) -> bool:
-        """Whether the residual and every part's error are at most `precision`·Σ |parts|."""
+        """Whether the residual and every part's error are at most `precision · Σ |parts|`."""
         allowed = self.precision * float(np.abs(self.parts).sum())
         return bool(abs(self.residual) <= allowed and (self.errors <= allowed).all())
 
