@@ -261,9 +261,9 @@ def _measure(
                 hint="Use a smaller learning rate.",
             )
         )
-    gauss = gauss_length(model, line, data, tolerance=tol, budget=budget, progress=False)
+    gauss = gauss_length(model, line, data, precision=tol, budget=budget, progress=False)
     published = gauss_length(
-        model, line, data, method="integral", alphas=INTEGRAL_POINTS, tolerance=None, progress=False
+        model, line, data, method="integral", alphas=INTEGRAL_POINTS, precision=None, progress=False
     )
     return WidthRun(
         width,
