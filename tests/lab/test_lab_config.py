@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
@@ -54,6 +54,7 @@ tables = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the time of an example depends on the load of the machine
 @given(tables)
 def test_to_dict_and_from_dict_are_inverse(table: dict[str, Any]) -> None:
     config = RunConfig.from_dict(table)
