@@ -22,6 +22,7 @@ from lerpscape.cli.arguments import (
     OptionalFolder,
     Progress,
     Start,
+    device_of,
     loss_of,
     print_written,
     require_writable,
@@ -308,7 +309,7 @@ def connect_command(
 
     require_writable(out, plot)
     model, data = network.load()
-    per_example, policy = loss_of(loss), named_policy(batch_norm, data)
+    per_example, policy, device = loss_of(loss), named_policy(batch_norm, data), device_of(device)
     curve = connect(
         model,
         network.start,

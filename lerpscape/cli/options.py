@@ -25,6 +25,7 @@ from lerpscape.cli.arguments import (
     Start,
     alphas_of,
     called,
+    device_of,
     dtype_of,
     loss_of,
     print_written,
@@ -91,7 +92,7 @@ class DeviceOptions:
 
         given = {
             "batch_norm": named_policy(self.batch_norm, data),
-            "device": self.device,
+            "device": device_of(self.device),
             "dtype": dtype_of(self.dtype),
             "progress": self.progress,
             "label": self.label or None,
