@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine import planner
+from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.geometry.outputs import OutputsOnPath
+from lerpscape.networks.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -252,3 +256,9 @@ def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
         np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-9, atol=1e-12)
     if expected.accuracy is not None:
         np.testing.assert_allclose(found.accuracy, expected.accuracy)
+
+
+def outputs_on_path(model: nn.Module, line: ls.Line, probe: Batch, *, batch_norm: Any = None, **choices: Any) -> Any:
+    """An `OutputsOnPath` of a model on a line."""
+    on_path = ModelOnPath(model, line, None, None)
+    return OutputsOnPath(on_path, BatchNormStatistics(on_path, batch_norm), probe, **choices)

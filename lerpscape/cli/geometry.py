@@ -117,7 +117,7 @@ def condition_command(
         data,
         loss,
         alphas=None if alphas is None else alphas_of(alphas),
-        tolerance=precision,
+        precision=precision,
         budget=budget,
         **measurement.keywords(data),
     )

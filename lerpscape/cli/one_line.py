@@ -106,7 +106,7 @@ def attribute_command(
     model, path, data = network.load_path()
     interval, keywords = between_of(between), measurement.keywords(data)
     contributions = layer_contributions(
-        model, path, data, between=interval, by=by, tolerance=precision, budget=budget, **keywords
+        model, path, data, between=interval, by=by, precision=precision, budget=budget, **keywords
     )
     lines = [f"{part:+12.5g}  {name}" for name, part in contributions.ranked()]
     summary = contributions.summary
@@ -142,7 +142,7 @@ def examples_command(
         f"{100 * group.share_rising:.3g} % of its examples rise, part of the change {group.part:+.4g}"
         for group in curves.by_class(tolerance)
     ]
-    lines += [f"example {number}: {part:+.4g}" for number, part in curves.ranked(curves.stretch)[:most]]
+    lines += [f"example {number}: {part:+.4g}" for number, part in curves.ranked(curves.interval)[:most]]
     verdict = curves.verdict(tolerance)
     output.write(curves, {"verdict": verdict} | curves.to_dict(), [*lines, verdict])
 
@@ -186,7 +186,7 @@ def batch_norm_command(
     output.require_writable()
     model, path, data = network.load_path()
     source = called(estimate_from) if estimate_from else data
-    keywords = measurement.keywords(data) | {"between": between_of(between), "tolerance": precision, "budget": budget}
+    keywords = measurement.keywords(data) | {"between": between_of(between), "precision": precision, "budget": budget}
     sweep = batch_norm_sweep(model, path, data, estimate_from=source, **keywords)
     shown = {"verdict": sweep.summary} | {policy.name: to_json(policy) for policy in sweep}
     output.write(sweep, shown, [*map(_row, sweep.table()), sweep.summary])

@@ -152,7 +152,7 @@ def check_options(
     for name in options:
         if name not in shared:
             parameters = inspect.signature(function).parameters.values()
-            own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY or each.default is not each.empty]
+            own = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY or one.default is not one.empty]
             raise TypeError(unknown_name(f"an argument of {function.__name__}", name, [*own, *shared]))
 
 

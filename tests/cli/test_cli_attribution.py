@@ -62,4 +62,4 @@ def test_batch_norm(capsys: pytest.CaptureFixture[str]) -> None:
     assert "this study measures every kind" in refused(
         words("batch-norm", "--batch-norm", "end", name="normed"), capsys
     )
-    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.rows[-1].profile.loss.tolist()
+    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.policies[-1].profile.loss.tolist()

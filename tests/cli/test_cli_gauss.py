@@ -54,7 +54,7 @@ def test_gauss_prints_what_the_library_measures(work: Path, capsys: pytest.Captu
     main(["gauss", *ENDS, "--method", "integral", "--alphas", "21", "--precision", "None", "--json"])
     printed_json = json.loads(capsys.readouterr().out)
     assert printed_json["method"] == "integral"
-    assert printed_json["mean"] == ls.gauss_length(*direct(), method="integral", alphas=21, tolerance=None).mean
+    assert printed_json["mean"] == ls.gauss_length(*direct(), method="integral", alphas=21, precision=None).mean
 
 
 def test_condition_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def test_gauss_and_certify_take_paths_or_say_why_not(work: Path, capsys: pytest.
     words = ["gauss", *ENDS, *BUILT, "--alphas", "5", "--precision", "None"]
     found = printed([*words, "--control", "other.pt"], capsys)
     start, end = CASE.ends()
-    same = ls.gauss_length(start, ls.Bezier(start, other(), end), CASE.data(), alphas=5, tolerance=None)
+    same = ls.gauss_length(start, ls.Bezier(start, other(), end), CASE.data(), alphas=5, precision=None)
     assert found["mean"] == pytest.approx(same.mean, rel=1e-12)  # type: ignore[index, call-overload]
     assert "a straight line" in refused([*words, "--control", "other.pt", "--method", "integral"], capsys)
     assert "linear in α" in refused(["certify", *ENDS, *BUILT, "--schedule", "*.bias=2"], capsys)
