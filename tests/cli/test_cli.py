@@ -151,7 +151,7 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     # point, and what points share of both ends is not kept on disk.
     first = run(31)  # 1 + 14 + 4 + 4 + 7, and the last point in vain
     assert first.returncode == 130
-    assert "the same command goes on where it was" in first.stderr
+    assert "the same command continues" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
     second = run(26)
     assert second.returncode == 130
