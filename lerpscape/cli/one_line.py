@@ -193,7 +193,7 @@ def batch_norm_command(
 
 
 def _row(row: dict[str, Any]) -> str:
-    cells = (f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items())
+    cells = (value if isinstance(value, str) else f"{name} {value:.4g}" for name, value in row.items())
     return ", ".join(cells)
 
 
