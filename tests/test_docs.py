@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
+from commands import parsed
 
 import lerpscape as ls
 from lerpscape.base.results import Result
-from lerpscape.cli.main import COMMANDS
+from lerpscape.cli.main import COMMANDS, STUDIES
 
 ROOT = Path(ls.__file__).parent.parent
 FOLDERS = ("readings", "paths", "profiles", "certificates", "geometry", "studies")
@@ -40,10 +42,17 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_commands_named_in_the_docs_exist() -> None:
-    known = set(COMMANDS)
-    for page in PAGES:
-        assert set(re.findall(r"(?:\$ |`)lerpscape (\w+)", page.read_text())) <= known, page
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_named_in_the_docs_exist(page: Path) -> None:
+    known = {*COMMANDS, *(f"study {word}" for word in STUDIES)}
+    named = re.findall(r"(?:\$ |`)lerpscape ((?:study )?[\w-]+)", page.read_text())
+    assert set(named) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_console_lines_of_the_docs_parse(page: Path) -> None:
+    for line in re.findall(r"^\$ lerpscape (.*)", page.read_text().replace("\\\n", " "), flags=re.MULTILINE):
+        assert parsed(shlex.split(line.partition(" | ")[0], comments=True)), line
 
 
 def test_the_design_names_every_floor_on_two_pages() -> None:

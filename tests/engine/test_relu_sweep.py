@@ -61,6 +61,7 @@ def by_products(alpha: float, start: Tensor, end: Tensor, own: Any) -> list[Tens
     ]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("moving", [True, False])
 @pytest.mark.parametrize(
@@ -93,6 +94,7 @@ def test_switches_on_the_grid_at_its_ends_and_units_that_rest_at_zero(pairs: Any
         torch.testing.assert_close(sweep.series(alpha, 0)[0], by_products(alpha, start, end, own)[0], **FLOAT64)
 
 
+@pytest.mark.kernels
 def test_results_ahead_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
     grid, found = np.linspace(0, 1, 11), []
@@ -117,6 +119,7 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+@pytest.mark.kernels
 def test_the_same_bits_whatever_was_asked_for_before() -> None:
     start, end, _, layer = made(40, 30, 7, seed=0, dtype=torch.float32)
     grid = np.linspace(0, 1, 11)
@@ -159,6 +162,7 @@ def test_sums_are_kept_only_where_they_are_safe(harm: str, moving: bool) -> None
             torch.testing.assert_close(slope[finite], expected[1][finite], **FLOAT64)
 
 
+@pytest.mark.kernels
 def test_many_switches_cost_float32_sixteen_roundings() -> None:
     """Half of 512 units switch one after the other, and the sums are rounded 256 times.
 
@@ -264,6 +268,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relu_sweep, "AHEAD", 3)
 
 
+@pytest.mark.kernels
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("derivative", [True, False])
 @pytest.mark.parametrize("alphas", [12, np.linspace(-0.25, 1.25, 13)], ids=["inside", "beyond"])
@@ -304,6 +309,7 @@ def test_without_a_hinge_there_is_no_sweep(build: Any) -> None:
     assert not isinstance(graph, str) and graph.linear_relu_linear is None and graph.shared
 
 
+@pytest.mark.kernels
 @pytest.mark.usefixtures("eager")
 def test_adaptive_points_that_are_known_before_are_swept() -> None:
     start, end = seeded(network, 0), seeded(network, 1)
@@ -338,6 +344,7 @@ def test_without_a_compiler_the_plan_says_what_to_install(monkeypatch: pytest.Mo
     np.testing.assert_allclose(found[False].loss, found[True].loss, rtol=2e-6)  # float32
 
 
+@pytest.mark.kernels
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("examples", [20, 50])
 def test_workers_and_resumed_measurements_give_the_same_bits(
@@ -427,6 +434,7 @@ def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.Monk
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two products of the first layer would serve a single α: more than the module makes."""
@@ -455,6 +463,7 @@ def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: py
         assert bool(together) == (workers == 1)  # else it is the forked processes that saw them
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("sweeps", [False, True])
 def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that tasks elsewhere, which see the α of one pass alone, give the same bits."""

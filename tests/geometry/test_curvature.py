@@ -236,6 +236,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     words = command()[1:]
     main(
         [
+            "study",
             "curvature",
             *words,
             "--alphas",
@@ -255,11 +256,11 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     start, end = CASES[0].ends()
     line, data = ls.Line(start, end), CASES[0].data()
     assert found.top.tolist() == ls.curvature(start, line, data, alphas=3, iterations=5, probes=6).top.tolist()
-    main(["similarity", *words, "--alphas", "3", "--json", "--plot", "s.svg"])
+    main(["study", "similarity", *words, "--alphas", "3", "--json", "--plot", "s.svg"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["cka"]["cka"] == ls.geometry.feature_similarity(start, line, data).cka.tolist()
     assert printed["linearity"]["cosine"] == ls.geometry.feature_linearity(start, line, data, alphas=3).cosine.tolist()
     assert all("<svg" in Path(name).read_text() for name in ("c.svg", "s.svg"))
-    main(["similarity", *words, "--alphas", "3", "--layers", "0", "5"])
+    main(["study", "similarity", *words, "--alphas", "3", "--layers", "0", "5"])
     assert capsys.readouterr().out.count("\n") == 3
-    assert "Nearest names" in refused(["similarity", *words, "--layers", "nothing"], capsys)
+    assert "Nearest names" in refused(["study", "similarity", *words, "--layers", "nothing"], capsys)

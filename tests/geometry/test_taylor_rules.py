@@ -14,6 +14,8 @@ from lerpscape.geometry.taylor_rules import stack_of
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
 
+pytestmark = pytest.mark.kernels
+
 DOUBLE = torch.float64
 
 STACKS = {

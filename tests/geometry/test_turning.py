@@ -10,6 +10,8 @@ from numpy.testing import assert_allclose
 
 from lerpscape.geometry.turning import angle, directions, every_second, max_angle, rounding, tangent_integral, turning
 
+pytestmark = pytest.mark.kernels
+
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 6)
 lengths = st.integers(2, 12)

@@ -12,6 +12,8 @@ from lerpscape.networks import cross_entropy, forward_ad
 from lerpscape.networks.cross_entropy import entropies, entropies_and_correct
 from lerpscape.networks.losses import LOSSES, values_and_correct
 
+pytestmark = pytest.mark.kernels
+
 NUMBERS = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, 40.0, -3.0, float("inf"), float("-inf"), float("nan")])
 
 

@@ -229,7 +229,7 @@ def test_scale_refusals() -> None:
 @pytest.mark.usefixtures("work")
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     words = command()[1:]
-    main(["plateaus", *words, "--alphas", "21", "--plot", "p.svg", "--out", "p.json"])
+    main(["study", "plateaus", *words, "--alphas", "21", "--plot", "p.svg", "--out", "p.json"])
     out = capsys.readouterr().out
     start, end = CASES[0].ends()
     line, data = ls.Line(start, end), CASES[0].data()
@@ -237,13 +237,13 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.summary in out
     assert ls.studies.bias_study(start, line, data, alphas=21).summary in out
     assert ls.studies.Plateaus.load("p.json").observed.tolist() == found.observed.tolist()
-    main(["plateaus", *words, "--alphas", "21", "--degree", "3", "--json"])
+    main(["study", "plateaus", *words, "--alphas", "21", "--degree", "3", "--json"])
     assert json.loads(capsys.readouterr().out)["predicted"] == json.loads(Path("p.json").read_text())["predicted"]
-    main(["scale", *words, "--alphas", "4", "--json", "--plot", "s.svg"])
+    main(["study", "scale", *words, "--alphas", "4", "--json", "--plot", "s.svg"])
     printed = json.loads(capsys.readouterr().out)
     assert (
         printed["curves"][0]["loss"]
         == ls.studies.scale_invariance(start, start, end, data, alphas=4)["own"].loss.tolist()
     )
     assert all("<svg" in Path(name).read_text() for name in ("p.svg", "s.svg"))
-    assert "alphas up to 1" in refused(["plateaus", *words, "--alphas", "0:0.5:3"], capsys)
+    assert "alphas up to 1" in refused(["study", "plateaus", *words, "--alphas", "0:0.5:3"], capsys)
