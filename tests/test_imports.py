@@ -187,7 +187,7 @@ def test_no_eval_or_exec_and_one_restricted_unpickler() -> None:
         }
         assert not calls & {"eval", "exec"}, file
         assert "pickle.load" not in file.read_text(), file
-        assert ("pickle.Unpickler" in file.read_text()) == (file.name == "pickles.py"), file
+        assert ("pickle.Unpickler" in file.read_text()) == (file.name == "cifar.py"), file
         assert "weights_only=False" not in file.read_text(), file
 
 

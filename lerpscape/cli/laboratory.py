@@ -138,15 +138,15 @@ def table_command(
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
     from lerpscape.lab.tables.formats import FORMATS
-    from lerpscape.lab.tables.records import records
-    from lerpscape.lab.tables.tables import Layout, table
+    from lerpscape.lab.tables.records import sweep_records
+    from lerpscape.lab.tables.table import Layout, tabulate
     from lerpscape.papers.sweep_files import sweep_file
 
     require_writable(out, plot)
     runs = Sweep.load(sweep_file(sweep))
     layouts = [Layout.from_dict(layout) for layout in runs.tables] or [Layout()]
-    rows = records(runs, Store(store))
-    tables = [table(rows, layout, runs.counts_below) for layout in layouts]
+    rows = sweep_records(runs, Store(store))
+    tables = [tabulate(rows, layout, runs.counts_below) for layout in layouts]
     if json_:
         print(json.dumps([filled.to_dict() for filled in tables], allow_nan=False))
     else:
@@ -184,8 +184,8 @@ def export_command(
         lerpscape export --store results --out records.parquet
     """
     from lerpscape.lab.store import Store
-    from lerpscape.lab.tables.records import export, stored
+    from lerpscape.lab.tables.records import export, store_records
 
     require_writable(out)
-    rows = export(stored(Store(store)), out)
+    rows = export(store_records(Store(store)), out)
     print(f"{rows} rows\nwrote {out}")

@@ -77,7 +77,7 @@ def profile_command(
         "workers": workers_of(workers),
     }
     if precision is not None:
-        keywords["tolerance"] = precision
+        keywords["precision"] = precision
     label = keywords.pop("label", "")
     parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})
     out = output.out if alphas != "adaptive" else None

@@ -177,7 +177,9 @@ FLATTEN = Kind(
     settings=("start_dim", "end_dim"),
     may_share_memory=True,
 )
-UNFLATTEN = Kind("unflatten", (nn.Unflatten,), methods=("unflatten",), may_share_memory=True)
+UNFLATTEN = Kind(
+    "unflatten", (nn.Unflatten,), (), ("unflatten",), settings=("dim", "unflattened_size"), may_share_memory=True
+)
 RESHAPE = Kind("reshape", (), (torch.reshape,), ("reshape", "view"), may_share_memory=True)
 SQUEEZE = Kind("squeeze", (), (torch.squeeze,), ("squeeze",), may_share_memory=True)
 UNSQUEEZE = Kind("unsqueeze", (), (torch.unsqueeze,), ("unsqueeze",), may_share_memory=True)

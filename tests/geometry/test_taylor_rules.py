@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from cases import outputs_on_path
+from layer_forms import ELEMENTWISE, layer_of
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.geometry.taylor_rules import stack_of
+from lerpscape.geometry.taylor_rules import _RULES, stack_of
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
 
@@ -35,6 +36,11 @@ STACKS = {
     ),
     "linear": lambda: nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)),
     "one": lambda: nn.Linear(6, 3),
+    "GELU by tanh": lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(approximate="tanh"), nn.Linear(8, 3)),
+} | {
+    kind.name: lambda kind=kind: nn.Sequential(nn.Linear(6, 8), layer_of(kind), nn.Linear(8, 7), layer_of(kind))
+    for kind in ELEMENTWISE
+    if kind in _RULES
 }
 
 
@@ -104,7 +110,7 @@ def test_anything_else_is_left_to_forward_mode() -> None:
     models = {
         "own forward": Own(nn.Linear(6, 6), nn.ReLU()),
         "own layer": nn.Sequential(Halved(6, 6), nn.ReLU()),
-        "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.GELU()),
+        "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.Softsign()),
         "layer used twice": nn.Sequential(layer, nn.ReLU(), layer),
         "layer used twice, nested": nn.Sequential(nn.Sequential(layer, nn.ReLU()), nn.Sequential(layer)),
         "tied": tied,
