@@ -22,7 +22,7 @@ def profile_command(
     loss: str = "cross_entropy",
     alphas: str = "50",
     derivative: bool = True,
-    precision: float = 1e-3,
+    precision: float | None = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
     readings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -38,7 +38,7 @@ def profile_command(
         alphas: Number of points on [0, 1], first:last:count such as -0.25:1.25:61, or adaptive. With --out, a stopped
             measurement of a fixed grid goes on when the command is repeated.
         derivative: Also dL/dα, exact, for about twice the time more.
-        precision: With adaptive alphas, how well the curve is to be known, as a share of its range (an estimate).
+        precision: With adaptive alphas, how well the curve is to be known, as a share of its range; 0.001 by default.
         workers: Processes that divide the work, each on one core; or ray (started here, or the cluster of RAY_ADDRESS).
         tolerance: Rise that the verdict forgives, in the unit of the loss.
         readings: Also every published reading with who uses it, on half the grid too, and where they disagree.
@@ -53,7 +53,7 @@ def profile_command(
         "loss": loss_of(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": derivative,
-        "tolerance": precision,
+        "precision": precision,
         "workers": workers_of(workers),
     }
     parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.provenance import measured_with
@@ -64,10 +64,10 @@ def example_curves(
         targets: list[Any] = []
         what = f"examples {label}".strip()
         with progress_bar(progress, total=len(reader) * len(grid), what=what) as report:
-            plan = ModuleExecution(on_path, chosen, statistics, report, derivative=False)
+            module = ModuleExecution(Objective(on_path, chosen, statistics, derivative=False))
             for chunk in reader.chunks():
                 placed = [batch.to(on_path.device, on_path.dtype) for batch in chunk]
-                found = LossMatrix.of(len(grid), (plan.row(float(alpha), placed) for alpha in grid))
+                found = LossMatrix.of(len(grid), (module.at(float(alpha), placed, tell=report) for alpha in grid))
                 rows.append(found.numbers()[0])
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]
     return ExampleCurves(

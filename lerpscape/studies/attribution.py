@@ -14,9 +14,8 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.execution import ModuleExecution, Objective, why_no_derivative
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.planner import Evaluator
 from lerpscape.engine.provenance import measured_with
 from lerpscape.networks.batch_norm import BatchNormPolicy, InterpolateStatistics
 from lerpscape.networks.batches import Data, Reader
@@ -154,16 +153,15 @@ class _Slopes:
         self.policy = batch_norm
         self.statistics = statistics = BatchNormStatistics(self.on_path, batch_norm)
         self.tell: Callable[[int], None] = lambda _: None
-        self.walk = Evaluator(
-            self.on_path, loss, statistics, lambda _: None, derivative=True, probe=self.reader.first[0]
-        )
-        self.plan = ModuleExecution(self.on_path, loss, statistics, lambda done: self.tell(done), derivative=True)
+        self.objective = Objective(self.on_path, loss, statistics, derivative=True)
+        self.module = ModuleExecution(self.objective)
         self.examples = 0
-        if self.walk.reason is not None:
+        reason = why_no_derivative(self.objective, self.reader.first[0])
+        if reason is not None:
             raise ValueError(
                 explain(
                     expected="a model and a loss with a derivative in forward mode, to attribute the change to parts.",
-                    got=f"none: {self.walk.reason}.",
+                    got=f"none: {reason}.",
                     hint="Where one operation lacks it, write that operation in plain torch ones.",
                 )
             )
@@ -248,10 +246,10 @@ class _Slopes:
         losses, slopes = np.zeros(len(alphas)), np.zeros((len(alphas), len(parts)))
         self.examples = 0
         for chunk in self.reader.chunks():
-            placed = [self.walk.place(batch) for batch in chunk]
+            placed = [self.objective.place(batch) for batch in chunk]
             for i, alpha in enumerate(alphas):
                 for j, (only, held) in enumerate(parts.values()):
-                    row = self.plan.row(alpha, placed, only=only, held=held)
+                    row = self.module.at(alpha, placed, only=only, held=held, tell=self.tell)
                     slopes[i, j] += 0.0 if row.slopes is None else float(row.slopes.double().sum())
                 losses[i] += float(row.losses.double().sum())
             self.examples += len(row.losses)
