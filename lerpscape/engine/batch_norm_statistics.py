@@ -67,9 +67,10 @@ class BatchNormStatistics:
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
 
     def estimating_with(self, estimator: Estimator) -> Self:
-        """The same statistics from another estimator than hooks in the module; those estimated so far are kept."""
+        """The same policy with statistics from this estimator, which may round otherwise than hooks in the module."""
         other = copy(self)
         other._estimator = estimator
+        other._estimated = {}
         return other
 
     def held_data(self) -> list[Batch] | None:
