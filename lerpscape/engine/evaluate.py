@@ -22,7 +22,7 @@ from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import Workers, evaluate_in_parallel
 from lerpscape.networks.batches import Batch, Reader
-from lerpscape.networks.rebatching import alike, counted, spread
+from lerpscape.networks.rebatching import count_examples, evenly_spaced, same_layout
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     """
     inputs = batches[0].inputs
     vectors = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
-    if objective.statistics.by_batch() or not vectors or not alike(batches):
+    if objective.statistics.by_batch() or not vectors or not same_layout(batches):
         return None
-    sample = spread(batches, pilot_size(counted(batches)))
+    sample = evenly_spaced(batches, pilot_size(count_examples(batches)))
     pilot = objective.without_derivative().recalibrated_on(sample)
     plan = planner.plan(pilot, sample, PILOT_GRID, complete=True)
     losses = evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]).numbers()[0]

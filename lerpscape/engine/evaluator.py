@@ -11,7 +11,7 @@ from lerpscape.engine.graph import traced
 from lerpscape.engine.groups import Group
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import counted, gathered
+from lerpscape.networks.rebatching import count_examples, grouped
 
 
 class Evaluator:
@@ -51,7 +51,7 @@ class Evaluator:
     def _divided(self, chunk: list[Batch]) -> Iterator[tuple[list[Batch], float]]:
         if self.plan.by == "graph":
             whole = self.plan.estimation == "exact with losses"
-            yield from gathered(chunk, counted(chunk) if whole else self.plan.group_size)
+            yield from grouped(chunk, count_examples(chunk) if whole else self.plan.group_size)
             return
         size = -(-len(chunk) // self.plan.parts)
         for first in range(0, len(chunk), size):

@@ -19,8 +19,8 @@ from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
-from lerpscape.networks.losses import Loss, measured
-from lerpscape.networks.rebatching import divided
+from lerpscape.networks.losses import Loss, values_and_correct
+from lerpscape.networks.rebatching import rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
@@ -145,7 +145,7 @@ class GraphExecution:
 
     def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        losses, right = measured(self._objective.loss, output, batch.targets, batch.examples)
+        losses, right = values_and_correct(self._objective.loss, output, batch.targets, batch.examples)
         hold = self._graph.buffers.hold
         return losses.clone() if hold(losses) else losses, right.clone() if right is not None and hold(right) else right
 
@@ -153,7 +153,7 @@ class GraphExecution:
         """The statistics, estimated by the graph where the plan says so."""
         graph, data = self._graph, statistics.held_data() or []
         if self.plan.estimation == "exact":
-            prepared = [self.prepare(batch) for batch in divided(data, self.plan.batch_size)]
+            prepared = [self.prepare(batch) for batch in rebatched(data, self.plan.batch_size)]
             return statistics.estimating_with(lambda state, alpha: exact_statistics(graph, prepared, state, alpha)[0])
         if self.plan.estimation == "pooled":
             prepared = [self.prepare(batch) for batch in data]
@@ -272,7 +272,9 @@ class _Pass(nn.Module):
         self.loss = loss
 
     def forward(self, batches: Iterable[Batch]) -> list[BatchLosses]:
-        return [measured(self.loss, batch.call(self.model), batch.targets, batch.examples) for batch in batches]
+        return [
+            values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples) for batch in batches
+        ]
 
 
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:

@@ -26,7 +26,7 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, may_sweep
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import alike, counted, first_rows
+from lerpscape.networks.rebatching import count_examples, first_examples, same_layout
 from lerpscape.paths.line import Line
 
 # Points between the ends from which sharing work between them always pays. With fewer it pays from so many products
@@ -78,14 +78,16 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
     if isinstance(graph, str):
         return ExecutionPlan.by_module(graph)
     try:
-        sizes = _sizes(objective, graph, objective.place(first_rows(batches, 1)[0]))
+        sizes = _sizes(objective, graph, objective.place(first_examples(batches, 1)[0]))
     except OPERATION_ERRORS as error:
         return _fails(error)
-    dtype, examples = objective.on_path.compute_dtype(), counted(batches)
+    dtype, examples = objective.on_path.compute_dtype(), count_examples(batches)
     chosen = sized(graph, sizes, dtype.itemsize, examples)
     if not objective.statistics.estimates() and not _pays(chosen, graph, batches):
         return ExecutionPlan.by_module("there is nothing to share, and its batches and layout are good")
-    trial = _Trial(objective, graph, [objective.place(batch) for batch in first_rows(batches, PROBE_EXAMPLES)], alphas)
+    trial = _Trial(
+        objective, graph, [objective.place(batch) for batch in first_examples(batches, PROBE_EXAMPLES)], alphas
+    )
     try:
         expected = trial.by_module()
     except Exception as error:  # the caller's own forward or loss, which may raise anything on a batch that was cut
@@ -124,14 +126,14 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
         return f"the weights are {on_path.compute_dtype()}"
     if statistics.by_batch():
         return "each batch is normalised by itself"
-    if not alike(batches):
+    if not same_layout(batches):
         return "the batches are not tensors with a row of one kind for each example"
     convolves = any(isinstance(module, nn.Conv2d) for module in on_path.model.modules())
     always = convolves or statistics.held_data() is not None  # worth it at any number of points
     between = int(np.sum((alphas != 0) & (alphas != 1)))
     ends_are_given = set(ENDS) <= set(alphas.tolist()) and not statistics.estimates()
     # At the ends a shared layer is computed twice, by the module if they are among the α, and at no α in between.
-    products_saved = max(between - (0 if ends_are_given else 2), 0) * counted(batches)  # for each weight
+    products_saved = max(between - (0 if ends_are_given else 2), 0) * count_examples(batches)  # for each weight
     few = not always and between < FEWEST_POINTS
     if few and products_saved * sum(each.numel() for each in on_path.model.parameters()) < WORTH_TRACING:
         return "there are too few points to share work"
@@ -207,7 +209,7 @@ def sized(
 
 def _pays(plan: ExecutionPlan, graph: Graph, batches: list[Batch]) -> bool:
     """Whether the operations can be faster than the module on the caller's batches."""
-    examples = counted(batches)
+    examples = count_examples(batches)
     typical = examples / len(batches)
     size = min(plan.batch_size, examples)
     return bool(graph.shared) or plan.channels_last or not size / 4 <= typical <= 2 * size
@@ -231,7 +233,7 @@ class _Trial:
     """A few examples at `PROBE_ALPHA`, by the module and by the graph."""
 
     def __init__(self, objective: Objective, graph: Graph, batches: list[Batch], alphas: Floats) -> None:
-        self.examples = counted(batches)
+        self.examples = count_examples(batches)
         self._objective = objective
         self._on_probe = objective.recalibrated_on(batches)
         self._graph = graph
@@ -289,9 +291,9 @@ def _may_sweep(objective: Objective, graph: Graph, prepared: list[PreparedBatch]
 def _estimation(objective: Objective, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimation:
     """What estimates batch-norm statistics, in the memory that is free."""
     data = objective.statistics.held_data()
-    if data is None or not alike(data):
+    if data is None or not same_layout(data):
         return "module"
-    examples = counted(data)
+    examples = count_examples(data)
     if objective.statistics.pools():
         return "pooled" if sizes.shared * examples <= free_bytes() / 4 else "module"
     if sizes.held * examples > free_bytes() / 2:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,22 +14,16 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress, progress_bar
-from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective, why_no_derivative
-from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.provenance import measured_with
+from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
 
-Alphas: TypeAlias = int | Sequence[float] | Floats | str
 # Of what stands in partial files; another number than a file was written with makes it another measurement's.
 PARTIAL_FORMAT = 2
 
@@ -42,16 +34,12 @@ def profile(
     data: Data,
     *,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: Alphas = 50,
+    alphas: Alphas | str = 50,
     precision: float | None = None,
-    batch_norm: BatchNormPolicy | None = None,
     derivative: bool = True,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
     workers: int | str = 1,
     partial: str | Path | None = None,
+    **options: Unpack[MeasurementOptions],
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
 
@@ -64,15 +52,12 @@ def profile(
       `"adaptive"`: points are added where the curve is not yet known well enough.
     * `precision`: with adaptive points, how well the curve is to be known, as a share of its range; 1e-3 by default. An
       estimate, which misses narrow bumps ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
-    * `batch_norm`: what batch-norm layers normalise with; must be chosen where there are any.
     * `derivative`: also dL/dα by forward-mode differentiation, exact at every α.
-    * `device`, `dtype`: where to compute, and in which floating-point type; by default as the model is.
-    * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
-      `(done, total)` in batches.
     * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
       Delete it when done.
+    * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas, a precision
     for a fixed grid), `TypeError` (a generator as data, a loss that averages). NaN losses do not raise here: they are
@@ -88,44 +73,39 @@ def profile(
     >>> curve.loss, curve.derivative, curve.max_rise
     (array([1.  , 0.25, 0.  ]), array([-2., -1.,  0.]), 0.0)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            explain(
-                expected="a torch module as the model.",
-                got=f"{type(model).__name__}.",
-                hint="Pass the network itself, built.",
-            )
-        )
     adaptive = isinstance(alphas, str) and alphas == "adaptive"
     grid = np.empty(0) if adaptive else alpha_grid(alphas)
     _check_adaptive(adaptive, precision, partial)
     chosen = find_loss(loss)
-    began = time.perf_counter()
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = ModelOnPath(model, path, device, dtype)
+    with opened(profile, model, path, data, options) as measurement:
+        on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
-        statistics = BatchNormStatistics(on_path, batch_norm)
-        objective = Objective(on_path, chosen, statistics, derivative)
+        objective = Objective(on_path, chosen, measurement.statistics, derivative)
         reason = why_no_derivative(objective, reader.first[0]) if derivative else "not asked for"
         objective = replace(objective, derivative=reason is None)
-        total = len(reader) * len(grid)
-        with progress_bar(progress, total=total, what=f"profile {label}".strip()) as tell:
+        with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
             if adaptive:
                 precision = 1e-3 if precision is None else precision
-                measured = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
+                evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
             else:
-                fingerprint = _fingerprint(path, grid, chosen, statistics, on_path, reader) if partial else ""
-                file = Partial(partial, fingerprint)
-                measured = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
-    sums = measured.sums
+                file = Partial(partial, _fingerprint(measurement, grid, chosen) if partial else "")
+                evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
+        how = measurement.how(
+            data_digest=evaluation.data_digest,
+            largest_batch=max((batch.examples or 0) for batch in reader.first),
+            plan=evaluation.plan.describe(),
+            adaptive=evaluation.adaptive,
+            threads=torch.get_num_threads() if workers == 1 else 1,
+            workers=workers,
+        )
+    sums = evaluation.sums
     count = sums.moments.count
     slope = sums.slopes / count
     distance, relative_distance = on_path.distances()
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
         slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
     return Profile(
-        alphas=measured.alphas,
+        alphas=evaluation.alphas,
         loss=sums.moments.mean,
         accuracy=None if np.isnan(sums.right).any() else sums.right / count,
         derivative=slope if objective.derivative else None,
@@ -135,24 +115,14 @@ def profile(
         examples=count,
         unit=chosen.unit,
         loss_name=chosen.name,
-        label=label,
+        label=measurement.label,
         invalid=tuple(
-            Invalid(float(measured.alphas[i]), int(sums.invalid[i]), int(sums.first_invalid[i]))
+            Invalid(float(evaluation.alphas[i]), int(sums.invalid[i]), int(sums.first_invalid[i]))
             for i in np.flatnonzero(sums.invalid)
         ),
         distance=distance,
         relative_distance=relative_distance,
-        how=measured_with(
-            on_path,
-            statistics,
-            began,
-            data_digest=measured.data_digest,
-            largest_batch=max((batch.examples or 0) for batch in reader.first),
-            plan=measured.plan.describe(),
-            adaptive=measured.adaptive,
-            threads=torch.get_num_threads() if workers == 1 else 1,
-            workers=workers,
-        ),
+        how=how,
     )
 
 
@@ -175,46 +145,17 @@ def _check_adaptive(adaptive: bool, precision: float | None, partial: str | Path
         )
 
 
-def alpha_grid(alphas: Alphas) -> Floats:
-    """The values of α: so many evenly spaced points on [0, 1], or the given increasing values.
-
-    Values within 1e-12 of 0 or 1 are meant to be the ends, and become them.
-
-    Raises `ValueError` for fewer than two points or values that do not increase.
-
-    >>> alpha_grid(3)
-    array([0. , 0.5, 1. ])
-    """
-    if isinstance(alphas, int):
-        grid = np.linspace(0.0, 1.0, max(alphas, 0))
-    else:
-        grid = np.array([] if isinstance(alphas, str) else alphas, dtype=np.float64)
-        for end in (0.0, 1.0):
-            grid[np.abs(grid - end) < 1e-12] = end
-    if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not np.all(np.diff(grid) > 0):
-        raise ValueError(
-            explain(
-                expected="alphas as a count of at least 2, or at least two finite, increasing values.",
-                got=f"{alphas!r}."[:200],
-                hint='alphas=50 is usual, "adaptive" places them; np.linspace(-0.25, 1.25, 61) looks beyond both ends.',
-            )
-        )
-    return grid
-
-
-def _fingerprint(
-    path: ParamPath, grid: Floats, loss: Loss, statistics: BatchNormStatistics, on_path: ModelOnPath, reader: Reader
-) -> str:
+def _fingerprint(measurement: Measurement, grid: Floats, loss: Loss) -> str:
     """Names a request, so that a partial result is only taken up by the same one."""
-    first = hashlib.sha256(b"".join(batch.digest() for batch in reader.first)).hexdigest()
+    on_path = measurement.on_path
     request = [
-        path.digest(),
+        on_path.given.digest(),
         grid.tolist(),
         loss.name,
-        statistics.describe(),
+        measurement.statistics.describe(),
         type(on_path.model).__name__,
         str(on_path.dtype),
-        first,
+        hashlib.sha256(b"".join(batch.digest() for batch in measurement.reader.first)).hexdigest(),
         PARTIAL_FORMAT,
     ]
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]

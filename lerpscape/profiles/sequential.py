@@ -18,6 +18,7 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import evaluate_all
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import ModuleExecution, Objective
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
 from lerpscape.engine.provenance import measured_with
@@ -28,8 +29,7 @@ from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.networks.sampling import Sample
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.interim_analyses import Look, check_confidence, look, schedule
-from lerpscape.profiles.profile import alpha_grid
+from lerpscape.profiles.interim_analyses import InterimAnalysis, check_confidence, interim_analysis, sample_sizes
 from lerpscape.profiles.sequential_verdicts import SequentialVerdict
 
 
@@ -55,18 +55,18 @@ def sequential_verdict(
 ) -> SequentialVerdict:
     """Decide whether max_rise of the mean loss over *all* data exceeds `tolerance`, from as few examples as it takes.
 
-    Examples are taken in a random order, without replacement. There is a look at 1,024, 2,048, 4,096, … of them, which
-    brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Every
-    look measures new examples only. A line that cannot be decided from a sample costs somewhat more than `profile`, and
-    the answer is then exact.
+    Examples are drawn in a random order, without replacement. After 1,024, 2,048, 4,096, … of them an interim analysis
+    brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Each
+    analysis measures new examples only. A line that no sample decides costs somewhat more than `profile`, and the
+    answer is then exact.
 
     * `tolerance`: the rise that is forgiven, in the unit of the loss. With 0, lines that are flat somewhere need all.
     * `confidence`: a wrong verdict has a probability of at most 1 − confidence over the random order, which is divided
-      evenly among the looks before the last example. Without `bounds` that holds as sample means become normal; see
-      `looks.look` and [engine](../engine.md) for what was measured, and where it fails.
+      evenly among the analyses before the last example. Without `bounds` that holds as sample means become normal; see
+      `interim_analysis` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
-    * `first`: examples at the first look. `budget`: the most to measure, after which it is `undecided`; all by default.
+    * `first`: examples at the first analysis. `budget`: the most to measure before it is `undecided`; all by default.
     * `seed`: of the random order. Choosing among seeds by their verdicts would void the confidence.
     * `data`: in memory, example by example: a list of batches, or anything re-iterable below a gigabyte.
     * `alphas`: points in [0, 1]. The rest as for `profile`; `Recalibrate(data)` keeps its own data whole.
@@ -74,7 +74,7 @@ def sequential_verdict(
     Raises what `profile` raises, `NonFiniteLoss` for a NaN among the losses seen, and `ValueError` for arguments out of
     range, a loss outside its bounds, and losses that depend on the other examples of a batch.
 
-    Sources: Armitage (1975) and Pocock (1977) for repeated looks; `interim_analyses.look` for each of them.
+    Sources: Armitage (1975) and Pocock (1977) for repeated analyses; `interim_analysis` for each of them.
 
     >>> from lerpscape.paths.line import Line
     >>> model = nn.Linear(1, 1, bias=False).double()
@@ -105,26 +105,25 @@ def sequential_verdict(
         statistics = BatchNormStatistics(on_path, batch_norm)
         objective = Objective(on_path, chosen, statistics, derivative=False)
         _check_independent(objective, next(sample.batches(0, min(PROBE_EXAMPLES, len(sample)))))
-        counts = schedule(first, min(budget or len(sample), len(sample)))
-        open_looks = sum(count < len(sample) for count in counts)
-        error = (1 - confidence) / open_looks if open_looks else 0.0
+        counts = sample_sizes(first, min(budget or len(sample), len(sample)))
+        open_analyses = sum(count < len(sample) for count in counts)
+        error = (1 - confidence) / open_analyses if open_analyses else 0.0
         losses = np.empty((len(grid), 0))
-        looks: list[Look] = []
+        analyses: list[InterimAnalysis] = []
         parts = [list(_parts(before, count)) for before, count in pairwise([0, *counts])]
-        total = sum(sample.batches_in(*part) for new_parts in parts for part in new_parts)
-        chosen_plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
-        evaluator = Evaluator(objective, chosen_plan)
+        total = sum(sample.batch_count(*part) for new_parts in parts for part in new_parts)
         with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as tell:
+            plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
+            evaluator = Evaluator(objective, plan)
             for new_parts in parts:
-                for begin, end in new_parts:
-                    batches = list(sample.batches(begin, end))
-                    new = evaluate_all(evaluator, grid, [batches], workers=workers, tell=tell)
+                for part in new_parts:
+                    new = evaluate_all(evaluator, grid, [list(sample.batches(*part))], workers=workers, tell=tell)
                     losses = np.hstack([losses, new.numbers()[0]])
                 _check_losses(losses, grid, bounds)
-                looks.append(look(losses, len(sample), error, bounds=bounds, seed=seed + len(looks)))
-                if looks[-1].lower > tolerance or looks[-1].upper <= tolerance:
+                last = interim_analysis(losses, len(sample), error, bounds=bounds, seed=seed + len(analyses))
+                analyses.append(last)
+                if last.lower > tolerance or last.upper <= tolerance:
                     break
-    last = looks[-1]
     missing = 1 - last.examples / len(sample)
     deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.zeros(len(grid))
     return SequentialVerdict(
@@ -137,7 +136,7 @@ def sequential_verdict(
         peaks=float(grid[last.second]),
         examples=last.examples,
         of=len(sample),
-        looks=tuple(looks),
+        analyses=tuple(analyses),
         alphas=grid,
         loss=losses.mean(axis=1),
         loss_error=deviation * np.sqrt(missing / last.examples),
@@ -150,9 +149,9 @@ def sequential_verdict(
             on_path,
             statistics,
             began,
-            planned_looks=counts,
-            error_of_a_look=error,
-            plan=chosen_plan.describe(),
+            planned_analyses=counts,
+            error_per_analysis=error,
+            plan=plan.describe(),
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
         ),
@@ -160,7 +159,7 @@ def sequential_verdict(
 
 
 def _parts(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The examples of a look in parts that are copied from the data one by one, each at most a group of the engine."""
+    """The examples of an analysis in parts that are copied from the data one by one, at most a group of the engine."""
     for first in range(begin, end, LARGEST_GROUP):
         yield first, min(first + LARGEST_GROUP, end)
 
@@ -213,7 +212,7 @@ def _check_independent(objective: Objective, probe: Batch) -> None:
     if count < 2:
         return
     module = ModuleExecution(objective.recalibrated_on([probe]))
-    halves = [probe.rows(part) for part in torch.arange(count).tensor_split(2)]
+    halves = [probe.select(part) for part in torch.arange(count).tensor_split(2)]
     whole, in_halves = (module.at(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
     tolerance = 4096 * torch.finfo(objective.on_path.compute_dtype()).eps
     if not np.allclose(whole, in_halves, rtol=tolerance, atol=tolerance, equal_nan=True):

@@ -21,13 +21,13 @@ from lerpscape.certificates.network import Network
 from lerpscape.certificates.taylor_models import Form, TaylorModel
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import EndStatistics
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.line import Line
 
 # On first use of forward mode torch 2.13 warns about its own torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-LOSSES = tuple(LOSS_RULES)
+LOSS_NAMES = tuple(LOSS_RULES)
 
 
 def targets_of(loss, y, outputs, seed):
@@ -53,7 +53,7 @@ def worst_escape(seed, points=64, widths=(0.5, 0.25, 2.0**-5, 2.0**-9)):
     """The furthest that outputs, losses and derivatives of a random network leave their enclosures."""
     model, end, x, y, policy = network(seed)
     line = Line(model, end)
-    loss = LOSSES[seed // 3 % len(LOSSES)]
+    loss = LOSS_NAMES[seed // 3 % len(LOSS_NAMES)]
     generator = torch.Generator().manual_seed(seed)
     worst = 0.0
     with undisturbed(model):
@@ -73,7 +73,7 @@ def worst_escape(seed, points=64, widths=(0.5, 0.25, 2.0**-5, 2.0**-9)):
             slope = LOSS_RULES[loss].slope(enclosed, targets)
 
             def values(z, loss=loss, targets=targets):
-                return torch.stack([NAMED[loss].values(each, targets) for each in z])
+                return torch.stack([LOSSES[loss].values(each, targets) for each in z])
 
             with torch.no_grad():
                 true, change = torch.func.jvp(values, (z,), (rate,))
