@@ -13,17 +13,18 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.engine import planner
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.evaluate import rows_of
-from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.evaluate import evaluate_all
+from lerpscape.engine.evaluator import Evaluator
+from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.plan import MOST_GROUP
-from lerpscape.engine.planner import PROBE_ALPHA, PROBE_ROWS, Evaluator
+from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
 from lerpscape.engine.provenance import measured_with
 from lerpscape.engine.workers import check_workers
 from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Batch, Data, Reader
+from lerpscape.networks.batches import Batch, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.networks.sampling import Sample
 from lerpscape.networks.undisturbed import undisturbed
@@ -79,10 +80,10 @@ def sequential_verdict(
     >>> model = nn.Linear(1, 1, bias=False).double()
     >>> line = Line({"weight": torch.ones(1, 1).double()}, {"weight": torch.full((1, 1), -1.0).double()})
     >>> x = torch.linspace(1, 2, 20_000).double()[:, None]
-    >>> found = sequential_verdict(model, line, [(x, 0 * x)], loss="squared_error", tolerance=0.1)
-    >>> found.verdict, found.examples, found.of
+    >>> result = sequential_verdict(model, line, [(x, 0 * x)], loss="squared_error", tolerance=0.1)
+    >>> result.verdict, result.examples, result.of
     ('violated', 1024, 20000)
-    >>> found.lower < float(x.square().mean()) < found.upper
+    >>> result.lower < float(x.square().mean()) < result.upper
     True
     """
     if not isinstance(model, nn.Module):
@@ -102,25 +103,22 @@ def sequential_verdict(
         on_path = ModelOnPath(model, path, device, dtype)
         check_workers(workers, on_path.device)
         statistics = BatchNormStatistics(on_path, batch_norm)
-        _check_alone(on_path, chosen, statistics, next(sample.batches(0, min(PROBE_ROWS, len(sample)))))
+        objective = Objective(on_path, chosen, statistics, derivative=False)
+        _check_independent(objective, next(sample.batches(0, min(PROBE_EXAMPLES, len(sample)))))
         counts = sample_sizes(first, min(budget or len(sample), len(sample)))
-        guesses = sum(count < len(sample) for count in counts)
-        error = (1 - confidence) / guesses if guesses else 0.0
+        open_analyses = sum(count < len(sample) for count in counts)
+        error = (1 - confidence) / open_analyses if open_analyses else 0.0
         losses = np.empty((len(grid), 0))
         analyses: list[InterimAnalysis] = []
-        pieces = [list(_pieces(before, count)) for before, count in pairwise([0, *counts])]
-        total = sum(sample.batch_count(*piece) for new in pieces for piece in new)
-        with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as report:
-            walker = Evaluator(
-                on_path, chosen, statistics, report, derivative=False, probe=sample.first_batch, workers=workers
-            )
-            for new in pieces:
-                for begin, end in new:
-                    batches = list(sample.batches(begin, end))
-                    if not begin:
-                        walker.choose(grid, batches, complete=False)
-                    rows, _ = rows_of(walker, grid, Reader([(each.inputs, each.targets) for each in batches]))
-                    losses = np.hstack([losses, rows.numbers()[0]])
+        parts = [list(_parts(before, count)) for before, count in pairwise([0, *counts])]
+        total = sum(sample.batch_count(*part) for new_parts in parts for part in new_parts)
+        with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as tell:
+            plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
+            evaluator = Evaluator(objective, plan)
+            for new_parts in parts:
+                for part in new_parts:
+                    new = evaluate_all(evaluator, grid, [list(sample.batches(*part))], workers=workers, tell=tell)
+                    losses = np.hstack([losses, new.numbers()[0]])
                 _check_losses(losses, grid, bounds)
                 last = interim_analysis(losses, len(sample), error, bounds=bounds, seed=seed + len(analyses))
                 analyses.append(last)
@@ -153,17 +151,17 @@ def sequential_verdict(
             began,
             planned_analyses=counts,
             error_per_analysis=error,
-            plan=walker.choice.describe(),
+            plan=plan.describe(),
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
         ),
     )
 
 
-def _pieces(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The examples of an analysis as they are copied from the data: as many as the engine has at work for all α."""
-    for first in range(begin, end, MOST_GROUP):
-        yield first, min(first + MOST_GROUP, end)
+def _parts(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The examples of an analysis in parts that are copied from the data one by one, at most a group of the engine."""
+    for first in range(begin, end, LARGEST_GROUP):
+        yield first, min(first + LARGEST_GROUP, end)
 
 
 def _check(
@@ -204,26 +202,25 @@ def _check(
     check_confidence(confidence, bounds)
 
 
-def _check_alone(on_path: ModelOnPath, loss: Loss, statistics: BatchNormStatistics, probe: Batch) -> None:
-    """Make sure that an example's loss does not depend on which others are in its batch: a sample regroups them.
+def _check_independent(objective: Objective, probe: Batch) -> None:
+    """Make sure that an example's loss does not depend on the others in its batch: a sample groups them anew.
 
     Raises `ValueError` where it does.
     """
-    probe = probe.to(on_path.device, on_path.dtype)
+    probe = objective.place(probe)
     count = probe.examples or 0
     if count < 2:
         return
-    plan = ModuleExecution(
-        on_path, loss, statistics.on([(probe.inputs, probe.targets)]), lambda _: None, derivative=False
-    )
+    module = ModuleExecution(objective.recalibrated_on([probe]))
     halves = [probe.select(part) for part in torch.arange(count).tensor_split(2)]
-    whole, parts = (plan.row(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
-    tolerance = 4096 * torch.finfo(on_path.compute_dtype()).eps
-    if not np.allclose(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True):
+    whole, in_halves = (module.at(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
+    tolerance = 4096 * torch.finfo(objective.on_path.compute_dtype()).eps
+    if not np.allclose(whole, in_halves, rtol=tolerance, atol=tolerance, equal_nan=True):
+        statistics = objective.statistics
         raise ValueError(
             explain(
                 expected="losses that do not depend on the other examples of the batch, as a sample groups them anew.",
-                got=f"losses that differ by {np.nanmax(np.abs(whole - parts)):.2g} when a batch is cut in two"
+                got=f"losses that differ by {np.nanmax(np.abs(whole - in_halves)):.2g} when a batch is cut in two"
                 + (f" (batch norm: {statistics.describe()})." if statistics.by_batch() else "."),
                 hint="Another batch-norm policy, where it is BatchStatistics; else profile(), on batches as they are.",
             )
