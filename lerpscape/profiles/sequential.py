@@ -1,10 +1,10 @@
-"""`sequential_verdict()`: does the loss rise by more than so much? From as few of the examples as it takes."""
+"""`sequential_verdict()`: a sequential test of whether the loss rises by more than a tolerance."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,22 +12,16 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine import planner
-from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import evaluate_all
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import ModuleExecution, Objective
-from lerpscape.engine.measurement import alpha_grid
-from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
-from lerpscape.engine.provenance import measured_with
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.networks.sampling import Sample
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.interim_analyses import InterimAnalysis, check_confidence, interim_analysis, sample_sizes
 from lerpscape.profiles.sequential_verdicts import SequentialVerdict
@@ -41,17 +35,13 @@ def sequential_verdict(
     tolerance: float,
     confidence: float = 0.99,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: int | Sequence[float] | Floats = 50,
+    alphas: Alphas = 50,
     bounds: tuple[float, float] | None = None,
     first: int = 1024,
     budget: int | None = None,
     seed: int = 0,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
     workers: int | str = 1,
+    **options: Unpack[MeasurementOptions],
 ) -> SequentialVerdict:
     """Decide whether max_rise of the mean loss over *all* data exceeds `tolerance`, from as few examples as it takes.
 
@@ -60,16 +50,19 @@ def sequential_verdict(
     analysis measures new examples only. A line that no sample decides costs somewhat more than `profile`, and the
     answer is then exact.
 
-    * `tolerance`: the rise that is forgiven, in the unit of the loss. With 0, lines that are flat somewhere need all.
+    * `tolerance`: largest increase that still counts as monotonic, in the unit of the loss. With 0, a line with a flat
+      part needs all examples.
     * `confidence`: a wrong verdict has a probability of at most 1 − confidence over the random order, which is divided
       evenly among the analyses before the last example. Without `bounds` that holds as sample means become normal; see
       `interim_analysis` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
-    * `first`: examples at the first analysis. `budget`: the most to measure before it is `undecided`; all by default.
-    * `seed`: of the random order. Choosing among seeds by their verdicts would void the confidence.
-    * `data`: in memory, example by example: a list of batches, or anything re-iterable below a gigabyte.
-    * `alphas`: points in [0, 1]. The rest as for `profile`; `Recalibrate(data)` keeps its own data whole.
+    * `first`: number of examples at the first analysis. `budget`: the most to measure, after which the verdict is
+      `undecided`; all by default.
+    * `seed`: of the random order. Choosing a seed by its verdict invalidates the confidence.
+    * `data`: batches in memory, which can be cut into examples: a list, or any re-iterable below a gigabyte.
+    * `loss`, `workers`: as for `profile`. `alphas`: as there, in [0, 1].
+    * `options`: see `MeasurementOptions`. `Recalibrate(data)` uses all of its own data.
 
     Raises what `profile` raises, `NonFiniteLoss` for a NaN among the losses seen, and `ValueError` for arguments out of
     range, a loss outside its bounds, and losses that depend on the other examples of a batch.
@@ -86,24 +79,13 @@ def sequential_verdict(
     >>> result.lower < float(x.square().mean()) < result.upper
     True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            explain(
-                expected="a torch module as the model.",
-                got=f"{type(model).__name__}.",
-                hint="Pass the network itself, built.",
-            )
-        )
     grid = alpha_grid(alphas)
     _check(grid, tolerance, confidence, bounds, first, budget)
     chosen = find_loss(loss)
-    began = time.perf_counter()
-    with undisturbed(model):
-        sample = Sample(data, seed)
-        on_path = ModelOnPath(model, path, device, dtype)
-        check_workers(workers, on_path.device)
-        statistics = BatchNormStatistics(on_path, batch_norm)
-        objective = Objective(on_path, chosen, statistics, derivative=False)
+    with opened(sequential_verdict, model, path, data, options) as measurement:
+        sample = Sample(measurement.reader, seed)
+        check_workers(workers, measurement.on_path.device)
+        objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
         _check_independent(objective, next(sample.batches(0, min(PROBE_EXAMPLES, len(sample)))))
         counts = sample_sizes(first, min(budget or len(sample), len(sample)))
         open_analyses = sum(count < len(sample) for count in counts)
@@ -112,7 +94,7 @@ def sequential_verdict(
         analyses: list[InterimAnalysis] = []
         parts = [list(_parts(before, count)) for before, count in pairwise([0, *counts])]
         total = sum(sample.batch_count(*part) for new_parts in parts for part in new_parts)
-        with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as tell:
+        with measurement.progress_bar(total * len(grid), "verdict") as tell:
             plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
             evaluator = Evaluator(objective, plan)
             for new_parts in parts:
@@ -124,6 +106,13 @@ def sequential_verdict(
                 analyses.append(last)
                 if last.lower > tolerance or last.upper <= tolerance:
                     break
+        how = measurement.how(
+            planned_analyses=counts,
+            error_per_analysis=error,
+            plan=plan.describe(),
+            threads=torch.get_num_threads() if workers == 1 else 1,
+            workers=workers,
+        )
     missing = 1 - last.examples / len(sample)
     deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.zeros(len(grid))
     return SequentialVerdict(
@@ -144,17 +133,8 @@ def sequential_verdict(
         loss_name=chosen.name,
         bounds=bounds,
         seed=seed,
-        label=label,
-        how=measured_with(
-            on_path,
-            statistics,
-            began,
-            planned_analyses=counts,
-            error_per_analysis=error,
-            plan=plan.describe(),
-            threads=torch.get_num_threads() if workers == 1 else 1,
-            workers=workers,
-        ),
+        label=measurement.label,
+        how=how,
     )
 
 
