@@ -168,7 +168,7 @@ def test_the_same_average_for_other_batches_and_chunks(name: str, policy: str, m
 @pytest.mark.parametrize("name", NETWORKS)
 def test_output_paths_turn(name: str) -> None:
     policy = "interpolate" if batch_norms(name) else "none"
-    found = measured(name, policy, ls.gauss_length, alphas=9, tolerance=None)
+    found = measured(name, policy, ls.gauss_length, alphas=9, precision=None)
     assert np.isfinite(found.per_example).all() and found.mean > 0
 
 
