@@ -15,7 +15,7 @@ from lerpscape.base.results import Result
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Params, Source
 from lerpscape.paths.line import Line
-from lerpscape.paths.planes import Plane, Stops
+from lerpscape.paths.planes import Plane, PointList
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.profiles.profile import profile
 from lerpscape.studies.many_profiles import Choices, how_of
@@ -121,7 +121,7 @@ def plane(
             return list(road.values())[k - count].tensors
         return on.at(*on.from_flat(float(x[k % points]), float(y[k // points])))
 
-    stops = Stops((on.origin, on.x), count + len(road), stop, on.describe())
+    stops = PointList((on.origin, on.x), count + len(road), stop, on.describe())
     rest: Choices = {**choices, "alphas": len(stops)}
     found = profile(model, stops, data, derivative=False, label="plane", progress=progress, **rest)
     lines = [

@@ -257,9 +257,9 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0), at(0, 0)], DATA), ValueError, "that differ"),
         (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0)], DATA, alphas=3), TypeError, "no alphas"),
         (
-            lambda: ls.paths.Stops((ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x").velocity(
-                0.5
-            ),
+            lambda: ls.paths.PointList(
+                (ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x"
+            ).velocity(0.5),
             TypeError,
             "single points",
         ),  # type: ignore[arg-type]
