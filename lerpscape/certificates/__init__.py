@@ -1,4 +1,4 @@
-"""Bounds of the loss that hold at every α, not only on a grid."""
+"""Proved bounds of the loss and of angles that hold at every α, not only on a grid."""
 
 from typing import TYPE_CHECKING
 
