@@ -32,7 +32,7 @@ class Certificate(Result):
     versions, digests.
     """
 
-    FORMAT = "lerpscape certificate 2"
+    FORMAT = "lerpscape certificate 3"
     PLOT = "profiles.plot_certificate"
     PAGE = (5.8, 3.4)
 
@@ -56,7 +56,6 @@ class Certificate(Result):
     examples: int
     unit: str
     loss_name: str
-    seconds: float
     how: dict[str, Any] = field(repr=False)
 
     @property

@@ -7,7 +7,7 @@ weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_T
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -15,18 +15,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.buffers import Buffers
 from lerpscape.engine.first_layers import EndpointOutputs
-from lerpscape.engine.linear_relu_linear import RELU_FUNCTIONS, linear_relu_linear
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
-from lerpscape.engine.shared_layers import given, is_first_layer
+from lerpscape.engine.shared_layers import given, is_first_layer, linear_relu_linear
 from lerpscape.engine.step_sizes import Step
 from lerpscape.networks import forward_ad
 from lerpscape.networks.fx_tracing import blank_trace
 from lerpscape.networks.in_place import writes
+from lerpscape.networks.layer_kinds import (
+    ADD,
+    BATCH_NORM,
+    CONV2D,
+    IDENTITY,
+    LINEAR,
+    RELU,
+    Kind,
+    kind_of,
+    kind_of_layer,
+    settings_of,
+    settings_of_layer,
+)
 from lerpscape.paths.checkpoints import Params
 
 Values: TypeAlias = dict[fx.Node, Any]
@@ -36,8 +47,6 @@ CapturedOutputs: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor],
 NOTHING_CAPTURED: CapturedOutputs = {}, {}, {}
 # Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
-
-ADD_FUNCTIONS = (operator.add, torch.add)
 
 
 class Graph:
@@ -52,17 +61,22 @@ class Graph:
         self._model = model
         self._owned = {node: self._tensors_of(node) for node in self._nodes if node.op == "call_module"}
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
+        self._kinds = {node: kind_of(node, self._modules) for node in self._nodes if node.op.startswith("call")}
         self.given = given(self._nodes, self._modules)
         # of what a step may write over, others must have a copy
-        self._written = {node.args[0] for node in self._nodes if writes(node, self._modules)}
+        self._writing = {node for node in self._nodes if writes(node, self._modules)}
+        self._written = {node.args[0] for node in self._writing}
+        ruled = [node for node, kind in self._kinds.items() if kind in _RULES]
+        self._settings = {node: settings_of(node, self._modules) for node in ruled}
+        self._rules = {node: rule for node in ruled if (rule := self._rule_of(node)) is not None}
         self.shared = [node for node in self._nodes if is_first_layer(node, self.given, self._modules, constants)]
         self.shared_weights = sum(self._weights_of(node) for node in self.shared)
         self.linear_relu_linear = next(
             filter(None, (linear_relu_linear(node, self._modules) for node in self.shared)), None
         )
         self._absorbed = {node for node in self._nodes if node.op == "get_attr" and set(node.users) <= {*self.shared}}
-        convolutions = [each for each in self._modules.values() if isinstance(each, nn.Conv2d)]
-        self.convolution_weights = sum(layer.weight.numel() for layer in convolutions)
+        convolutions = [each for each in self._modules.values() if kind_of_layer(each) is CONV2D]
+        self.convolution_weights = sum(settings_of_layer(each, CONV2D)["weight"].numel() for each in convolutions)
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.buffers = Buffers()
@@ -160,7 +174,7 @@ class Graph:
                 layer = str(node.target)
                 inputs = known[node.all_input_nodes[0]]
                 moments = yield layer, inputs
-                known[node] = self._normalised(node, inputs, moments, state)
+                known[node] = self._normalised(node, inputs, moments, self._own(node, state))
                 del inputs
             else:
                 known[node] = self._operation(node, known, state, reuse)
@@ -212,7 +226,48 @@ class Graph:
             return {node: inputs[str(node.target)] for node in self.inputs}
         return dict(zip(self.inputs, inputs if isinstance(inputs, (tuple, list)) else [inputs], strict=True))
 
-    def _linear(self, node: fx.Node, inputs: Tensor, weight: Tensor, bias: Tensor | None, reuse: bool) -> Tensor:
+    def _operation(self, node: fx.Node, known: Values, state: Params, reuse: bool = False) -> Any:
+        """What an operation gives: by the rule of its kind where there is one, else as it is written."""
+        if node.op == "get_attr":
+            name = self._attribute(node)
+            return self._constants[name] if name in self._constants else state[name]
+        arguments: Any = fx.map_arg(node.args, known.__getitem__)
+        rule = self._rules.get(node)
+        if node.op == "call_module":
+            own = self._own(node, state)
+            if rule is not None:
+                return rule(self, node, arguments[0], own, reuse)
+            module = self._modules[str(node.target)]
+            options: Any = fx.map_arg(node.kwargs, known.__getitem__)
+            return functional_call(module, own, arguments, options) if own else module(*arguments, **options)
+        if rule is not None:
+            return rule(self, node, arguments[0], fx.map_arg(self._settings[node], known.__getitem__), reuse)
+        options = fx.map_arg(node.kwargs, known.__getitem__)
+        if node.op == "call_function":
+            return node.target(*arguments, **options)  # type: ignore[operator]
+        return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+
+    def _own(self, node: fx.Node, state: Params) -> Params:
+        """A layer's tensors at an α, by its own names."""
+        return {short: state[name] for short, name in self._owned[node].items() if name in state}
+
+    def _rule_of(self, node: fx.Node) -> Rule | None:
+        """The rule for a node, if its kind has one that holds for the node as it is written."""
+        kind = self._kinds[node]
+        if not node.args or node in self._writing:
+            return None
+        if kind is ADD and (len(node.args) != 2 or node.kwargs):
+            return None
+        if kind in (CONV2D, BATCH_NORM) and node.op != "call_module":
+            return None
+        if kind is CONV2D and self._settings[node]["padding_mode"] != "zeros":
+            return None
+        if kind is BATCH_NORM and self._settings[node]["running_mean"] is None:
+            return None
+        return _RULES.get(kind)
+
+    def _linear(self, node: fx.Node, inputs: Tensor, own: Params, reuse: bool) -> Tensor:
+        weight, bias = own["weight"], own.get("bias")
         parts = [each for each in (inputs, weight, bias) if each is not None]
         if (
             not reuse
@@ -224,46 +279,49 @@ class Graph:
         into = self.buffers.at(node, torch.Size((len(inputs), len(weight))), inputs)
         return torch.addmm(parts[2], inputs, weight.t(), out=into)
 
-    def _operation(self, node: fx.Node, known: Values, state: Params, reuse: bool = False) -> Any:
-        arguments: Any = fx.map_arg(node.args, known.__getitem__)
-        options: Any = fx.map_arg(node.kwargs, known.__getitem__)
-        if node.op == "get_attr":
-            name = self._attribute(node)
-            return self._constants[name] if name in self._constants else state[name]
-        if node.target in RELU_FUNCTIONS and len(arguments) == 1:
-            return self._relu(node, arguments[0], options.get("inplace", False))
-        if node.target in ADD_FUNCTIONS and not options and all(isinstance(each, Tensor) for each in arguments):
-            return self._sum(node, *arguments)
-        if node.op == "call_function":
-            return node.target(*arguments, **options)  # type: ignore[operator]
-        if node.op == "call_method":
-            return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
-        module = self._modules[str(node.target)]
-        own = {short: state[name] for short, name in self._owned[node].items() if name in state}
-        if type(module) is nn.Linear:
-            return self._linear(node, arguments[0], own["weight"], own.get("bias"), reuse)
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-            shape: Any = module.stride, module.padding, module.dilation, module.groups
-            return F.conv2d(arguments[0], own["weight"], own.get("bias"), *shape)
-        if type(module) is nn.ReLU:
-            return self._relu(node, arguments[0], module.inplace)
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            return self._normalised(node, arguments[0], (own["running_mean"], own["running_var"]), state)
-        return functional_call(module, own, arguments, options) if own else module(*arguments, **options)
+    def _convolution(self, node: fx.Node, inputs: Tensor, own: Params, reuse: bool) -> Tensor:
+        shape: Any = (self._settings[node][name] for name in ("stride", "padding", "dilation", "groups"))
+        return F.conv2d(inputs, own["weight"], own.get("bias"), *shape)
 
-    def _normalised(self, node: fx.Node, inputs: Tensor, moments: Moments, state: Params) -> Tensor:
-        layer: Any = self._modules[str(node.target)]
-        own = self._owned[node]
-        weight, bias = (state[own[each]] if each in own else None for each in ("weight", "bias"))
+    def _batch_norm(self, node: fx.Node, inputs: Tensor, own: Params, reuse: bool) -> Tensor:
+        return self._normalised(node, inputs, (own["running_mean"], own["running_var"]), own)
+
+    def _normalised(self, node: fx.Node, inputs: Tensor, moments: Moments, own: Params) -> Tensor:
+        eps, weight, bias = self._settings[node]["eps"], own.get("weight"), own.get("bias")
         parts = [inputs, *moments, *(each for each in (weight, bias) if each is not None)]
         if all(forward_ad.split(each)[1] is None for each in parts):
-            return F.batch_norm(inputs, moments[0], moments[1], weight, bias, eps=layer.eps)
+            return F.batch_norm(inputs, moments[0], moments[1], weight, bias, eps=eps)
         # torch does not differentiate by running statistics
-        scale = (moments[1] + layer.eps).rsqrt()
+        scale = (moments[1] + eps).rsqrt()
         scale = scale if weight is None else scale * weight
         shift = -moments[0] * scale if bias is None else bias - moments[0] * scale
         shape = [1, -1] + [1] * (inputs.dim() - 2)
         return torch.addcmul(shift.view(shape), inputs, scale.view(shape))
+
+    def _relu(self, node: fx.Node, values: Tensor, own: Params, reuse: bool) -> Tensor:
+        fresh = self._fresh(node.all_input_nodes[0]) and forward_ad.split(values)[1] is None
+        return F.relu_(values) if fresh else F.relu(values)
+
+    def _sum(self, node: fx.Node, one: Any, own: Params, reuse: bool) -> Any:
+        other = own["other"]
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return one + other
+        for node_of, into, added in ((node.args[0], one, other), (node.args[1], other, one)):
+            alone = isinstance(node_of, fx.Node) and self._fresh(node_of) and forward_ad.split(into)[1] is None
+            if alone and forward_ad.split(added)[1] is None and one.shape == other.shape and one.dtype == other.dtype:
+                return into.add_(added)
+        return one + other
+
+    def _fresh(self, node: fx.Node) -> bool:
+        """Whether a step's result is a new tensor that one other step uses, which may overwrite it.
+
+        Not so for dual numbers: their derivative may be shared, as a first layer's is by all α.
+        """
+        if len(node.users) > 1 or node in self.given:
+            return False
+        if self._kinds.get(node) is IDENTITY:
+            return self._fresh(node.all_input_nodes[0])
+        return node in self._rules
 
     def _tensors_of(self, node: fx.Node) -> dict[str, str]:
         """The tensors of a layer: its own short name for each, and the module's."""
@@ -276,32 +334,7 @@ class Graph:
         return target if target in self._constants else self._names[id(operator.attrgetter(target)(self._model))]
 
     def _is_batch_norm(self, node: fx.Node) -> bool:
-        return isinstance(self._modules[str(node.target)], _BatchNorm)
-
-    def _fresh(self, node: fx.Node) -> bool:
-        """Whether a step's result is a new tensor that one other step uses, which may overwrite it.
-
-        Not so for dual numbers: their derivative may be shared, as a first layer's is by all α.
-        """
-        if len(node.users) > 1 or node in self.given:
-            return False
-        if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            if isinstance(module, nn.Identity):
-                return self._fresh(node.all_input_nodes[0])
-            return isinstance(module, (nn.Linear, nn.Conv2d, _BatchNorm, nn.ReLU))
-        return node.op == "call_function" and node.target in (*RELU_FUNCTIONS, *ADD_FUNCTIONS)
-
-    def _relu(self, node: fx.Node, values: Tensor, inplace: bool) -> Tensor:
-        fresh = self._fresh(node.all_input_nodes[0]) and forward_ad.split(values)[1] is None
-        return F.relu_(values) if inplace or fresh else F.relu(values)
-
-    def _sum(self, node: fx.Node, one: Tensor, other: Tensor) -> Tensor:
-        for node_of, into, added in ((node.args[0], one, other), (node.args[1], other, one)):
-            alone = isinstance(node_of, fx.Node) and self._fresh(node_of) and forward_ad.split(into)[1] is None
-            if alone and forward_ad.split(added)[1] is None and one.shape == other.shape and one.dtype == other.dtype:
-                return into.add_(added)
-        return one + other
+        return self._kinds[node] is BATCH_NORM
 
     def _weights_of(self, node: fx.Node) -> int:
         """Weights of a shared layer: its products for each example."""
@@ -310,6 +343,18 @@ class Graph:
         else:
             tensors = [operator.attrgetter(str(each.target))(self._model) for each in node.all_input_nodes[1:]]
         return max(int(each.numel()) for each in tensors)
+
+
+# A rule takes the graph, the node, its input, its settings or, for a layer, its tensors, and whether to use buffers.
+Rule: TypeAlias = Callable[[Graph, fx.Node, Any, Params, bool], Any]
+# Kinds of which something else is known than how to call them; each makes a new tensor, or writes over a fresh one.
+_RULES: dict[Kind | None, Rule] = {
+    LINEAR: Graph._linear,
+    CONV2D: Graph._convolution,
+    BATCH_NORM: Graph._batch_norm,
+    RELU: Graph._relu,
+    ADD: Graph._sum,
+}
 
 
 def traced(model: nn.Module) -> Graph | str:

@@ -1,51 +1,81 @@
-"""Which steps of a network every α shares: those on the data alone, and the layers that the data enter."""
+"""What of a network every α shares: steps on the data alone, the layers that the data enter, and a ReLU behind them."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
+
+from lerpscape.networks.in_place import writes
+from lerpscape.networks.layer_kinds import CONV2D, DROPOUT, LINEAR, RELU, SUM, does_nothing, kind_of, settings_of
 
 # Products per output below which computing a layer costs less than reading two stored results and mixing them.
 WORTH_SHARING = 64
-# Operations that give the same for the same data, example by example, or do arithmetic on shapes.
-PURE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv, operator.eq, operator.ne)
-PURE_FUNCTIONS = (torch.flatten, operator.getitem, getattr, *ARITHMETIC)
-PURE_METHODS = ("view", "reshape", "flatten", "size", "unsqueeze", "squeeze", "permute", "contiguous", "float", "sum")
 
 
 def given(nodes: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -> set[fx.Node]:
     """The inputs, and what depends on them alone."""
     found = {node for node in nodes if node.op == "placeholder"}
-    known = {"call_module": PURE_MODULES, "call_function": PURE_FUNCTIONS, "call_method": PURE_METHODS}
     for node in nodes:
-        if node.op not in known or not all(before in found for before in node.all_input_nodes):
-            continue
-        target: Any = type(modules[str(node.target)]) if node.op == "call_module" else node.target
-        if target in known[node.op] and node.all_input_nodes:
+        inputs = node.all_input_nodes
+        if inputs and all(before in found for before in inputs) and _repeats(node, modules):
             found.add(node)
     return found
+
+
+def _repeats(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether an operation gives the same for the same data, or does arithmetic on shapes."""
+    kind = kind_of(node, modules)
+    if kind is None or kind is DROPOUT:
+        return kind is DROPOUT and does_nothing(node, modules)
+    known = kind.arithmetic or kind.may_share_memory or kind.reads_shape or kind is SUM
+    return known and not writes(node, modules)
 
 
 def is_first_layer(
     node: fx.Node, given: Collection[fx.Node], modules: Mapping[str, nn.Module], constants: Collection[str]
 ) -> bool:
     """Whether a step is a layer, linear in weights of the model, that what is `given` with the data enters."""
-    if node.op == "call_function" and node.target is F.linear:
+    kind = kind_of(node, modules)
+    if node.op == "call_function" and kind is LINEAR:
         first, *own = [*node.args, *node.kwargs.values()]
         return first in given and all(each is None or _is_tensor_of_model(each, constants) for each in own)
     if node.op != "call_module" or not all(before in given for before in node.all_input_nodes):
         return False
-    module = modules[str(node.target)]
-    if type(module) is nn.Linear:
-        return True
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.weight[0].numel() >= WORTH_SHARING
+    settings = settings_of(node, modules) if kind is CONV2D else {}
+    zeros = settings.get("padding_mode") == "zeros"
+    return kind is LINEAR or (zeros and settings["weight"][0].numel() >= WORTH_SHARING)
 
 
 def _is_tensor_of_model(node: Any, constants: Collection[str]) -> bool:
     return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) not in constants
+
+
+@dataclass(frozen=True)
+class LinearReluLinear:
+    """A first linear layer, what stands between it and the next one (a ReLU), that next one, and its outputs."""
+
+    first: fx.Node
+    between: tuple[fx.Node, ...]
+    layer: fx.Node
+    outputs: int
+
+
+def linear_relu_linear(first: fx.Node, modules: Mapping[str, nn.Module]) -> LinearReluLinear | None:
+    """What follows a first layer, if that is a ReLU and a linear layer and nothing else."""
+    if kind_of(first, modules) is not LINEAR:
+        return None
+    node, after_relu = first, False
+    between: list[fx.Node] = []
+    while len(node.users) == 1:
+        (node,) = node.users
+        kind = kind_of(node, modules)
+        if after_relu and kind is LINEAR and node.op == "call_module":
+            return LinearReluLinear(first, tuple(between), node, len(settings_of(node, modules)["weight"]))
+        if kind is not RELU and not does_nothing(node, modules):
+            return None
+        after_relu |= kind is RELU
+        between.append(node)
+    return None

@@ -7,9 +7,10 @@ from one α to the next, and a second derivative needs no nesting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import cached_property
-from typing import TypeAlias
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,11 +24,37 @@ from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep
 from lerpscape.networks.batches import Batch
+from lerpscape.networks.layer_kinds import (
+    DROPOUT,
+    ELU,
+    FLATTEN,
+    GELU,
+    HARDSWISH,
+    HARDTANH,
+    IDENTITY,
+    LEAKY_RELU,
+    LINEAR,
+    MISH,
+    RELU,
+    RELU6,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTPLUS,
+    TANH,
+    UNFLATTEN,
+    Kind,
+    kind_of_layer,
+    settings_of_layer,
+)
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.line import Line
 
 # A value with its derivatives by α, as many as were asked for; None stands for zeros.
 Series: TypeAlias = list[Tensor | None]
+
+# f(u), f′(u), and f″(u) where it is wanted; None for a function that is straight almost everywhere.
+Derivatives: TypeAlias = tuple[Tensor, Tensor, Callable[[], Tensor] | None]
 
 # Shared products of the first layer are kept up to this size, for the batches at work.
 SHARED_BYTES = 1 << 28
@@ -65,11 +92,11 @@ class Stack:
             found = self._first_layer(alpha, order, shared)
             rest = self._layers[self._first + 1 :]
         for name, layer in rest:
-            if isinstance(layer, nn.Linear):
+            if kind_of_layer(layer) is LINEAR:
                 self._add_layer(state, name, alpha)
                 found = _linear(found, name, state, self._change)
             else:
-                found = _RULES[type(layer)](found, layer)
+                found = _activated(found, layer)
         value = found[0]
         assert value is not None
         return torch.stack([torch.zeros_like(value) if each is None else each for each in found])
@@ -88,19 +115,19 @@ class Stack:
 
     @cached_property
     def _first(self) -> int:
-        return next(index for index, (_, layer) in enumerate(self._layers) if isinstance(layer, nn.Linear))
+        return next(index for index, (_, layer) in enumerate(self._layers) if kind_of_layer(layer) is LINEAR)
 
     @cached_property
     def _linear_relu_linear(self) -> int | None:
         """The next linear layer, if nothing but a ReLU stands between the first and it."""
-        bent = False
+        after_relu = False
         for index in range(self._first + 1, len(self._layers)):
-            layer = self._layers[index][1]
-            if isinstance(layer, nn.Linear):
-                return index if bent else None
-            if type(layer) not in (nn.ReLU, nn.Identity, nn.Dropout):
+            kind = kind_of_layer(self._layers[index][1])
+            if kind is LINEAR:
+                return index if after_relu else None
+            if kind not in (RELU, IDENTITY, DROPOUT):
                 return None
-            bent |= type(layer) is nn.ReLU
+            after_relu |= kind is RELU
         return None
 
     def _shared_by_all(self, batch: Batch) -> Series:
@@ -110,7 +137,7 @@ class Stack:
             return self._shared[key][1]
         inputs: Series = [batch.inputs]
         for _, layer in self._layers[: self._first]:
-            inputs = _RULES[type(layer)](inputs, layer)
+            inputs = _activated(inputs, layer)
         shared = _linear([inputs[0], None], self._layers[self._first][0], self._ends[0], self._change)
         self._keep(batch, shared)
         return shared
@@ -165,7 +192,7 @@ def stack_of(on_path: ModelOnPath, probe: Batch) -> Stack | None:
     here, without hooks, called with one tensor.
     """
     layers = _plain_layers(on_path.model, "")
-    plain = layers is not None and any(isinstance(layer, nn.Linear) for _, layer in layers)
+    plain = layers is not None and any(kind_of_layer(layer) is LINEAR for _, layer in layers)
     if not plain or type(on_path.path) is not Line or not isinstance(probe.inputs, Tensor):
         return None
     named = dict(on_path.model.named_parameters())
@@ -187,7 +214,17 @@ def _plain_layers(module: nn.Module, name: str) -> list[tuple[str, nn.Module]] |
             found += inside
         # A layer used twice is named once by named_children.
         return found if len(module) == len(list(module.named_children())) else None
-    return [(name, module)] if type(module) in _RULES or type(module) is nn.Linear else None
+    kind = kind_of_layer(module)
+    return [(name, module)] if kind is LINEAR or kind in _RULES else None
+
+
+def _activated(series: Series, layer: nn.Module) -> Series:
+    """A layer without parameters, by the rule of its kind."""
+    kind = kind_of_layer(layer)
+    assert kind is not None
+    settings = settings_of_layer(layer, kind)
+    settings.pop("inplace", None)
+    return _RULES[kind](series, **settings)
 
 
 def _linear(series: Series, name: str, state: Params, velocity: Params) -> Series:
@@ -208,7 +245,7 @@ def _linear(series: Series, name: str, state: Params, velocity: Params) -> Serie
     return found
 
 
-def _relu(series: Series, _: nn.Module) -> Series:
+def _relu(series: Series) -> Series:
     value = series[0]
     assert value is not None
     # What torch itself takes for the derivative: three times faster than a mask.
@@ -216,68 +253,124 @@ def _relu(series: Series, _: nn.Module) -> Series:
     return [F.relu(value), *(None if each is None else passed(each, value, 0) for each in series[1:])]
 
 
-def _leaky_relu(series: Series, layer: nn.Module) -> Series:
-    value = series[0]
-    assert value is not None
-    assert isinstance(layer, nn.LeakyReLU)
-    steep = torch.ones_like(value)
-    return _piecewise(series, torch.where(value > 0, steep, steep * layer.negative_slope))
-
-
-def _piecewise(series: Series, slope: Tensor) -> Series:
-    return [None if each is None else each * slope for each in series]
-
-
-def _tanh(series: Series, _: nn.Module) -> Series:
-    def derivatives(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = value.tanh()
-        slope = 1 - found.square()
-        return found, slope, -2 * found * slope
-
-    return _smooth(series, derivatives)
-
-
-def _sigmoid(series: Series, _: nn.Module) -> Series:
-    def derivatives(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = value.sigmoid()
-        slope = found * (1 - found)
-        return found, slope, slope * (1 - 2 * found)
-
-    return _smooth(series, derivatives)
-
-
-def _smooth(series: Series, derivatives: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> Series:
+def _smooth(series: Series, derivatives: Callable[..., Derivatives], **settings: Any) -> Series:
     """f(u), f′(u)u′ and f′(u)u″ + f″(u)u′²."""
     value = series[0]
     assert value is not None
-    result, slope, curvature = derivatives(value)
-    found: Series = [result]
-    first = series[1] if len(series) > 1 else None
-    if len(series) > 1:
-        found.append(None if first is None else slope * first)
-    if len(series) > 2:
-        second = series[2]
-        bent = None if first is None else curvature * first.square()
-        carried = None if second is None else slope * second
-        found.append(bent if carried is None else carried if bent is None else carried.add_(bent))
+    result, slope, curvature = derivatives(value, **settings)
+    found: Series = [result, *(None if each is None else slope * each for each in series[1:])]
+    first = series[1] if len(series) > 2 else None
+    if first is not None and curvature is not None:
+        bent, carried = curvature() * first.square(), found[2]
+        found[2] = bent if carried is None else carried.add_(bent)
     return found
 
 
-def _unchanged(series: Series, _: nn.Module) -> Series:
+def _tanh(u: Tensor) -> Derivatives:
+    result = u.tanh()
+    slope = 1 - result.square()
+    return result, slope, lambda: -2 * result * slope
+
+
+def _sigmoid(u: Tensor) -> Derivatives:
+    result = u.sigmoid()
+    slope = result * (1 - result)
+    return result, slope, lambda: slope * (1 - 2 * result)
+
+
+def _silu(u: Tensor) -> Derivatives:
+    s, s1, s2 = _sigmoid(u)
+    assert s2 is not None
+    return F.silu(u), s + u * s1, lambda: 2 * s1 + u * s2()
+
+
+def _mish(u: Tensor) -> Derivatives:
+    """u·tanh(ζ(u)) with the softplus ζ."""
+    s, s1, _ = _sigmoid(u)
+    t, t1, t2 = _tanh(F.softplus(u))
+    assert t2 is not None
+    slope = t1 * s  # of tanh(ζ(u))
+    return F.mish(u), t + u * slope, lambda: 2 * slope + u * (t2() * s.square() + t1 * s1)
+
+
+def _gelu(u: Tensor, approximate: str) -> Derivatives:
+    if approximate == "tanh":
+        scale = math.sqrt(2 / math.pi)
+        t, t1, t2 = _tanh(scale * (u + 0.044715 * u**3))
+        assert t2 is not None
+        v1, v2 = scale * (1 + 0.134145 * u.square()), scale * 0.26829 * u
+        slope = t1 * v1
+        return (
+            F.gelu(u, approximate="tanh"),
+            0.5 * (1 + t + u * slope),
+            lambda: slope + 0.5 * u * (t2() * v1.square() + t1 * v2),
+        )
+    density = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi)
+    return F.gelu(u), torch.special.ndtr(u) + u * density, lambda: density * (2 - u.square())
+
+
+def _softplus(u: Tensor, beta: float, threshold: float) -> Derivatives:
+    """log(1 + e^βu)/β, and u itself above the threshold."""
+    straight = beta * u > threshold
+    s, s1, _ = _sigmoid(beta * u)
+    return F.softplus(u, beta, threshold), torch.where(straight, 1.0, s), lambda: torch.where(straight, 0.0, beta * s1)
+
+
+def _elu(u: Tensor, alpha: float, scale: float = 1.0) -> Derivatives:
+    """scale·u for u > 0, else scale·α(e^u − 1)."""
+    below = scale * alpha * u.clamp(max=0).exp()
+    return scale * F.elu(u, alpha), torch.where(u > 0, scale, below), lambda: torch.where(u > 0, 0.0, below)
+
+
+def _selu(u: Tensor) -> Derivatives:
+    _, slope, curvature = _elu(u, 1.6732632423543772, 1.0507009873554805)
+    return F.selu(u), slope, curvature
+
+
+def _leaky_relu(u: Tensor, negative_slope: float) -> Derivatives:
+    return F.leaky_relu(u, negative_slope), torch.where(u > 0, torch.ones_like(u), negative_slope), None
+
+
+def _hardtanh(u: Tensor, min_val: float = 0.0, max_val: float = 6.0) -> Derivatives:
+    return F.hardtanh(u, min_val, max_val), ((u > min_val) & (u < max_val)).to(u.dtype), None
+
+
+def _hardswish(u: Tensor) -> Derivatives:
+    """u·min(max(u + 3, 0), 6)/6."""
+    inside = (u > -3) & (u < 3)
+    slope = torch.where(inside, u / 3 + 0.5, (u >= 3).to(u.dtype))
+    return F.hardswish(u), slope, lambda: inside.to(u.dtype) / 3
+
+
+def _unchanged(series: Series, **_: Any) -> Series:
     return series  # measured in evaluation mode, in which dropout does nothing
 
 
-def _reshaped(series: Series, layer: nn.Module) -> Series:
-    return [None if each is None else layer(each) for each in series]
+def _reshaped(series: Series, reshape: Callable[..., Tensor], **settings: Any) -> Series:
+    return [None if each is None else reshape(each, **settings) for each in series]
 
 
-_RULES: dict[type[nn.Module], Callable[[Series, nn.Module], Series]] = {
-    nn.ReLU: _relu,
-    nn.LeakyReLU: _leaky_relu,
-    nn.Tanh: _tanh,
-    nn.Sigmoid: _sigmoid,
-    nn.Identity: _unchanged,
-    nn.Dropout: _unchanged,
-    nn.Flatten: _reshaped,
-    nn.Unflatten: _reshaped,
+_RULES: dict[Kind | None, Callable[..., Series]] = {
+    RELU: _relu,
+    IDENTITY: _unchanged,
+    DROPOUT: _unchanged,
+    FLATTEN: partial(_reshaped, reshape=torch.flatten),
+    UNFLATTEN: partial(_reshaped, reshape=lambda part, dim, unflattened_size: part.unflatten(dim, unflattened_size)),
+    **{
+        kind: partial(_smooth, derivatives=derivatives)
+        for kind, derivatives in {
+            LEAKY_RELU: _leaky_relu,
+            HARDTANH: _hardtanh,
+            RELU6: _hardtanh,
+            HARDSWISH: _hardswish,
+            ELU: _elu,
+            SELU: _selu,
+            SOFTPLUS: _softplus,
+            GELU: _gelu,
+            SILU: _silu,
+            MISH: _mish,
+            TANH: _tanh,
+            SIGMOID: _sigmoid,
+        }.items()
+    },
 }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.fx_tracing import traced
+from lerpscape.networks.layer_kinds import kind_of
 
 _ADVICE = 'Give the depths: homogeneous_biases(model, depths={"layer1.bias": 1, "layer2.bias": 2, ...}).'
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def bias_depths(model: nn.Module) -> dict[str, int]:
@@ -35,18 +35,25 @@ def bias_depths(model: nn.Module) -> dict[str, int]:
         depth = next(iter(before), None)
         if node.op == "get_attr":
             raise _refusal(f"{node.target!r}, a tensor used outside a layer")
+        kind = kind_of(node, modules)
+        if kind is not None and kind.normalises:
+            raise _refusal(f"{_named(node, modules)}, which takes away the scale before it")
         if node.op == "call_module":
             layer = modules[str(node.target)]
-            if isinstance(layer, _NORMS):
-                raise _refusal(f"{node.target!r}, a {type(layer).__name__}, which takes away the scale before it")
-            if isinstance(layer, (nn.Linear, _ConvNd)) and depth is not None:
+            if kind is not None and kind.linear_in_weights and depth is not None:
                 depth += 1
                 if layer.bias is not None and found.setdefault(f"{node.target}.bias", depth) != depth:
                     raise _refusal(f"{node.target!r}, used at two depths")
             elif next(layer.parameters(), None) is not None:
-                raise _refusal(f"{node.target!r}, a {type(layer).__name__}")
-        depths[node] = None if node.target in ("size", "dim") or node.target is getattr else depth
+                raise _refusal(_named(node, modules))
+        depths[node] = None if kind is not None and kind.reads_shape else depth
     return found
+
+
+def _named(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        return f"{node.target!r}, a {type(modules[str(node.target)]).__name__}"
+    return f"{node.name!r}"
 
 
 def _refusal(what: str) -> TypeError:

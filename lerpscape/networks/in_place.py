@@ -6,22 +6,12 @@ import inspect
 import operator
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
+
+from lerpscape.networks.layer_kinds import kind_of
 
 # x += y and the like
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
-# Operations whose result may lie in the memory of their first argument.
-_SHARING_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_SHARING_FUNCTIONS = (
-    *(torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.transpose, torch.permute, torch.detach),
-    *(torch.chunk, torch.split, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.getitem, getattr),
-)
-_SHARING_METHODS = (
-    *("view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "transpose", "permute", "t", "detach"),
-    *("chunk", "split", "expand", "narrow", "float", "double", "to"),
-)
 
 
 def writes(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -40,6 +30,7 @@ def writes(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def read_after_writing(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tuple[str, set[str]]:
     """An operation that reads what another has written over, in words, and the module's own tensors written to.
 
+    >>> import torch, torch.nn.functional as F
     >>> def forward(x):
     ...     hidden = torch.exp(x)
     ...     return F.relu(hidden, inplace=True) + hidden
@@ -65,14 +56,12 @@ def read_after_writing(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tup
 
 
 def _shares(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], _SHARING_MODULES)
-    known = {"call_function": _SHARING_FUNCTIONS, "call_method": _SHARING_METHODS}
-    return node.target in known.get(node.op, ())
+    kind = kind_of(node, modules)
+    return kind is not None and kind.may_share_memory
 
 
 def _given(node: fx.Node) -> Mapping[str, object]:
-    """A function's arguments by name, where it has names for them."""
+    """The arguments by name of any function that has names for them, in the table of kinds or not."""
     assert callable(node.target)
     try:
         return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lerpscape.networks.layer_kinds import BATCH_NORM, INSTANCE_NORM, LAYER_NORM, MISH, SILU
+
 
 class WrittenOut(TorchFunctionMode):
     """Inside `with WrittenOut():` these operations are made of plain ones, which differentiate twice.
@@ -98,10 +100,13 @@ def _mish(values: Tensor, inplace: bool = False) -> Tensor:
 
 
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
-    F.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
-    F.silu: _silu,
-    F.mish: _mish,
+    function: replacement
+    for kind, replacement in {
+        LAYER_NORM: _layer_norm,
+        BATCH_NORM: _batch_norm,
+        INSTANCE_NORM: _instance_norm,
+        SILU: _silu,
+        MISH: _mish,
+    }.items()
+    for function in kind.functions
 }

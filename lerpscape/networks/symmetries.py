@@ -6,24 +6,37 @@ new space; what works on each unit alone passes it on; additions make two spaces
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.fx_tracing import traced
-from lerpscape.networks.unit_rules import (
-    ELEMENTWISE_FUNCTIONS,
-    ELEMENTWISE_LAYERS,
-    PINNING_FUNCTIONS,
-    POOLING_FUNCTIONS,
-    POOLING_LAYERS,
+from lerpscape.networks.layer_kinds import (
+    BATCH_NORM,
+    CONCATENATE,
+    CONV1D,
+    CONV2D,
+    CONV3D,
+    EMBEDDING,
+    FLATTEN,
+    GROUP_NORM,
+    KINDS,
+    LAYER_NORM,
+    LINEAR,
+    LOG_SOFTMAX,
+    MEAN,
+    PAD,
+    PRELU,
+    RESHAPE,
+    SOFTMAX,
+    Kind,
+    kind_of,
+    settings_of,
 )
 
 _ADVICE = (
@@ -113,10 +126,14 @@ class _Follower:
             self.units[node] = None  # a number, as such or in a tensor, or a shape
         elif node.op == "get_attr":
             raise _refusal(f"{node.target!r}, a tensor used outside a layer")
-        elif node.op == "call_module":
-            self.units[node] = self._layer(node, str(node.target))
         else:
-            self.units[node] = self._operation(node)
+            kind = kind_of(node, self.modules)
+            if node.op == "call_module" and kind in _LAYERS:
+                self.units[node] = self._layer(_LAYERS[kind], node, str(node.target))
+            elif kind in _OPERATIONS:
+                self.units[node] = _OPERATIONS[kind](self, node, self._describe(node))
+            else:
+                raise _refusal(self._describe(node))
 
     def found(self, graph: fx.Graph) -> Symmetry:
         """What has been found, without the spaces that must stay in place."""
@@ -140,69 +157,75 @@ class _Follower:
             ),
         )
 
-    def _layer(self, node: fx.Node, name: str) -> Units:
-        layer = self.modules[name]
-        units = self._only(node)
-        kind = type(layer).__name__
-        if isinstance(layer, nn.Linear):
-            units = self._expect(units, node, len(_shape(node) or ()) - 1, f"{name!r}, a {kind}")
-            self._tie(f"{name}.weight", 1, units)
-            found = self._open(layer.out_features, units.axis)
-            self._tie(f"{name}.weight", 0, found)
-        elif isinstance(layer, nn.Embedding):
-            found = self._open(layer.embedding_dim, len(_shape(node) or ()) - 1)
-            self._tie(f"{name}.weight", 1, found)
-        elif isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd):
-            units = self._expect(units, node, 1, f"{name!r}, a {kind}")
-            if layer.groups == 1:
-                self._tie(f"{name}.weight", 1, units)
-                found = self._open(layer.out_channels, 1)
-            elif layer.groups == layer.in_channels == layer.out_channels:
-                found = units
-            else:
-                raise _refusal(f"{name!r}, a {kind} in {layer.groups} groups of several channels")
-            self._tie(f"{name}.weight", 0, found)
-        elif isinstance(layer, _BatchNorm):
-            found = self._expect(units, node, 1, f"{name!r}, a {kind}")
-            for own in ("weight", "running_mean", "running_var"):
-                self._tie(f"{name}.{own}", 0, found)
-        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-            found = self._expect(units, node, len(_shape(node) or ()) - 1, f"{name!r}, a {kind}")
-            self._tie(f"{name}.weight", 0, found)
-        elif isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
-            return units
-        elif isinstance(layer, nn.PReLU):
-            found = self._expect(units, node, 1, f"{name!r}, a {kind}")
-            self._tie(f"{name}.weight", 0, found)
-        elif isinstance(layer, nn.Flatten):
-            return self._flattened(units, node, f"{name!r}, a Flatten")
-        elif isinstance(layer, POOLING_LAYERS):
-            return self._expect(units, node, 1, f"{name!r}, a {kind}")
-        elif isinstance(layer, ELEMENTWISE_LAYERS):
-            return units
-        else:
-            raise _refusal(f"{name!r}, a {kind}")
+    def _describe(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return f"{node.target!r}, a {type(self.modules[str(node.target)]).__name__}"
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        return f"{node.name!r}, the operation {name!r}"
+
+    def _layer(self, rule: LayerRule, node: fx.Node, name: str) -> Units:
+        """A layer with tensors of its own: its bias lies as its result does."""
+        found = rule(self, node, self._only(node), name, self.modules[name])
         self._tie(f"{name}.bias", 0, found)
         self.written.append((node.name, found))
         return found
 
-    def _operation(self, node: fx.Node) -> Units:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        what = f"{node.name!r}, the operation {name!r}"
-        key = node.target if callable(node.target) else name
-        if key in (torch.flatten, "flatten", "view", "reshape", torch.reshape):
-            return self._flattened(self._only(node), node, what)
-        if key in PINNING_FUNCTIONS:
-            return self._pinned(node)
-        if key in (torch.mean, "mean"):
-            return self._averaged(node, what)
-        if key in POOLING_FUNCTIONS:
-            return self._expect(self._only(node), node, 1, what)
-        if key in ELEMENTWISE_FUNCTIONS:
-            return self._same_place(node, what)
-        raise _refusal(what)
+    def _linear(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        units = self._expect(units, node, _last_axis(node), self._describe(node))
+        self._tie(f"{name}.weight", 1, units)
+        found = self._open(layer.out_features, units.axis)
+        self._tie(f"{name}.weight", 0, found)
+        return found
 
-    def _pinned(self, node: fx.Node) -> Units:
+    def _embedding(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        found = self._open(layer.embedding_dim, _last_axis(node))
+        self._tie(f"{name}.weight", 1, found)
+        return found
+
+    def _convolution(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        units = self._expect(units, node, 1, self._describe(node))
+        if layer.groups == 1:
+            self._tie(f"{name}.weight", 1, units)
+            found = self._open(layer.out_channels, 1)
+        elif layer.groups == layer.in_channels == layer.out_channels:
+            found = units
+        else:
+            raise _refusal(f"{self._describe(node)} in {layer.groups} groups of several channels")
+        self._tie(f"{name}.weight", 0, found)
+        return found
+
+    def _batch_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        found = self._expect(units, node, 1, self._describe(node))
+        for own in ("weight", "running_mean", "running_var"):
+            self._tie(f"{name}.{own}", 0, found)
+        return found
+
+    def _layer_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        if len(layer.normalized_shape) != 1:
+            raise _refusal(self._describe(node))
+        found = self._expect(units, node, _last_axis(node), self._describe(node))
+        self._tie(f"{name}.weight", 0, found)
+        return found
+
+    def _group_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        """One group of all channels, or of each alone: the channels of other groups would have to stay together."""
+        if layer.num_groups not in (1, layer.num_channels):
+            raise _refusal(f"{self._describe(node)} in {layer.num_groups} groups of several channels")
+        found = self._expect(units, node, 1, self._describe(node))
+        self._tie(f"{name}.weight", 0, found)
+        return found
+
+    def _prelu(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
+        if layer.num_parameters == 1:
+            return units
+        found = self._expect(units, node, 1, self._describe(node))
+        self._tie(f"{name}.weight", 0, found)
+        return found
+
+    def _pooled(self, node: fx.Node, what: str) -> Units:
+        return self._expect(self._only(node), node, 1, what)
+
+    def _pinned(self, node: fx.Node, what: str) -> Units:
         """Units that stay in their place, before and after."""
         for each in node.all_input_nodes:
             units = self.units[each]
@@ -225,8 +248,9 @@ class _Follower:
             self._join(first.space, other.space)
         return first
 
-    def _flattened(self, units: Units, node: fx.Node, what: str) -> Units:
+    def _flattened(self, node: fx.Node, what: str) -> Units:
         """All axes but the first made one; a unit's positions stay neighbours."""
+        units = self._only(node)
         before, after = _shape(node.all_input_nodes[0]) or (), _shape(node) or ()
         if after == before or self._root(units.space) == 0:
             return units
@@ -239,7 +263,7 @@ class _Follower:
 
     def _averaged(self, node: fx.Node, what: str) -> Units:
         units, before, after = self._only(node), _shape(node.all_input_nodes[0]) or (), _shape(node) or ()
-        axes: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+        axes: Any = settings_of(node, self.modules).get("dim", ())
         gone = {axis % len(before) for axis in (axes if isinstance(axes, (tuple, list)) else [axes])}
         if not gone or units.axis in gone:
             raise _refusal(f"{what}, over the units")
@@ -283,6 +307,34 @@ class _Follower:
         return space
 
 
+LayerRule: TypeAlias = Callable[[_Follower, fx.Node, Units, str, Any], Units]
+# Layers with tensors along whose axes units lie.
+_LAYERS: dict[Kind | None, LayerRule] = {
+    LINEAR: _Follower._linear,
+    EMBEDDING: _Follower._embedding,
+    CONV1D: _Follower._convolution,
+    CONV2D: _Follower._convolution,
+    CONV3D: _Follower._convolution,
+    BATCH_NORM: _Follower._batch_norm,
+    LAYER_NORM: _Follower._layer_norm,
+    GROUP_NORM: _Follower._group_norm,
+    PRELU: _Follower._prelu,
+}
+# Operations without tensors of their own: what works on each unit alone, and what reads all units alike.
+_OPERATIONS: dict[Kind | None, Callable[[_Follower, fx.Node, str], Units]] = {
+    **{kind: _Follower._same_place for kind in KINDS if kind.elementwise},
+    **{kind: _Follower._pooled for kind in KINDS if kind.pools},
+    SOFTMAX: _Follower._same_place,
+    LOG_SOFTMAX: _Follower._same_place,
+    FLATTEN: _Follower._flattened,
+    RESHAPE: _Follower._flattened,
+    MEAN: _Follower._averaged,
+    # each position has a meaning of its own
+    PAD: _Follower._pinned,
+    CONCATENATE: _Follower._pinned,
+}
+
+
 def rearranged(
     tensors: Mapping[str, Tensor], found: Symmetry, orders: Mapping[int, Tensor], names: Mapping[str, list[str]]
 ) -> dict[str, Tensor]:
@@ -308,6 +360,10 @@ def in_order(tensor: Tensor, tie: Tie, order: Tensor) -> Tensor:
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
     meta: Any = node.meta.get("tensor_meta")
     return tuple(meta.shape) if hasattr(meta, "shape") else None
+
+
+def _last_axis(node: fx.Node) -> int:
+    return len(_shape(node) or ()) - 1
 
 
 def _refusal(what: str) -> TypeError:

@@ -75,7 +75,7 @@ def plot_policies(sweep: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Draw the loss under every batch-norm policy, and the parts of weights and statistics in its change as bars."""
     with style():
         curves, bars = axes
-        unit = sweep.rows[0].profile.unit
+        unit = sweep.policies[0].profile.unit
         for index, row in enumerate(sweep):
             colour, dashes = COLOURS[index % len(COLOURS)], ("-", "--", ":")[index % 3]
             curves.plot(row.profile.alphas, row.profile.loss, dashes, color=colour, label=row.name)

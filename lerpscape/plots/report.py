@@ -133,7 +133,7 @@ def _parts(results: Sequence[Reported], tolerance: float) -> Iterator[Part]:
                 picture=as_svg(result.figure()),
                 labels=["value"],
                 rows=certificate_rows(result),
-                how=[("certificate", _how({"loss": result.loss_name, "seconds": result.seconds} | result.how))],
+                how=[("certificate", _how({"loss": result.loss_name} | result.how))],
             )
 
 

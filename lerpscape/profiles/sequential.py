@@ -16,6 +16,7 @@ from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import rows_of
 from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.plan import MOST_GROUP
 from lerpscape.engine.planner import PROBE_ALPHA, PROBE_ROWS, Evaluator
@@ -28,7 +29,6 @@ from lerpscape.networks.sampling import Sample
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.interim_analyses import InterimAnalysis, check_confidence, interim_analysis, sample_sizes
-from lerpscape.profiles.profile import alpha_grid
 from lerpscape.profiles.sequential_verdicts import SequentialVerdict
 
 

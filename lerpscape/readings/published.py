@@ -88,15 +88,16 @@ def published_readings(curve: Curve, *, tolerance: float, unit: str) -> Readings
     for definition in DEFINITIONS:
         if definition.needs in ("error", "derivative") and getattr(curve, definition.needs) is None:
             continue
-        values = [definition.on(part) for part in (curve, half)]
+        value, half_value = definition.on(curve), definition.on(half)
         verdict, half_verdict = (
-            None if definition.question is None or value is None else definition.passes(value, tolerance)
-            for value in values
+            None if definition.question is None or number is None else definition.passes(number, tolerance)
+            for number in (value, half_value)
         )
         rows.append(
             Reading(
                 definition.name,
-                *values,
+                value,
+                half_value,
                 unit if definition.unit == "loss" else definition.unit,
                 definition.source,
                 definition.formula,

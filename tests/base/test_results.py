@@ -91,6 +91,11 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
+# What every `how` says. Readings are numbers read off a profile, which has a `how` of its own.
+HOW = {"model", "data_digest", "batch_norm", "device", "dtype", "threads", "versions"}
+READ_OFF = {"Readings"}
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether types, shapes, dtypes and numbers agree at every level; NaN equals NaN."""
     if type(one) is not type(other):
@@ -107,6 +112,11 @@ def same(one: Any, other: Any) -> bool:
 def test_every_kind_of_result_is_tried_here() -> None:
     assert {name.split()[0] for name in RESULTS} == set(KINDS)
     assert len({each.FORMAT for each in KINDS.values()}) == len(KINDS)
+
+
+def test_every_result_has_a_how() -> None:
+    without = {name for name, kind in KINDS.items() if "how" not in {field.name for field in fields(kind)}}
+    assert without == READ_OFF
 
 
 def test_public_functions_of_data_return_results() -> None:
@@ -126,6 +136,8 @@ def test_public_functions_of_data_return_results() -> None:
 def test_a_result_comes_back_from_disk_and_shows_itself(name: str, tmp_path: Path) -> None:
     found = RESULTS[name]()
     assert type(found) is KINDS[name.split()[0]]
+    if name not in READ_OFF:
+        assert set(found.how) >= HOW, HOW - set(found.how)
     comes_back(name, found, tmp_path)
     shows_itself(name, found)
 

@@ -1,4 +1,4 @@
-"""`lerpscape verdict` is the shadow of `sequential_verdict`."""
+"""`lerpscape study verdict` prints what `sequential_verdict` finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lerpscape.cli.main import main
 
 
 def words(*rest: str, name: str = "mine") -> list[str]:
-    return ["verdict", *command(*rest, name=name)[1:]]
+    return ["study", "verdict", *command(*rest, name=name)[1:]]
 
 
 @pytest.mark.usefixtures("work")

@@ -4,15 +4,18 @@ import copy
 
 import pytest
 import torch
+from cases import outputs_on_path
+from layer_forms import ELEMENTWISE, layer_of
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.geometry.outputs import OutputsOnPath
-from lerpscape.geometry.taylor_rules import stack_of
+from lerpscape.geometry.taylor_rules import _RULES, stack_of
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
+
+pytestmark = pytest.mark.kernels
 
 DOUBLE = torch.float64
 
@@ -33,6 +36,11 @@ STACKS = {
     ),
     "linear": lambda: nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)),
     "one": lambda: nn.Linear(6, 3),
+    "GELU by tanh": lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(approximate="tanh"), nn.Linear(8, 3)),
+} | {
+    kind.name: lambda kind=kind: nn.Sequential(nn.Linear(6, 8), layer_of(kind), nn.Linear(8, 7), layer_of(kind))
+    for kind in ELEMENTWISE
+    if kind in _RULES
 }
 
 
@@ -63,9 +71,9 @@ def test_the_same_derivatives_as_forward_mode(
     model, line, x = case(name, still)
     batch = batch_of((x, torch.zeros(5)))
     with undisturbed(model):
-        fast = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        fast = outputs_on_path(model, line, batch, order=order, per="example")
         monkeypatch.setattr("lerpscape.geometry.outputs.stack_of", lambda *_: None)
-        slow = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        slow = outputs_on_path(model, line, batch, order=order, per="example")
         assert fast.stack is not None
         assert slow.stack is None
         for alpha in (0.0, 0.37, 1.0, 0.37):
@@ -77,11 +85,11 @@ def test_the_same_derivatives_as_forward_mode(
 def test_many_batches_share_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, line, x = case("relu")
     data = [(x[[row]], torch.zeros(1)) for row in range(5)]
-    expected = ls.gauss_length(model, line, [(x, torch.zeros(5))], alphas=33, tolerance=None)
+    expected = ls.gauss_length(model, line, [(x, torch.zeros(5))], alphas=33, precision=None)
     assert expected.how["derivatives"] == "Taylor coefficients"
     for size in (0, 200, 1 << 28):
         monkeypatch.setattr("lerpscape.geometry.taylor_rules.SHARED_BYTES", size)
-        found = ls.gauss_length(model, line, data, alphas=33, tolerance=None)
+        found = ls.gauss_length(model, line, data, alphas=33, precision=None)
         assert_allclose(found.per_example, expected.per_example, rtol=1e-9)
 
 
@@ -102,7 +110,7 @@ def test_anything_else_is_left_to_forward_mode() -> None:
     models = {
         "own forward": Own(nn.Linear(6, 6), nn.ReLU()),
         "own layer": nn.Sequential(Halved(6, 6), nn.ReLU()),
-        "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.GELU()),
+        "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.Softsign()),
         "layer used twice": nn.Sequential(layer, nn.ReLU(), layer),
         "layer used twice, nested": nn.Sequential(nn.Sequential(layer, nn.ReLU()), nn.Sequential(layer)),
         "tied": tied,

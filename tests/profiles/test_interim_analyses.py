@@ -11,6 +11,8 @@ import lerpscape as ls
 from lerpscape.profiles.bounded_means import least_differences
 from lerpscape.profiles.interim_analyses import check_confidence, interim_analysis, sample_sizes, unseen
 
+pytestmark = pytest.mark.kernels
+
 POINTS = 9
 ALPHA = np.linspace(0, 1, POINTS)[:, None]
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import lerpscape as ls
 
+pytestmark = pytest.mark.kernels
+
 losses = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
