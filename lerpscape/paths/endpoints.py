@@ -147,12 +147,12 @@ def aligned(
     with undisturbed(model):
         symmetries = symmetry(model, inputs)
         names = _checkpoint_names(model, end)
-        states = [_state(checkpoint.tensors, names) for checkpoint in (start, end)]
+        first, second = _state(start.tensors, names), _state(end.tensors, names)
         if method == "weights":
-            orders = match_by_weights(symmetries, *states, seed)
+            orders = match_by_weights(symmetries, first, second, seed)
         else:
             assert data is not None
-            orders = match_by_activations(model, symmetries, *states, data)
+            orders = match_by_activations(model, symmetries, first, second, data)
         return _reordered(model, end, symmetries, orders, inputs, f"(units aligned with {start.source})")
 
 

@@ -11,8 +11,7 @@ from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, 
 from lerpscape.paths.distances import distance, distances
 from lerpscape.paths.matching import abbreviated, first_tied_names, matched
 from lerpscape.paths.path import Path, Rest
-from lerpscape.paths.patterns import Pattern, tensors_matching
-from lerpscape.paths.schedules import pattern_text
+from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
 
 
 class Line(Path):

@@ -13,8 +13,8 @@ from torch import nn
 from lerpscape.base.errors import explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, digest
 from lerpscape.paths.matching import abbreviated
-from lerpscape.paths.patterns import Pattern, tensors_matching
-from lerpscape.paths.schedules import Schedule, homogeneous_schedules, pattern_text, schedules_by_name, value_and_rate
+from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
+from lerpscape.paths.schedules import Schedule, homogeneous_schedules, schedules_by_name, value_and_rate
 
 Rest: TypeAlias = Literal["start", "end"]
 # The values of a schedule at these α identify it in a path's digest.

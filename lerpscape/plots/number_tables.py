@@ -99,7 +99,7 @@ def _profile_numbers(profile: Profile) -> dict[str, str]:
 def reading_rows(readings: Readings) -> list[tuple[str, ...]]:
     """A row for each reading: name, value, value on half the grid, unit, verdict, source and formula."""
     answers = {None: "", True: "yes", False: "no"}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in readings:
         verdict = answers[row.verdict]
         if row.half_verdict is not row.verdict:
