@@ -32,21 +32,21 @@ class LinearMap:
     terms: int
     plain: bool
 
-    def coarsely(self, inputs: Tensor, weights: Tensor) -> Tensor:
+    def in_float32(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """The map of float32 tensors, with the rounding errors of direct summation in float32."""
         if self.plain:
             return self.exact(inputs, weights)
         return self.exact(inputs.double(), weights.double()).float()
 
-    def followed(self, noise: Noise, weights: Tensor, shape: torch.Size) -> Noise:
+    def of_noise(self, noise: Noise, weights: Tensor, shape: torch.Size) -> Noise:
         """The noise after the map."""
         if self.plain:
             return noise.through(lambda back: back @ weights, shape, len(weights) + 8)
-        return noise.map(lambda shift: self.coarsely(shift, weights), shape, weights.numel() + 8)
+        return noise.map(lambda shift: self.in_float32(shift, weights), shape, weights.numel() + 8)
 
 
 @dataclass(frozen=True)
-class _Images:
+class _Products:
     """Products of the parts of a Taylor model with the weights, in the notation of `affine`.
 
     `by_middle` are W·c, W·d, W·g, W·e, and `by_change` the same with Δ. With ρ and σ bounds of the rounding errors of
@@ -79,18 +79,18 @@ def affine(
     value, slope, reach = model.value, model.slope, model.value.reach
     kappa = (4 * apply.terms + 64) * UNIT + 2 * weight.grain
     if slope is None and value.tilt is None and value.remainder is None and memory is not None:
-        found = _images_of_data(value.centre, weight, apply, memory)
+        products = _products_of_constant(value.centre, weight, apply, memory)
     else:
-        found = _images(model, weight, apply, kappa)
+        products = _products(model, weight, apply, kappa)
     steps = apply.terms + 32
-    shape = (-1, *([1] * (found.value_room.dim() - 2)))
-    square = _half_square(found.by_change[1], reach)
-    assert found.by_middle[0] is not None
-    centre = plus(found.by_middle[0], square, None if bias is None else bias.middle.view(shape))
-    tilt, change = total(found.by_middle[1], found.by_change[0]), None if bias is None else bias.change
+    shape = (-1, *([1] * (products.value_room.dim() - 2)))
+    square = _half_square(products.by_change[1], reach)
+    assert products.by_middle[0] is not None
+    centre = plus(products.by_middle[0], square, None if bias is None else bias.middle.view(shape))
+    tilt, change = total(products.by_middle[1], products.by_change[0]), None if bias is None else bias.change
     remainder = plus(
-        found.value_room,
-        None if found.moved is None else weight.share * found.moved,
+        products.value_room,
+        None if products.moved is None else weight.share * products.moved,
         None if square is None else coarse(square),
         None if bias is None else bias.size.view(shape) * (kappa + 2 * bias.grain),
     )
@@ -98,28 +98,28 @@ def affine(
         change = change.view(shape).expand_as(centre)
         tilt = plus(change, tilt)
     result = Form(centre, tilt, enlarged(remainder, steps), reach)
-    rate = total(found.by_middle[2], found.by_change[0], change)
+    rate = total(products.by_middle[2], products.by_change[0], change)
     if rate is None:
         return TaylorModel(result, None)
-    square = _half_square(found.by_change[3], reach)
-    rate_tilt = total(found.by_middle[3], found.by_change[2], found.by_change[1])
+    square = _half_square(products.by_change[3], reach)
+    rate_tilt = total(products.by_middle[3], products.by_change[2], products.by_change[1])
     size = None if bias is None or change is None else bias.movement.change_size
     new = total(
-        found.moved,
-        found.slope_rounding,
+        products.moved,
+        products.slope_rounding,
         None if square is None else coarse(square),
         None if size is None else size.view(shape).expand_as(result.centre) * (2 * kappa),
     )
     assert new is not None
     new = enlarged(new, steps)
-    flank = new if found.slope_room is None else enlarged(new + found.slope_room, steps)
+    flank = new if products.slope_room is None else enlarged(new + products.slope_room, steps)
     # The slope's noise, multiplied by the middle weights, keeps its signs; the rest, with the rounding, is new noise.
-    known = None if slope is None else slope.tracked(slope.centre.shape)
-    noise = None if known is None else joined(new, apply.followed(known, weight.middle_coarse, new.shape))
+    old = None if slope is None else slope.tracked(slope.centre.shape)
+    noise = None if old is None else joined(new, apply.of_noise(old, weight.middle_coarse, new.shape))
     return TaylorModel(result, Form(rate if square is None else rate + square, rate_tilt, flank, reach, noise))
 
 
-def _images(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: float) -> _Images:
+def _products(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: float) -> _Products:
     value, slope = model.value, model.slope
     c, d = value.centre, value.tilt
     g, e = (None, None) if slope is None else (slope.centre, slope.tilt)
@@ -140,19 +140,19 @@ def _images(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: floa
     # At a single point the change matters only for the rounding error of the middle, which is relative to `size`.
     sizes = weight.size if change is None else weight.middle_size
     rooms = [None if part is None else lifted(part) for part in (room, slope_room, slope_rounding)]
-    by_size = _apply_all(apply.coarsely, rooms, sizes)
+    by_size = _apply_all(apply.in_float32, rooms, sizes)
     moved = None
     if change is not None:
         moving = room
         if slope is not None and slope_rounding is not None:
             slope_size = plus(slope_rounding, slope.remainder)
             moving = moving + weight.share * slope_size + (rough * weight.reach) * slope.magnitude
-        (moved,) = _apply_all(apply.coarsely, [lifted(enlarged(moving, 8))], line.change_size)
+        (moved,) = _apply_all(apply.in_float32, [lifted(enlarged(moving, 8))], line.change_size)
     assert by_size[0] is not None
-    return _Images([wc, wd, wg, we], [dc, dd, dg, de], by_size[0], by_size[1], by_size[2], moved)
+    return _Products([wc, wd, wg, we], [dc, dd, dg, de], by_size[0], by_size[1], by_size[2], moved)
 
 
-def _images_of_data(data: Tensor, weight: Parameter, apply: LinearMap, memory: Memory) -> _Images:
+def _products_of_constant(data: Tensor, weight: Parameter, apply: LinearMap, memory: Memory) -> _Products:
     """The same for constant inputs x, from W(m)·x = W₀·x + m·(Δ·x), whose two products are computed once for all m.
 
     Their rounding errors are at most γ_n·|W₀|·|x| and γ_n·|Δ|·|x|; the sum adds two more roundings.
@@ -161,14 +161,14 @@ def _images_of_data(data: Tensor, weight: Parameter, apply: LinearMap, memory: M
     if not memory:
         size, share = coarse(data), (8 * apply.terms + 128) * UNIT
         memory["start"] = apply.exact(data, line.start)
-        memory["start size"] = enlarged(apply.coarsely(size, line.start_size), apply.terms + 8) * share
+        memory["start size"] = enlarged(apply.in_float32(size, line.start_size), apply.terms + 8) * share
         if line.change is not None and line.change_size is not None:
             memory["change"] = apply.exact(data, line.change)
-            memory["change size"] = enlarged(apply.coarsely(size, line.change_size), apply.terms + 8) * share
+            memory["change size"] = enlarged(apply.in_float32(size, line.change_size), apply.terms + 8) * share
     change, change_size = memory.get("change"), memory.get("change size")
     middle = memory["start"] if change is None else torch.add(memory["start"], change, alpha=weight.alpha)
     moves = weight.change is not None
-    return _Images(
+    return _Products(
         [middle, None, None, None],
         [change if moves else None, None, None, None],
         plus(memory["start size"], change_size),

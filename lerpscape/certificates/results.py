@@ -86,18 +86,18 @@ class Certificate(Result):
         alphas, index, share = self._located(alphas)
         width = np.diff(self.edges)[index]
         low, high = np.full(alphas.shape, -np.inf), np.full(alphas.shape, np.inf)
-        known = np.isfinite(np.hstack([self.slope_low, self.slope_high])[index]).all(axis=1)
+        bounded = np.isfinite(np.hstack([self.slope_low, self.slope_high])[index]).all(axis=1)
         size = np.zeros(alphas.shape)
         for edge, begin, end in ((index, np.zeros_like(share), share), (index + 1, np.ones_like(share), share)):
             # bounds of the change of L from the edge to α: the integrals of both lines
             changes = []
             for lines in (self.slope_low, self.slope_high):
-                left, right = np.where(known, lines[index].T, 0.0)
+                left, right = np.where(bounded, lines[index].T, 0.0)
                 middle = 0.5 * (begin + end)
                 changes.append((end - begin) * width * ((1 - middle) * left + middle * right))
                 size = size + np.abs(left) + np.abs(right)
-            low = np.maximum(low, np.where(known, self.loss_low[edge] + np.minimum(*changes), -np.inf))
-            high = np.minimum(high, np.where(known, self.loss_high[edge] + np.maximum(*changes), np.inf))
+            low = np.maximum(low, np.where(bounded, self.loss_low[edge] + np.minimum(*changes), -np.inf))
+            high = np.minimum(high, np.where(bounded, self.loss_high[edge] + np.maximum(*changes), np.inf))
         margin = 2.0**-46 * (np.abs(self.loss_low[index]) + np.abs(self.loss_high[index + 1]) + size)
         return low - margin, high + margin
 
