@@ -303,7 +303,7 @@ def connect_command(
 
     from lerpscape.networks.batch_norm import named_policy
     from lerpscape.paths.line import Line
-    from lerpscape.paths.matching import twins
+    from lerpscape.paths.matching import first_tied_names
     from lerpscape.profiles.profile import profile
     from lerpscape.studies.connections import connect
 
@@ -324,7 +324,7 @@ def connect_command(
         device=device,
         progress=progress,
     )
-    first = twins(curve.control)
+    first = first_tied_names(curve.control)
     save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
     profiles = [
         profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)

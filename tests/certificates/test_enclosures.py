@@ -113,7 +113,7 @@ ORIGINAL = {
     "multiply": taylor_models.multiply_forms,
     "square": affine_maps._half_square,
     "softmax": loss_enclosures._softmax_slope,
-    "images": affine_maps._images,
+    "products": affine_maps._products,
     "kink": enclosures.kink,
     "largest": enclosures.largest,
     "effect": noises.signed_effect,
@@ -141,10 +141,10 @@ def small_softmax(*arguments):
     return low + room, low_tilt, high - room, high_tilt
 
 
-def forgetful_images(*arguments):
+def half_of_moved(*arguments):
     """Half of what the uncertainty of the inputs does through the moving weights."""
-    found = ORIGINAL["images"](*arguments)
-    return replace(found, moved=None if found.moved is None else 0.5 * found.moved)
+    products = ORIGINAL["products"](*arguments)
+    return replace(products, moved=None if products.moved is None else 0.5 * products.moved)
 
 
 def small_gap(model, slope_below):
@@ -177,7 +177,7 @@ MUTANTS = [
     (layer_rules, "smooth", small_smooth),
     (enclosures, "multiply_forms", small_product),
     (affine_maps, "_half_square", small_square),
-    (affine_maps, "_images", forgetful_images),
+    (affine_maps, "_products", half_of_moved),
     (layer_rules, "kink", small_gap),
     (layer_rules, "largest", small_largest),
     (loss_enclosures, "_softmax_slope", small_softmax),
