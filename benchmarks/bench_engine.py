@@ -413,8 +413,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import lerpscape as ls
-from lerpscape.engine.first_layers import Shared
-from lerpscape.engine.relu_sweep import NextLayer, Sweep
+from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
+from lerpscape.engine.shared_layers import EndpointOutputs
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)
@@ -427,8 +427,8 @@ def most():  # not ru_maxrss, which begins with what the parent had
 derivative = sys.argv[2] == "derivative"
 ls.profile(start, line, data[:1], alphas=5, derivative=derivative)
 first = most()
-hinge = Shared(torch.rand(2, 2), -torch.rand(2, 2), None), NextLayer.of(*torch.rand(2, 2, 2), None, None)
-Sweep(*hinge, np.linspace(0, 1, 3)).series(0.5, 1)  # loads numba
+block = EndpointOutputs(torch.rand(2, 2), -torch.rand(2, 2), None), NextLayer.of(*torch.rand(2, 2, 2), None, None)
+ReLUSweep(*block, np.linspace(0, 1, 3)).series(0.5, 1)  # loads numba
 before = most()
 ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=derivative)
 print(most() - before, before - first)

@@ -7,7 +7,7 @@ the layer gives W(α)x + b(α) = lerp(W₀x + b₀, W_Tx + b_T, α). `run` compu
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,10 +17,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.buffers import Buffers
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
-from lerpscape.engine.shared_layers import given, is_first_layer, linear_relu_linear
+from lerpscape.engine.shared_layers import EndpointOutputs, given, is_first_layer, linear_relu_linear
 from lerpscape.networks import forward_ad
 from lerpscape.networks.fx_tracing import blank_trace
 from lerpscape.networks.in_place import writes
@@ -56,6 +54,33 @@ class CapturedOutputs:
 
 
 NOTHING_CAPTURED = CapturedOutputs()
+
+
+class Buffers:
+    """Memory that is written over: one tensor for each place and shape, the same one at every call.
+
+    Allocating memory for every result takes as long as a tenth of the products in it.
+
+    >>> buffers = Buffers()
+    >>> first = buffers.at("layer", torch.Size((2, 3)), torch.zeros(1))
+    >>> buffers.at("layer", torch.Size((2, 3)), torch.zeros(1)) is first, buffers.hold(first[:, 0])
+    (True, True)
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
+
+    def at(self, place: Hashable, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The tensor of this place and shape, of the type and on the device of `like`, with whatever is in it."""
+        key = place, shape
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return self._tensors[key]
+
+    def hold(self, values: Tensor) -> bool:
+        """Whether these values lie in memory that will be written over."""
+        storage = values.untyped_storage()._cdata
+        return any(storage == tensor.untyped_storage()._cdata for tensor in self._tensors.values())
 
 
 class Graph:

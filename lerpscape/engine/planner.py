@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.compiling import installed
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.graph import Graph, Values, traced
 from lerpscape.engine.groups import ENDS, Group
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.plan import Estimation, ExecutionPlan
-from lerpscape.engine.relu_sweep import ReLUSweep, may_sweep
+from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.rebatching import count_examples, first_examples, same_layout
 from lerpscape.paths.line import Line

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.compiling import installed
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep
+from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, installed, may_sweep
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.layer_kinds import (
     DROPOUT,

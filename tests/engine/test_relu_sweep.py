@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.engine import compiling, relu_sweep
+from lerpscape.engine import relu_sweep
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import evaluate_all
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.graph import traced
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep, worth_sweeping
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.losses import LOSSES
@@ -335,7 +335,7 @@ def test_without_a_compiler_the_plan_says_what_to_install(monkeypatch: pytest.Mo
     start, end = seeded(network, 0), seeded(network, 1)
     found = {}
     for there in (True, False):
-        monkeypatch.setattr(compiling, "find_spec", lambda name, there=there: there or None)
+        monkeypatch.setattr(relu_sweep, "find_spec", lambda name, there=there: there or None)
         found[there] = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
         ls.gauss_length(start, ls.Line(start, end), DATA, alphas=5, precision=0.5)
     assert is_swept(found[True]) and not is_swept(found[False])
