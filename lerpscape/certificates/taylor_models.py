@@ -6,8 +6,9 @@ is not true of its derivative (it jumps).
 
 Centres and tilts are float64, remainders float32 (see `rounding`). Each rule adds to the remainder a bound of the
 rounding errors it commits in the centre and the tilt, a small multiple of u times the magnitudes that enter, and
-enlarges the remainder by the relative error of its own computation. Values of exp, tanh, erf and sqrt are taken to be
-within 4 units in the last place. NaN and infinities pass through to the end, where they count as knowing nothing.
+enlarges the remainder by the relative error of its own computation. Values of exp, expm1, log1p, tanh, erf and sqrt
+are taken to be within 4 units in the last place. NaN and infinities pass through to the end, where they count as
+knowing nothing.
 
 Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated functional inclusion methods".
 """

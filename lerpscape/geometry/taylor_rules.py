@@ -38,6 +38,8 @@ from lerpscape.networks.layer_kinds import (
     RELU,
     RELU6,
     SELU,
+    SELU_ALPHA,
+    SELU_SCALE,
     SIGMOID,
     SILU,
     SOFTPLUS,
@@ -323,7 +325,7 @@ def _elu(u: Tensor, alpha: float, scale: float = 1.0) -> Derivatives:
 
 
 def _selu(u: Tensor) -> Derivatives:
-    _, slope, curvature = _elu(u, 1.6732632423543772, 1.0507009873554805)
+    _, slope, curvature = _elu(u, SELU_ALPHA, SELU_SCALE)
     return F.selu(u), slope, curvature
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from layer_forms import ACTIVATIONS, MADE_WITH, SHAPE, SOFTMAXES, forms, layer_of, written
 from torch import fx, nn
 
+import lerpscape
 from lerpscape.networks import layer_kinds
 from lerpscape.networks.layer_kinds import KINDS, Kind, kind_of, settings_of
 
@@ -54,3 +57,34 @@ def test_a_subclass_is_of_no_kind() -> None:
             return 2 * super().forward(x)
 
     assert layer_kinds.kind_of_layer(Twice()) is None
+
+
+def layer_classes(node: ast.AST) -> set[str]:
+    """The classes of torch.nn among the elements of a literal, the keys of a dict or the sides of `A | B`."""
+    parts: list[ast.expr | None] = []
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        parts = list(node.elts)
+    elif isinstance(node, ast.Dict):
+        parts = list(node.keys)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        parts = [node.left, node.right]
+    names = {part.attr for part in parts if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "nn"}
+    return {name for name in names if issubclass(getattr(nn, name, object), nn.Module)}
+
+
+@pytest.mark.parametrize("folder", ["networks", "paths", "engine", "profiles", "certificates", "geometry", "studies"])
+def test_no_second_list_of_layers(folder: str) -> None:
+    """`layer_kinds` is the one table: elsewhere kinds are named, not classes of torch.nn."""
+    for file in sorted((Path(lerpscape.__file__).parent / folder).glob("*.py")):
+        if file.stem == "layer_kinds":
+            continue
+        lists = [found for node in ast.walk(ast.parse(file.read_text())) if len(found := layer_classes(node)) > 1]
+        assert lists == [], file
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["(nn.ReLU, nn.Tanh)", "isinstance(x, (nn.Linear, nn.Conv2d))", "{nn.ReLU: 1, nn.GELU: 2}", "nn.ReLU | nn.ELU"],
+)
+def test_a_second_list_is_seen(source: str) -> None:
+    assert any(len(layer_classes(node)) > 1 for node in ast.walk(ast.parse(source)))
