@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := test
 
-.PHONY: demo test test-all lint bench docs clean
+# Settings under which torch, MKL and oneDNN take other kernels than this processor's own: tests marked `kernels`.
+SETTINGS := ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE \
+  LERPSCAPE_TEST_THREADS=2
+
+.PHONY: demo test test-kernels test-all lint bench docs clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -24,9 +28,19 @@ lint: .venv/installed-test
 
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(MAKE) test-kernels
+
+# Files are found by the mark, as collecting all of them takes longer than these tests. Threads that wait do not spin:
+# two tests with two threads each share two cores.
+test-kernels: .venv/installed-test
+	@files=$$(grep -rl --include='test_*.py' 'mark\.kernels' tests); for setting in $(SETTINGS); do \
+	  echo "== $$setting"; \
+	  env OMP_WAIT_POLICY=passive $$setting $(BIN)/pytest -q -n 2 --dist worksteal -m "kernels and not slow" $$files || exit 1; \
+	done
 
 test-all: lint
 	$(BIN)/pytest -n 2 --dist worksteal
+	$(MAKE) test-kernels
 
 bench: .venv/installed-bench
 	for part in profile engine models gauss certify training; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done

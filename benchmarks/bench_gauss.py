@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
@@ -98,8 +100,10 @@ def main() -> None:
     for kind in (nn.ReLU, nn.Tanh):
         model, line = network(kind)
         with undisturbed(model):
-            first, second = (OutputsOnPath(model, line, batch, order=order) for order in (1, 2))
-            forward, nested = (OutputsOnPath(model, line, batch, order=order) for order in (1, 2))
+            on_path = ModelOnPath(model, line, None, None)
+            at_work = on_path, BatchNormStatistics(on_path, None), batch
+            first, second = (OutputsOnPath(*at_work, order=order) for order in (1, 2))
+            forward, nested = (OutputsOnPath(*at_work, order=order) for order in (1, 2))
             forward.stack = nested.stack = None  # as for models that are no plain stack
 
             def reverse(order: int, alpha: float) -> list[Tensor]:
@@ -118,7 +122,7 @@ def main() -> None:
 
             def swept(outputs: OutputsOnPath) -> tuple[Callable[[], object], int]:
                 def way() -> None:
-                    outputs.expect(grid)  # noqa: B023
+                    outputs.expect(grid, len(x))  # noqa: B023
                     for alpha in grid:  # noqa: B023
                         outputs.at(float(alpha), [batch])
 
@@ -126,7 +130,7 @@ def main() -> None:
 
             def whole(method: Literal["turning", "integral"]) -> tuple[Callable[[], object], int]:
                 data = [(x, torch.zeros(len(x)))]
-                asked: dict[str, Any] = {"method": method, "alphas": grid, "tolerance": None, "progress": False}  # noqa: B023
+                asked: dict[str, Any] = {"method": method, "alphas": grid, "precision": None, "progress": False}  # noqa: B023
                 return lambda: ls.gauss_length(model, line, data, **asked), len(grid)  # noqa: B023
 
             seconds = timed(

@@ -4,7 +4,7 @@ usage: python benchmarks/bench_sequential.py [coverage] [saving] [--trials 400] 
 
 coverage: per-example losses of trained networks on MNIST and Fashion-MNIST (20,000 examples, 13 α) and of made-up
 populations with heavy tails; random orders of the examples, and the tolerance at the largest rise over all, the hardest
-place (lines that never rise are walked backwards): how often some look calls the rise smaller or larger than it is,
+place (lines that never rise are reversed): how often an interim analysis puts the rise below or above its true value,
 against 1 − confidence.
 saving: seconds of sequential_verdict() against profile() without derivatives on 60,000 images, 25 α, in interleaved
 rounds on one thread, each round with another seed.
@@ -33,7 +33,7 @@ from networks import fully_connected
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.profiles.interim_analyses import look, schedule
+from lerpscape.profiles.interim_analyses import interim_analysis, sample_sizes
 
 RESULTS = Path(__file__).parent / "results" / "sequential.json"
 
@@ -129,9 +129,10 @@ def wrong(losses: np.ndarray, confidence: float, first: int, seed: int) -> tuple
     """Whether a search in one random order would ever call the largest rise smaller, and larger, than it is."""
     count, rise = losses.shape[1], ls.max_rise(losses.mean(axis=1))
     order = losses[:, np.random.default_rng(seed).permutation(count)]
-    counts = schedule(first, count)[:-1]
-    found = [look(order[:, :seen], count, (1 - confidence) / len(counts), seed=seed + seen) for seen in counts]
-    return any(each.upper < rise for each in found), any(each.lower > rise for each in found)
+    counts = sample_sizes(first, count)[:-1]
+    error = (1 - confidence) / len(counts)
+    analyses = [interim_analysis(order[:, :size], count, error, seed=seed + size) for size in counts]
+    return any(each.upper < rise for each in analyses), any(each.lower > rise for each in analyses)
 
 
 def skewness(losses: np.ndarray) -> float:
@@ -153,7 +154,7 @@ def coverage(trials: int, rounds: int, only: str) -> dict[str, Any]:
         }
         for confidence, first in ((0.95, 1024), (0.99, 1024)):
             seen = np.array([wrong(losses, confidence, first, seed) for seed in range(trials)])
-            row[f"confidence {confidence}, first look {first}"] = {
+            row[f"confidence {confidence}, first analysis {first}"] = {
                 "wrongly monotonic": float(seen[:, 0].mean()),
                 "wrongly violated": float(seen[:, 1].mean()),
             }

@@ -4,12 +4,13 @@ A small convolutional network learns Fashion-MNIST from one initialisation, and 
 the training loss on the plane through that initialisation, an unrelated one and the optimum, with the shadow of the
 trajectory and the lines from both initialisations; and beside it the loss along training and along both lines.
 
-usage: LERPSCAPE_DATA=folder python examples/figure1.py figure1.png
+    LERPSCAPE_DATA=folder python examples/figure1.py figure1.png    # two to seven minutes
+    python examples/figure1.py figure1.png --small                  # seconds: scikit-learn's digits, fewer points
 
-The folder holds Fashion-MNIST (see docs/data.md). Takes two to seven minutes; prints what it measured.
+The folder holds Fashion-MNIST (see docs/data.md). Prints what it measured.
 """
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -21,32 +22,27 @@ import lerpscape as ls
 from lerpscape.lab.data import load
 from lerpscape.plots.style import save_figure
 
-TRAINED, MEASURED, EPOCHS, BATCH, RATE = 60_000, 6_000, 5, 64, 0.05
+MEASURED, EPOCHS, BATCH, RATE = 6_000, 5, 64, 0.05
 
 
-def network() -> nn.Module:
-    """Two convolutions and two linear layers, 20,522 parameters."""
+def network(side: int) -> nn.Module:
+    """Two convolutions and two linear layers for square images; 20,522 parameters where the side is 28."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(784, 24),
+        nn.Linear(16 * (side // 4) ** 2, 24),
         nn.ReLU(),
         nn.Linear(24, 10),
     )
 
 
-def fashion() -> tuple[torch.Tensor, torch.Tensor]:
-    """The training images, with mean 0 and deviation 1 over all pixels, and their classes."""
-    return load("fashion_mnist", normalize=True).train.batch(slice(0, TRAINED))
-
-
 def trained(images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
     """Snapshots of SGD from seed 0: dense at first, where the network moves most."""
     torch.manual_seed(0)
-    model = network()
+    model = network(images.shape[-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
     steps = EPOCHS * (len(images) // BATCH)
     keep = {0, *np.unique(np.geomspace(4, steps, 24).astype(int)).tolist()}
@@ -65,25 +61,31 @@ def trained(images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, t
     return kept
 
 
-def main(out: str) -> None:
+def main() -> None:
     """Train, measure, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    side, points = (8, 9) if arguments.small else (28, 31)
     began = time.perf_counter()
-    images, labels = fashion()
+    train = load("digits" if arguments.small else "fashion_mnist", normalize=True).train
+    images, labels = train.batch(slice(0, len(train)))
     snapshots = trained(images, labels)
     start, *_, end = snapshots.values()
     print(f"trained in {time.perf_counter() - began:.0f} s, {len(snapshots)} snapshots")
     data = list(zip(images[:MEASURED].split(500), labels[:MEASURED].split(500), strict=True))
-    other = ls.paths.fresh_init(network, seed=1)
-    found = ls.studies.plane(
-        network(), start, other, end, data, trajectory=snapshots, points=31, margin=0.15, alphas=50
+    other = ls.paths.fresh_init(lambda: network(side), seed=1)
+    plane = ls.studies.plane(
+        network(side), start, other, end, data, trajectory=snapshots, points=points, margin=0.15, alphas=50
     )
-    save_figure(found.figure(), out)
-    print(found.summary)
-    for name, curve in zip(("own init", "other init"), found.lines, strict=True):
+    save_figure(plane.figure(), arguments.out)
+    print(plane.summary)
+    for name, curve in zip(("own init", "other init"), plane.lines, strict=True):
         print(f"line from {name}: loss {curve[0]:.3f} to {curve[-1]:.3f} nats, max_rise {ls.max_rise(curve):.4f} nats")
-    print(f"training: max_rise {ls.max_rise(found.along):.4f} nats over {len(found.along)} snapshots")
-    print(f"wrote {out} after {time.perf_counter() - began:.0f} s")
+    print(f"training: max_rise {ls.max_rise(plane.along):.4f} nats over {len(plane.along)} snapshots")
+    print(f"wrote {arguments.out} after {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,12 +1,13 @@
-"""Draw the pictures of docs/gallery.md: every study on networks that learn scikit-learn's handwritten digits.
+"""Every study of one network that learns scikit-learn's digits: starts, onset, pairs, layers, plane, trajectory, paths.
 
-usage: python examples/gallery.py docs/images
+    python examples/gallery.py docs/images      # the pictures of docs/gallery.md, about half a minute
+    python examples/gallery.py FOLDER --small   # the same of a shorter training, on fewer images
 
-Takes about half a minute; prints what each study found.
+Prints what each study says.
 """
 
+import argparse
 import math
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import lerpscape as ls
 from lerpscape.lab.data.digits import train_data
 from lerpscape.plots.style import save_figure, style
 
-STEPS, BATCH, RATE, WILD = 600, 64, 0.02, 0.12
-KEPT = (0, 1, 2, 4, 8, 15, 30, 50, 75, 100, 150, 200, 300, 400, 500, STEPS)
+BATCH, RATE, WILD = 64, 0.02, 0.12
+SNAPSHOTS = (0, 1, 2, 4, 8, 15, 30, 50, 75, 100, 150, 200, 300, 400, 500, 600)
 
 
 def network() -> nn.Module:
@@ -31,17 +32,17 @@ def network() -> nn.Module:
     return nn.Sequential(*hidden, nn.Linear(48, 10))
 
 
-def trained(seed: int, keep: tuple[int, ...] = (0, STEPS), rate: float = RATE) -> dict[str, dict[str, torch.Tensor]]:
-    """Snapshots of a run of Adam, whose lines rise more often than those of SGD."""
+def trained(seed: int, keep: tuple[int, ...], rate: float = RATE) -> dict[str, dict[str, torch.Tensor]]:
+    """Snapshots of a run of Adam, up to the last one asked for; its lines rise more often than those of SGD."""
     torch.manual_seed(seed)
     model = network()
     images, labels = (torch.cat(parts) for parts in zip(*train_data(), strict=True))
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    kept = {}
-    for step in range(STEPS + 1):
+    kept, steps = {}, keep[-1]
+    for step in range(steps + 1):
         if step in keep:
             kept[f"step {step}"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / STEPS)) / 2
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         chosen = torch.randint(len(images), (BATCH,))
         optimizer.zero_grad()
         F.cross_entropy(model(images[chosen]), labels[chosen]).backward()
@@ -49,11 +50,11 @@ def trained(seed: int, keep: tuple[int, ...] = (0, STEPS), rate: float = RATE) -
     return kept
 
 
-def save(found: Any, folder: Path, name: str) -> None:
+def save(study: Any, folder: Path, name: str) -> None:
     """Draw one study and print what it says."""
-    save_figure(found if isinstance(found, Figure) else found.figure(), str(folder / f"gallery-{name}.png"))
-    if not isinstance(found, Figure):
-        print(f"{name}:\n{found.summary}")
+    save_figure(study if isinstance(study, Figure) else study.figure(), str(folder / f"gallery-{name}.png"))
+    if not isinstance(study, Figure):
+        print(f"{name}:\n{study.summary}")
 
 
 def profiles_figure(profiles: list[ls.Profile]) -> Figure:
@@ -61,15 +62,22 @@ def profiles_figure(profiles: list[ls.Profile]) -> Figure:
     with style():
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         profiles[0].plot(figure.subplots(), beside=profiles[1:])
-    for each in profiles:
-        print(f"{each.label}: max_rise {each.max_rise:.4g}, barrier_mean {each.barrier('mean'):.4g} {each.unit}")
+    for one in profiles:
+        print(f"{one.label}: max_rise {one.max_rise:.4g}, barrier_mean {one.barrier('mean'):.4g} {one.unit}")
     return figure
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """All pictures."""
-    model, data = network(), train_data()
-    snapshots = trained(0, KEPT)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    folder, model = arguments.folder, network()
+    data = train_data()[:1] if arguments.small else train_data()
+    keep = SNAPSHOTS[:8] if arguments.small else SNAPSHOTS
+    ends_of_run = (0, keep[-1])
+    snapshots = trained(0, keep)
     start, *_, end = snapshots.values()
     line = ls.Line(start, end)
     paths = {
@@ -80,20 +88,20 @@ def main(folder: Path) -> None:
     }
     save(profiles_figure([ls.profile(model, path, data, label=name) for name, path in paths.items()]), folder, "paths")
     save(ls.studies.starts(model, start, end, data, factory=network, seed=100), folder, "starts")
-    save(ls.studies.onset(model, trained(0, KEPT, WILD), data, tolerance=1e-3), folder, "onset")
-    runs = {seed: trained(seed) for seed in (1, 2)}
-    ends = {"init 0": start, "init 1": runs[1]["step 0"], "init 2": runs[2]["step 0"]}
-    optima = {"opt 0": end, "opt 1": runs[1][f"step {STEPS}"], "opt 2": runs[2][f"step {STEPS}"]}
-    groups = {label: label.split()[0] for label in (*ends, *optima)}
-    save(ls.studies.pairwise(model, ends | optima, data, groups=groups, alphas=25), folder, "pairwise")
+    save(ls.studies.onset(model, trained(0, keep, WILD), data, tolerance=1e-3), folder, "onset")
+    (start_1, end_1), (start_2, end_2) = (trained(seed, ends_of_run).values() for seed in (1, 2))
+    starts = {"init 0": start, "init 1": start_1, "init 2": start_2}
+    optima = {"opt 0": end, "opt 1": end_1, "opt 2": end_2}
+    groups = {label: label.split()[0] for label in (*starts, *optima)}
+    save(ls.studies.pairwise(model, starts | optima, data, groups=groups, alphas=25), folder, "pairwise")
     save(ls.studies.layerwise(model, start, end, data, rest="end"), folder, "layerwise")
-    save(ls.studies.plane(model, start, ends["init 1"], end, data, trajectory=snapshots), folder, "plane")
+    save(ls.studies.plane(model, start, start_1, end, data, trajectory=snapshots), folder, "plane")
     save(ls.studies.trajectory(model, snapshots, data), folder, "trajectory")
-    other = optima["opt 1"]
+    epochs = 10 if arguments.small else 200
     between = {
-        "line between two optima": ls.Line(end, other),
-        "line after aligning units": ls.Line(end, ls.paths.aligned(model, end, other)),
-        "Bezier curve, trained": ls.studies.connect(model, end, other, data, epochs=200, learning_rate=0.1),
+        "line between two optima": ls.Line(end, end_1),
+        "line after aligning units": ls.Line(end, ls.paths.aligned(model, end, end_1)),
+        "Bezier curve, trained": ls.studies.connect(model, end, end_1, data, epochs=epochs, learning_rate=0.1),
     }
     save(
         profiles_figure([ls.profile(model, path, data, label=name) for name, path in between.items()]),
@@ -103,4 +111,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

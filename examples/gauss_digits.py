@@ -5,7 +5,7 @@ float64, by the published integral and by the turning of exact velocities, on fi
 still at well under half of what the turning grows to: the difference are the kinks of the ReLUs.
 
     python examples/gauss_digits.py            # a few minutes on one core
-    python examples/gauss_digits.py --quick    # a few seconds: fewer examples and points
+    python examples/gauss_digits.py --small    # a few seconds: fewer examples and points
 """
 
 import argparse
@@ -57,13 +57,13 @@ def extrapolated(levels: tuple[ls.geometry.Level, ...]) -> tuple[float, float]:
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    examples, finest = (50, 400) if arguments.quick else (500, 3200)
+    examples, finest = (50, 400) if arguments.small else (500, 3200)
     print(f"digits, 64-128-128-10, SGD lr {LR} momentum {MOMENTUM}, {EPOCHS} epochs in batches of {BATCH}, ", end="")
     print(f"seed {arguments.seed}; {examples} examples, float64")
-    for activation in (nn.ReLU, nn.Tanh):
+    for activation in (nn.ReLU,) if arguments.small else (nn.ReLU, nn.Tanh):
         model, line, x, y = trained(activation, arguments.seed)
         with torch.no_grad():
             accuracy = float((model(x).argmax(1) == y).double().mean())
@@ -74,12 +74,12 @@ def main() -> None:
             for points in grids:
                 if points > finest:
                     continue
-                found = ls.gauss_length(model, line, data, method=method, alphas=points, tolerance=None)
+                found = ls.gauss_length(model, line, data, method=method, alphas=points, precision=None)
                 print(
                     f"{method:<10}{points:>7}{found.mean:>13.4f}{found.mean_error:>15.2g}"
                     f"{100 * found.share_below_half_pi:>11.1f} %{100 * found.share_max_angle_below_half_pi:>18.1f} %"
                 )
-        refined = ls.gauss_length(model, line, data, alphas=51, tolerance=1e-12, budget=2 * finest + 1)
+        refined = ls.gauss_length(model, line, data, alphas=51, precision=1e-12, budget=2 * finest + 1)
         print(f"refined    {refined.summary}")
         print("           " + "  ".join(f"{level.points}: {level.mean:.4f}" for level in refined.levels))
         limit, error = extrapolated(refined.levels)

@@ -1,11 +1,12 @@
-"""Pictures of the docs' readings: layers, examples, policies, curvature, features, plateaus and scale on real digits.
+"""Why does the loss do that? Layers, examples, batch norm, curvature, features, plateaus and scale of three networks.
 
-Trains three small networks on scikit-learn's digits and draws them into docs/images: about a minute on one core.
+    python examples/readings_gallery.py docs/images/readings    # the pictures of the docs, about a minute on one core
+    python examples/readings_gallery.py FOLDER --small          # the same with fewer images
 
-    python examples/readings_gallery.py [FOLDER]
+The networks learn scikit-learn's digits.
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -17,8 +18,6 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.plots.style import save_figure
-
-EXAMPLES = 600
 
 
 def batches(x: Tensor, y: Tensor, size: int, seed: int, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,12 +77,17 @@ def normed() -> nn.Module:
     ).double()
 
 
-def main(folder: Path) -> None:
-    """Train, measure, draw, and say what is seen."""
+def main() -> None:
+    """Train, measure, draw, and print what each result says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    folder, (examples, points) = arguments.folder, (100, 3) if arguments.small else (600, 11)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(images[:EXAMPLES] / 16), torch.tensor(labels[:EXAMPLES])
+    x, y = torch.tensor(images[:examples] / 16), torch.tensor(labels[:examples])
     data = [(x, y)]
 
     start = plain(4, 1.0)
@@ -98,7 +102,7 @@ def main(folder: Path) -> None:
 
     net = normed()
     end = trained(deepcopy(net), x, y, lr=0.05, epochs=5)
-    sweep = ls.studies.batch_norm_sweep(net, ls.Line(net, end), data, estimate_from=data, alphas=26)
+    sweep = ls.studies.batch_norm_sweep(net, ls.Line(net, end), data, estimate_from=data, alphas=2 * points + 4)
     print(sweep.summary)
     save_figure(sweep.figure(), str(folder / "policies.png"))
     policy = ls.Recalibrate(data)
@@ -117,10 +121,10 @@ def main(folder: Path) -> None:
     scale = ls.studies.scale_invariance(deep, deep, final, data)
     print(scale.summary)
     save_figure(scale.figure(), str(folder / "scale.png"))
-    bent = ls.curvature(deep, line, data, alphas=11)
+    bent = ls.curvature(deep, line, data, alphas=points)
     print(bent.summary)
     save_figure(bent.figure(), str(folder / "curvature.png"))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "images" / "readings")
+    main()

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine import planner
+from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.geometry.outputs import OutputsOnPath
+from lerpscape.networks.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,15 @@ def ends(build: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> 
     return seeded(build, 0).to(dtype), seeded(build, 1).to(dtype)
 
 
+def rounding(model: nn.Module, dtype: torch.dtype = torch.float64) -> float:
+    """What one loss may be off by in two ways of measuring it: torch has several kernels for most operations.
+
+    Both ways add up the numbers of each layer's inputs, one layer after the other, and round each product and each sum
+    to ½ eps: 2 eps for every number on the longest way, in the worst case. Numbers in these networks are around 1.
+    """
+    return 2 * torch.finfo(dtype).eps * sum(each[0].numel() for each in model.parameters() if each.dim() > 1)
+
+
 def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
     with monkeypatch.context() as patched:
         patched.setattr(planner, "traced", lambda model: "switched off")
@@ -243,3 +256,9 @@ def assert_same(found: ls.Profile, expected: ls.Profile) -> None:
         np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-9, atol=1e-12)
     if expected.accuracy is not None:
         np.testing.assert_allclose(found.accuracy, expected.accuracy)
+
+
+def outputs_on_path(model: nn.Module, line: ls.Line, probe: Batch, *, batch_norm: Any = None, **choices: Any) -> Any:
+    """An `OutputsOnPath` of a model on a line."""
+    on_path = ModelOnPath(model, line, None, None)
+    return OutputsOnPath(on_path, BatchNormStatistics(on_path, batch_norm), probe, **choices)

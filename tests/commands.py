@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cases import CASES
 from safetensors.torch import save_file
 
-from lerpscape.cli.main import main
+from lerpscape.cli.main import COMMANDS, STUDIES, main, run
 
 MODULE = """
 import cases, torch
@@ -59,3 +60,14 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert "\ngot: " in found.err
     assert "\ntry: " in found.err
     return found.err
+
+
+def parsed(words: list[str]) -> bool:
+    """Whether `lerpscape WORDS` parses; it is not run. `SystemExit` or `ConfigError` where it does not."""
+    reached = []
+    with pytest.MonkeyPatch.context() as patch:
+        for commands in (COMMANDS, STUDIES):
+            for word, command in commands.items():
+                patch.setitem(commands, word, wraps(command)(lambda *_, **__: reached.append(True)))
+        run(words)
+    return bool(reached) or words in ([], ["study"])

@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 LEVEL = {folder: level for level, floor in enumerate(FLOORS) for folder in floor}
 # Calls whose first argument is the name of a module or package to import.
-IMPORTING = ("import_module", "__import__", "optional", "find_spec", "importorskip")
+IMPORTING = ("import_module", "__import__", "import_optional", "find_spec", "importorskip")
 
 
 def module_name(file: Path) -> str:
@@ -187,7 +187,7 @@ def test_no_eval_or_exec_and_one_restricted_unpickler() -> None:
         }
         assert not calls & {"eval", "exec"}, file
         assert "pickle.load" not in file.read_text(), file
-        assert ("pickle.Unpickler" in file.read_text()) == (file.name == "pickles.py"), file
+        assert ("pickle.Unpickler" in file.read_text()) == (file.name == "cifar.py"), file
         assert "weights_only=False" not in file.read_text(), file
 
 
@@ -201,8 +201,10 @@ HEAVY = ("torch", "matplotlib", "numpy", "sklearn", "scipy", "pandas", "rich", "
         "from lerpscape.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli.main import main\ntry: main(['profile', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli.main import main\ntry: main(['gauss', '--help'])\nexcept SystemExit: pass",
-        "from lerpscape.cli.main import main\ntry: main(['plane', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli.main import main\ntry: main(['study', 'plane', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli.main import main\ntry: main(['data', '--help'])\nexcept SystemExit: pass",
+        "from lerpscape.cli.main import main\nmain(['study'])",
+        "from lerpscape.cli.main import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass",
         "from lerpscape.cli.main import main\nmain(['--version'])",
         "from lerpscape.cli.main import main\ntry: main(['sweep', '--help'])\nexcept SystemExit: pass",
     ],

@@ -1,4 +1,4 @@
-"""The types of arrays that results hold."""
+"""Types of the arrays that results hold."""
 
 from typing import TypeAlias
 

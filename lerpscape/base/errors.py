@@ -1,36 +1,36 @@
-"""The errors a caller may want to catch; wrong arguments raise the built-in types."""
+"""Errors that a caller may want to catch. Wrong arguments raise `ValueError` and `TypeError`."""
 
 
 class LerpscapeError(Exception):
-    """Anything that lerpscape itself refuses, with what was expected, what came and what to do."""
+    """Base class of lerpscape's errors; the message says what was expected, what was given, and what to do."""
 
 
 class EndpointMismatch(LerpscapeError):
-    """The two ends of a path, or a path and a model, do not describe the same network."""
+    """Two checkpoints of a path, or a path and a model, are not of the same network."""
 
 
 class NonFiniteLoss(LerpscapeError):
-    """A loss is NaN or infinite, so no verdict about the curve exists."""
+    """A loss is NaN or infinite, so that the curve has no verdict."""
 
 
 class NonFiniteOutput(LerpscapeError):
-    """An output or its derivative is NaN or infinite, so its path has no direction."""
+    """A network's output or its derivative is NaN or infinite, so that the path of the outputs has no direction."""
 
 
 class Diverged(LerpscapeError):
-    """A training run of ours, for a control point, ended worse than it began."""
+    """Training the control point of a curve ended with a higher loss than it started with."""
 
 
 class NotRepeatable(LerpscapeError):
-    """A second pass over the data gave other data than the first."""
+    """A second pass over the data did not give the same data as the first."""
 
 
 class ConfigError(LerpscapeError):
-    """A configuration asks for something that does not exist, or in a form that cannot be read."""
+    """A configuration has an unknown option, or a value that cannot be read."""
 
 
 class StoreConflict(LerpscapeError):
-    """A store holds something else than what is to be written into it."""
+    """A store already holds a different result under the key that is to be written."""
 
 
 class PartialMismatch(LerpscapeError):
@@ -38,7 +38,7 @@ class PartialMismatch(LerpscapeError):
 
 
 def explain(expected: str, got: str, hint: str) -> str:
-    """Put an error message together: what was expected, what came, what to do.
+    """An error message in three parts: what was expected, what was given, and what to do.
 
     >>> print(explain(expected="two ends.", got="one.", hint="Give both."))
     expected: two ends.

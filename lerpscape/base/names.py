@@ -1,4 +1,4 @@
-"""Names that users write: objects called package.module:name, and the known name that a misspelt one resembles."""
+"""Names that users write: importing the object of `package.module:name`, and suggestions for a misspelt name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from lerpscape.base.errors import explain
 
 
-def named(name: str) -> Any:
-    """The object called package.module:name, looked for in the current folder first.
+def import_object(name: str) -> Any:
+    """The object of a `package.module:name`; modules are searched for in the current folder first.
 
-    Raises `ValueError` for a name of another form, a module that is not there and an object that it does not have.
+    Raises `ValueError` for a name of another form, and for a module or an object that does not exist.
 
-    >>> named("math:sqrt")(4)
+    >>> import_object("math:sqrt")(4)
     2.0
     """
     module, colon, attribute = name.partition(":")
@@ -28,38 +28,37 @@ def named(name: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = import_module(module)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
+            raise  # the module exists, but something that it imports does not
         raise ValueError(
             explain(
-                expected=f"a module {module}, seen from {Path.cwd()}.",
+                expected=f"a module {module} that can be imported from {Path.cwd()}.",
                 got=f"{error}.",
                 hint="Run from the folder that holds it.",
             )
         ) from error
-    if not hasattr(found, attribute):
-        public = ", ".join(each for each in vars(found) if not each.startswith("_"))
+    if not hasattr(imported, attribute):
+        public = ", ".join(attribute for attribute in vars(imported) if not attribute.startswith("_"))
         raise ValueError(
             explain(expected=f"{attribute!r} in {module}.", got="no such name.", hint=f"It has: {public}.")
         )
-    return getattr(found, attribute)
+    return getattr(imported, attribute)
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that is not among the known ones: it lists them and suggests the nearest.
+    """An error message for a name that is not among the known ones: it lists them and suggests the most similar one.
 
     >>> print(unknown_name("a model", "resnt", ["lstm", "resnet"]))
     expected: a model: one of lstm, resnet.
     got: 'resnt'.
     try: Did you mean 'resnet'?
     """
-    listed = list(known)
-    nearest = difflib.get_close_matches(str(name), listed, n=1)
-    advice = f"Did you mean {nearest[0]!r}?" if nearest else "Use one of these."
+    names = list(known)
+    similar = difflib.get_close_matches(str(name), names, n=1)
     return explain(
-        expected=f"{what}: one of {', '.join(listed)}." if listed else f"{what}: there is none.",
+        expected=f"{what}: one of {', '.join(names)}." if names else f"{what}: there is none.",
         got=f"{name!r}.",
-        hint=advice,
+        hint=f"Did you mean {similar[0]!r}?" if similar else "Use one of these.",
     )

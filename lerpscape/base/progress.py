@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on anything that takes more than two seconds."""
+"""A progress bar for everything that takes more than two seconds."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Protocol, TypeAlias
 
 from tqdm.auto import tqdm
 
-# None: a bar on a terminal, nothing elsewhere. True, False: always, never. A function: (done, total).
+# None: a bar if stderr is a terminal. True: always. False: never. A function: called with (done, total) instead.
 Progress: TypeAlias = bool | Callable[[int, int], None] | None
 
 
 class Report(Protocol):
-    """What is called with the amount of work done, and a word to show beside the bar."""
+    """A function that adds an amount to the work done, and shows a note beside the bar."""
 
     def __call__(self, amount: int, note: str = "") -> None:
-        """Add to the work done."""
+        """Add `amount` to the work done."""
 
 
 @contextmanager
 def progress_bar(progress: Progress, total: int, what: str, unit: str = "batch") -> Iterator[Report]:
-    """Give a function to call with the amount of work done; 0 for `total` means unknown.
+    """Show progress while inside; gives the function to call with each amount of work done. `total` 0 means unknown.
 
-    >>> seen = []
-    >>> with progress_bar(lambda done, total: seen.append((done, total)), total=2, what="work") as report:
+    >>> calls = []
+    >>> with progress_bar(lambda done, total: calls.append((done, total)), total=2, what="work") as report:
     ...     report(1)
-    >>> seen
+    >>> calls
     [(1, 2)]
     """
     if callable(progress):
         done = 0
 
-        def tell(amount: int, note: str = "") -> None:
+        def call(amount: int, note: str = "") -> None:
             nonlocal done
             done += amount
             progress(done, total)
 
-        yield tell
+        yield call
         return
-    hidden = None if progress is None else not progress  # None: tqdm looks whether stderr is a terminal
+    hidden = None if progress is None else not progress  # None: tqdm checks whether stderr is a terminal
     with tqdm(total=total or None, desc=what, unit=unit, disable=hidden, delay=2, leave=False) as bar:
 
-        def advance(amount: int, note: str = "") -> None:
+        def update(amount: int, note: str = "") -> None:
             if note:
                 bar.set_postfix_str(note, refresh=False)
             bar.update(amount)
 
-        yield advance
+        yield update

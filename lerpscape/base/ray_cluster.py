@@ -1,4 +1,4 @@
-"""A Ray cluster: the caller's, one that an address names, or one started here for as long as it is needed."""
+"""Connecting to a Ray cluster: the caller's, the one at an address, or one started for the duration of a block."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 
 
 def is_address(workers: object) -> bool:
-    """Whether workers are on Ray: `"ray"` (started here, or the cluster of `RAY_ADDRESS`) or `"ray://host:port"`.
+    """Whether `workers` means Ray: `"ray"` (a local cluster, or that of `RAY_ADDRESS`) or `"ray://host:port"`.
 
     >>> is_address("ray"), is_address("ray://head:10001"), is_address(2)
     (True, True, False)
@@ -21,16 +21,20 @@ def is_address(workers: object) -> bool:
 
 @contextmanager
 def cluster(address: str) -> Iterator[Any]:
-    """The module `ray`, connected; what was not connected before is left again.
+    """Connect to a cluster and give the module `ray`; disconnect afterwards unless the caller was already connected.
 
-    Raises `ImportError` where Ray is not installed.
+    Raises `ImportError` if Ray is not installed.
     """
-    ray = optional("ray", "ray")
-    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else Ray puts a print of its own into the caller's builtins
+    ray = import_optional("ray", "ray")
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # otherwise Ray replaces the caller's builtin print
     ours = not ray.is_initialized()
     if ours:
-        named = None if address == "ray" else address
-        ray.init(address=named, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address=None if address == "ray" else address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     try:
         yield ray
     finally:

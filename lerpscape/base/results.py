@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lerpscape.base.saving import plain, read_json, restored, write_json
+from lerpscape.base.saving import from_json, read_json, to_json, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Result(ABC):
     """What measuring gives: a frozen dataclass (`eq=False`: equality is here) whose fields say what they hold.
 
-    The types of the fields are how a file is read back: see `saving.restored`. `FORMAT` names the file's content, with
+    The types of the fields are how a file is read back: see `saving.from_json`. `FORMAT` names the file's content, with
     a number that changes when the fields do. `PLOT` names the function that draws the result, "module.function" in
     `lerpscape.plots`: the one import that goes upwards, made when somebody looks. `FIGURE` names the one that lays out
     a whole page; without it `figure` puts the plot alone on a page of `PAGE` inches.
@@ -65,7 +65,7 @@ class Result(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
-        found: dict[str, Any] = plain(self)
+        found: dict[str, Any] = to_json(self)
         return found
 
     def save(self, path: str | Path) -> None:
@@ -89,7 +89,7 @@ class Result(ABC):
 
         Raises `ValueError` that names a field which is not there.
         """
-        found: Self = restored(saved, cls)
+        found: Self = from_json(saved, cls)
         return found
 
     def __eq__(self, other: object) -> bool:

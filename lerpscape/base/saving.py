@@ -1,4 +1,4 @@
-"""Results in JSON and back, number for number; optional packages, or advice on how to get them."""
+"""Saving results as JSON and loading exactly the same numbers; importing optional packages."""
 
 from __future__ import annotations
 
@@ -22,69 +22,70 @@ if TYPE_CHECKING:
     import pandas
 
 
-def plain(value: Any) -> Any:
-    """Arrays as lists, numbers JSON does not know as their names, dataclasses as their fields under their `FORMAT`.
+def to_json(value: Any) -> Any:
+    """A value in the types that JSON has; `from_json` restores it exactly.
 
-    `restored` reads it back exactly.
+    Arrays and tuples become lists, NaN and infinities strings, and dataclasses dictionaries of their fields, with their
+    `FORMAT`, if they have one, under "format".
 
-    >>> plain({"a": np.array([0.1, np.nan]), "b": (float("inf"), None)})
+    >>> to_json({"a": np.array([0.1, np.nan]), "b": (float("inf"), None)})
     {'a': [0.1, 'NaN'], 'b': ['Infinity', None]}
     """
     if isinstance(value, np.ndarray):
-        return [plain(part) for part in value.tolist()]
+        return [to_json(part) for part in value.tolist()]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     if is_dataclass(value) and not isinstance(value, type):
         kind = {"format": value.FORMAT} if hasattr(value, "FORMAT") else {}
-        return kind | {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        return kind | {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: to_json(part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):
-        return [plain(part) for part in value]
+        return [to_json(part) for part in value]
     return value
 
 
-def restored(value: Any, kind: Any) -> Any:
-    """What `plain` made this value of, which was of this type: an array, a tuple, a dataclass, None or a plain one.
+def from_json(value: Any, kind: Any) -> Any:
+    """The value that `to_json` converted, given its type: an array, tuple, dataclass, number, string or None.
 
-    Raises `ValueError` that names a field which a dataclass needs and the value lacks.
+    Raises `ValueError` that names a field of a dataclass which is missing.
 
     >>> from numpy.typing import NDArray
-    >>> restored([["NaN", 1], None], tuple[NDArray[np.float64], str | None])
+    >>> from_json([["NaN", 1], None], tuple[NDArray[np.float64], str | None])
     (array([nan,  1.]), None)
     """
     origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):  # something or None
-        (kind,) = (each for each in parts if each is not NoneType)
-        return None if value is None else restored(value, kind)
+    if origin in (Union, UnionType):  # some type or None
+        (kind,) = (part for part in parts if part is not NoneType)
+        return None if value is None else from_json(value, kind)
     if origin is np.ndarray:
         return np.array(value, dtype=get_args(parts[1])[0])
     if origin is tuple:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(restored(*each) for each in zip(value, kinds, strict=True))
+        return tuple(from_json(part, part_kind) for part, part_kind in zip(value, kinds, strict=True))
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return float(value) if kind is float else value
-    names, hints = [each.name for each in fields(kind)], get_type_hints(kind)
+    names, hints = [field.name for field in fields(kind)], get_type_hints(kind)
     for name in names:
         if name not in value:
-            came = f"one with {', '.join(value) or 'nothing'}."
-            raise ValueError(explain(expected=f"a {kind.__name__} with {name}.", got=came, hint="Measure again."))
-    return kind(**{name: restored(value[name], hints[name]) for name in names})
+            got = f"one with {', '.join(value) or 'nothing'}."
+            raise ValueError(explain(expected=f"a {kind.__name__} with {name}.", got=got, hint="Measure again."))
+    return kind(**{name: from_json(value[name], hints[name]) for name in names})
 
 
 def write_json(saved: Mapping[str, Any], path: str | Path) -> None:
-    """Write what `plain` made, whose numbers come back exactly.
+    """Write a dictionary in the types of JSON; floats are written so that reading gives the same ones.
 
-    Raises `OSError` where the file cannot be written.
+    Raises `OSError` if the file cannot be written.
     """
     check_writable(path)
     Path(path).write_text(json.dumps(saved, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, kind: str) -> dict[str, Any]:
-    """The fields of a result of this format.
+    """Read the fields of a result whose format is `kind`, such as "lerpscape profile 1".
 
-    Raises `FileNotFoundError`, and `ValueError` for a file of another kind.
+    Raises `FileNotFoundError`, and `ValueError` for a file that is not JSON or has another format.
     """
     what = kind.removeprefix("lerpscape ").rstrip(" 0123456789")
     try:
@@ -101,44 +102,44 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
         raise ValueError(
             explain(expected=f"{path} to be a {what} in JSON.", got=f"{error}.", hint="Write it with its save method.")
         ) from error
-    found = saved.pop("format", None) if isinstance(saved, dict) else type(saved).__name__
-    if found != kind:
+    saved_kind = saved.pop("format", None) if isinstance(saved, dict) else type(saved).__name__
+    if saved_kind != kind:
         raise ValueError(
             explain(
                 expected=f"{path} to be a saved {what}.",
-                got=f"format {found!r}.",
+                got=f"format {saved_kind!r}.",
                 hint=f"This version reads {kind!r}: measure again.",
             )
         )
-    fields_of: dict[str, Any] = saved
-    return fields_of
+    by_name: dict[str, Any] = saved
+    return by_name
 
 
 def data_frame(columns: Any) -> pandas.DataFrame:
-    """Columns or rows as a pandas frame.
+    """A pandas data frame of a dictionary of columns, or of a list of rows.
 
     Raises `ImportError` that says what to install.
     """
-    frame: pandas.DataFrame = optional("pandas", "pandas").DataFrame(columns)
+    frame: pandas.DataFrame = import_optional("pandas", "pandas").DataFrame(columns)
     return frame
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
+    """Versions of Python and of the packages that the numbers depend on."""
     return {"python": platform.python_version()} | {name: _version(name) for name in ("lerpscape", "torch", "numpy")}
 
 
 @cache
 def _version(package: str) -> str:
-    return version(package)  # reads files: longer than a small measurement
+    return version(package)  # cached: it reads files, which takes longer than a small measurement
 
 
-def optional(package: str, extra: str) -> Any:
-    """An optional package, imported.
+def import_optional(package: str, extra: str) -> Any:
+    """Import an optional package, which `pip install "lerpscape[extra]"` installs.
 
-    Raises `ImportError` that says what to install.
+    Raises `ImportError` that says so.
 
-    >>> optional("math", "none").pi
+    >>> import_optional("math", "none").pi
     3.141592653589793
     """
     try:
@@ -146,13 +147,15 @@ def optional(package: str, extra: str) -> Any:
     except ImportError as error:
         raise ImportError(
             explain(
-                expected=f"{package}, for this.", got="no such package here.", hint=f'pip install "lerpscape[{extra}]"'
+                expected=f"the package {package}, which this needs.",
+                got="that it is not installed.",
+                hint=f'pip install "lerpscape[{extra}]"',
             )
         ) from error
 
 
 def check_writable(path: str | Path) -> None:
-    """Make sure that a file can be written, creating its folder; called before the work and not after it.
+    """Check that a file can be written, and create its folder; for use before a long measurement.
 
     Raises `OSError` with the reason.
     """

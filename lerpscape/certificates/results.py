@@ -29,7 +29,7 @@ class Certificate(Result):
     counts the intervals enclosed on the way, and `how` says how it was made.
     """
 
-    FORMAT = "lerpscape certificate 2"
+    FORMAT = "lerpscape certificate 3"
     PLOT = "profiles.plot_certificate"
     PAGE = (5.8, 3.4)
 
@@ -53,7 +53,6 @@ class Certificate(Result):
     examples: int
     unit: str
     loss_name: str
-    seconds: float
     how: dict[str, Any] = field(repr=False)
 
     @property

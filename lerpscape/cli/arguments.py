@@ -1,4 +1,4 @@
-"""Arguments that commands share: their types, and what the words that users write stand for."""
+"""Types of single arguments, with their --help, and what the words that users write stand for."""
 
 from __future__ import annotations
 
@@ -10,36 +10,71 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
 
-# How arguments are called in --help.
+LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy"
+
+
+def _optional(metavar: str, help: str | None = None) -> Any:
+    """An argument that may be left out; its default, nothing, is not printed."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
+
+
 Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
 End = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="END")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Files = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…", help_behavior_hint="(required)")
+]
 Name = Annotated[str, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
-OptionalName = Annotated[str | None, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-Switch = Annotated[bool | None, tyro.conf.arg(metavar="{True,False}")]
-Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
-Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"] | None
-BatchNorm: TypeAlias = Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None
-Workers = Annotated[str, tyro.conf.arg(metavar="N|ray|ray://…")]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
+OptionalName = Annotated[str | None, _optional("PACKAGE.MODULE:NAME")]
+OptionalFile = Annotated[Path | None, _optional("FILE")]
+OptionalFolder = Annotated[Path | None, _optional("FOLDER")]
+OptionalInt = Annotated[int | None, _optional("INT")]
+OptionalFloat = Annotated[float | None, _optional("FLOAT")]
+OptionalText = Annotated[str | None, _optional("STR")]
+OptionalAlphas = Annotated[str | None, _optional("N|FIRST:LAST:N")]
+Alphas = Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")]
+Between = Annotated[str | None, _optional("A:B")]
+Flag = Annotated[bool, _optional("")]
+Loss = Annotated[str, tyro.conf.arg(metavar="LOSS", help=f"{LOSSES}, or package.module:name of your own.")]
+Workers = Annotated[
+    str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
+]
+BatchNorm: TypeAlias = Annotated[
+    Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None,
+    _optional(
+        "{recalibrate,pooled,interpolate,batch,end}",
+        "Batch-norm statistics. Required if the model has batch norm. "
+        "recalibrate and pooled estimate them from DATA at every α.",
+    ),
+]
+Device = Annotated[str | None, _optional("DEVICE", "cpu, cuda, cuda:1, mps; by default the model's.")]
+Dtype: TypeAlias = Annotated[
+    Literal["float32", "float64", "bfloat16"] | None,
+    _optional("{float32,float64,bfloat16}", "Type to compute in; by default that of the checkpoints."),
+]
+Progress = Annotated[
+    bool | None, _optional("{True,False}", "Progress bar; by default on a terminal, after two seconds.")
+]
+Label = Annotated[str, tyro.conf.arg(metavar="TEXT", help="Name of the result in pictures.", help_behavior_hint="")]
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the numbers as JSON.", help_behavior_hint="")]
 
 
 def called(name: str) -> Any:
     """The result of the function of this name, or the object itself where it is a module or data already."""
-    found = named(name)
-    is_model = "torch" in sys.modules and isinstance(found, sys.modules["torch"].nn.Module)
-    return found() if callable(found) and not is_model else found
+    value = import_object(name)
+    is_model = "torch" in sys.modules and isinstance(value, sys.modules["torch"].nn.Module)
+    return value() if callable(value) and not is_model else value
 
 
 def loss_of(text: str) -> Any:
     """The name of a loss, or the user's own where it is package.module:name."""
-    return named(text) if ":" in text else text
+    return import_object(text) if ":" in text else text
 
 
 def alphas_of(text: str) -> Any:
-    """A count of points, or the values from first to last, as `ls.profile` takes them."""
+    """A number of points, or the values from first to last, as `ls.profile` takes them."""
     parts = text.split(":")
     try:
         if len(parts) == 1:
@@ -55,7 +90,7 @@ def alphas_of(text: str) -> Any:
 
 
 def workers_of(text: str) -> int | str:
-    """A number of processes, or the word for another kind of workers."""
+    """A number of processes, or the name of another kind of workers."""
     return int(text) if text.isdigit() else text
 
 
@@ -76,7 +111,7 @@ def dtype_of(name: str | None) -> Any:
 
 
 def require_writable(*files: Path | None) -> None:
-    """Find out before the work whether the files that are asked for can be written."""
+    """Refuse an output file that cannot be written before any work is done."""
     from lerpscape.base.saving import check_writable
 
     for file in files:
@@ -85,7 +120,7 @@ def require_writable(*files: Path | None) -> None:
 
 
 def print_written(*files: Path | None) -> None:
-    """Say where the output went."""
+    """Say where the output is."""
     for file in files:
         if file is not None:
             print(f"wrote {file}")

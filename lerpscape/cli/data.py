@@ -1,4 +1,4 @@
-"""`lerpscape data`: which data sets are there, whether they are right, and their download."""
+"""`lerpscape data`: list, check and download data sets."""
 
 from __future__ import annotations
 
@@ -9,25 +9,35 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lerpscape.cli.arguments import Json, Switch
+from lerpscape.cli.arguments import Json, OptionalFolder, Progress
 
 Action = Annotated[Literal["list", "check", "get"], tyro.conf.Positional]
-Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME…", help_behavior_hint="")]
 
 
 def data_command(
-    action: Action, names: Names = (), /, data_dir: Folder = None, json_: Json = False, progress: Switch = None
+    action: Action,
+    names: Names = (),
+    /,
+    data_dir: OptionalFolder = None,
+    json_: Json = False,
+    progress: Progress = None,
 ) -> None:
-    """List data sets, check the copies that are there, or download official files.
+    """List, check and download data sets.
+
+    check exits with 1 if checksums, counts or pixel statistics are not the official ones.
 
     Args:
-        action: list: what is where, what is missing, how to get it. check: hold checksums, counts and pixel statistics
-            against what is known; exits with 1 where something differs. get: download, checksums compared.
-        names: Data sets; by default list shows all, check takes those that are there.
-        data_dir: The folder that data sets lie below; by default that of LERPSCAPE_DATA.
-        json_: Print the result as JSON.
-        progress: Progress bar: by default on a terminal.
+        action: list those that are there, and how to get the others; check their files; get official files.
+        names: Data sets; by default all, for check all that are there.
+        data_dir: Folder of the data sets; by default LERPSCAPE_DATA.
+        json_: Print JSON.
+        progress: Progress bar.
+
+    Examples:
+        lerpscape data list --data-dir ~/data
+        lerpscape data check mnist fashion_mnist
+        lerpscape data get cifar10 --data-dir ~/data
     """
     {"list": _list, "check": _check, "get": _get}[action](names, data_dir, json_, progress)
 
@@ -35,47 +45,47 @@ def data_command(
 def _list(names: tuple[str, ...], folder: Path | None, as_json: bool, progress: bool | None) -> None:
     from lerpscape.lab.data.checking import inventory
 
-    everything = inventory(folder)
-    _require_known(names, [each.name for each in everything])
-    found = [each for each in everything if not names or each.name in names]
+    known = inventory(folder)
+    _require_known(names, [data_set.name for data_set in known])
+    listed = [data_set for data_set in known if not names or data_set.name in names]
     if as_json:
-        print(json.dumps([each.to_dict() for each in found], ensure_ascii=False))
+        print(json.dumps([data_set.to_dict() for data_set in listed], ensure_ascii=False))
         return
-    for each in found:
-        print(f"{each.name:<24}{each.state:<12}{each.title}")
-        if each.missing:
-            print(f"{'':<24}not in {each.where or 'a data folder'}: {', '.join(each.missing)}")
-        elif each.where:
-            print(f"{'':<24}in {each.where}")
-        if each.advice:
-            print(f"{'':<24}{each.advice}")
-    if any(each.missing and not each.where for each in found):
+    for data_set in listed:
+        print(f"{data_set.name:<24}{data_set.state:<12}{data_set.title}")
+        if data_set.missing:
+            print(f"{'':<24}not in {data_set.where or 'a data folder'}: {', '.join(data_set.missing)}")
+        elif data_set.where:
+            print(f"{'':<24}in {data_set.where}")
+        if data_set.advice:
+            print(f"{'':<24}{data_set.advice}")
+    if any(data_set.missing and not data_set.where for data_set in listed):
         print("no data folder: give --data-dir, or set LERPSCAPE_DATA")
 
 
 def _check(names: tuple[str, ...], folder: Path | None, as_json: bool, progress: bool | None) -> None:
     from lerpscape.lab.data.checking import check, inventory
 
-    chosen = names or tuple(each.name for each in inventory(folder) if each.state == "there")
+    chosen = names or tuple(data_set.name for data_set in inventory(folder) if data_set.state == "there")
     findings = [finding for name in chosen for finding in check(name, folder, progress)]
     if as_json:
-        print(json.dumps([each.to_dict() for each in findings], ensure_ascii=False))
+        print(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
     else:
         for name in chosen:
-            _print_findings(name, [each for each in findings if each.data_set == name])
+            _print_findings(name, [finding for finding in findings if finding.data_set == name])
         if not chosen:
             print("nothing to check: no official data set is there; `lerpscape data list` says how to get them")
-    if not all(each.good for each in findings):
+    if not all(finding.good for finding in findings):
         sys.exit(1)
 
 
 def _print_findings(name: str, findings: list[Any]) -> None:
-    wrong = [each for each in findings if not each.good]
+    wrong = [finding for finding in findings if not finding.good]
     print(f"{name}: {'all as expected' if not wrong else f'{len(wrong)} of {len(findings)} differ'}")
-    for each in findings:
-        print(f"  {'ok   ' if each.good else 'WRONG'}  {each.what}: {each.found}")
-        if not each.good:
-            print(f"         expected: {each.expected}")
+    for finding in findings:
+        print(f"  {'ok   ' if finding.good else 'WRONG'}  {finding.what}: {finding.found}")
+        if not finding.good:
+            print(f"         expected: {finding.expected}")
 
 
 def _get(names: tuple[str, ...], folder: Path | None, as_json: bool, progress: bool | None) -> None:

@@ -1,29 +1,40 @@
-"""`lerpscape demo`: the one command that opens the laboratory so far."""
+"""`lerpscape demo`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from lerpscape.cli.arguments import Switch
-from lerpscape.cli.profile import print_table
+import tyro
+
+from lerpscape.cli.arguments import Progress
+from lerpscape.cli.reports import print_profiles
 
 
-def demo_command(folder: Path = Path("lerpscape-demo"), progress: Switch = None) -> None:
-    """Train two networks on real digits, measure both lines, and write a report: about half a minute.
+def demo_command(
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lerpscape-demo"), progress: Progress = None
+) -> None:
+    """Train networks on digits, measure two lines and write a report.
+
+    Takes about half a minute. Needs scikit-learn: pip install "lerpscape[demo]".
 
     Args:
-        folder: Where checkpoints, profiles and the report go.
-        progress: Progress bars: by default on a terminal.
+        folder: Where checkpoints, profiles and the report are written.
+        progress: Progress bars.
+
+    Examples:
+        lerpscape demo
+        lerpscape demo --folder first-run
     """
     from lerpscape.lab.demo import TOLERANCE, run_demo
 
     print("Training 15 small networks on scikit-learn's digits, from 3 initialisations …", flush=True)
     demo = run_demo(folder, progress)
-    for name, found in demo.profiles.items():
+    for name, profiles in demo.profiles.items():
         print(f"\n{name}:")
-        print_table(found)
-        for each in found:
-            print(f"  {each.label}: {each.verdict(TOLERANCE)}")
+        print_profiles(profiles)
+        for profile in profiles:
+            print(f"  {profile.label}: {profile.verdict(TOLERANCE)}")
         print(f"  train, every α: {demo.certificates[name].summary}")
         print(f"  measure again: {demo.measure_again(name)}")
     print(f"\nreport: {demo.report.resolve()}")

@@ -1,25 +1,28 @@
-"""Options that commands share: which networks and data, how they are measured, and where results go."""
+"""Options that commands share: the network and its data, how it is measured, and the output files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from lerpscape.cli.arguments import (
+    Alphas,
     BatchNorm,
     Device,
     Dtype,
     End,
     Json,
+    Label,
+    Loss,
     Name,
     OptionalFile,
+    Progress,
     Start,
-    Switch,
     alphas_of,
     called,
     dtype_of,
@@ -27,29 +30,31 @@ from lerpscape.cli.arguments import (
     print_written,
     require_writable,
 )
-from lerpscape.cli.path_options import STRAIGHT, OnRoad
+from lerpscape.cli.path_options import LINE, PathOptions
 
 if TYPE_CHECKING:
     from lerpscape.base.results import Result
 
+HERE = tyro.conf.arg(name="")  # in --help, without a heading of their own
+
 
 @dataclass(frozen=True)
-class Network:
-    """What is measured on what."""
+class NetworkArguments:
+    """The network and its data: functions of yours, found from the current folder."""
 
     model: Name
-    """Your function without arguments that builds the module, found from the current folder."""
+    """Function without arguments that builds the module."""
     data: Name
-    """Your function that gives the data: unshuffled, unaugmented batches of (inputs, targets), or dicts."""
+    """Function that gives batches of (inputs, targets), or dicts: not shuffled, not augmented."""
 
-    def called(self) -> tuple[Any, Any]:
+    def load(self) -> tuple[Any, Any]:
         """The module and the data."""
         return called(self.model), called(self.data)
 
 
 @dataclass(frozen=True)
-class Ends(Network):
-    """A network with two checkpoints."""
+class EndArguments(NetworkArguments):
+    """The network and its data: functions of yours, found from the current folder."""
 
     start: Start
     """Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards."""
@@ -58,95 +63,88 @@ class Ends(Network):
 
 
 @dataclass(frozen=True)
-class Along(Ends):
-    """A network on a path between two checkpoints."""
+class PathArguments(EndArguments):
+    """The network and its data: functions of yours, found from the current folder."""
 
-    road: OnRoad = STRAIGHT
-    """Which path."""
+    path: PathOptions = LINE
+    """The path from START to END."""
 
-    def opened(self) -> tuple[Any, Any, Any]:
+    def load_path(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
         model = called(self.model)
-        return model, self.road.path(self.start, self.end, model), called(self.data)
+        return model, self.path.between(self.start, self.end, model), called(self.data)
 
 
 @dataclass(frozen=True)
-class Placed:
-    """What single points are measured with."""
+class DeviceOptions:
+    """How the network is evaluated."""
 
     batch_norm: BatchNorm = None
-    """What batch norm normalises with, asked for where there is any; recalibrate, pooled: anew from DATA at every α."""
     device: Device = None
-    """cpu, cuda, …"""
     dtype: Dtype = None
-    """Floating-point type to compute in; by default that of the checkpoints."""
-    progress: Switch = None
-    """Progress bar: by default on a terminal, after two seconds."""
+    progress: Progress = None
+    label: Label = ""
 
-    def choices(self, data: Any) -> dict[str, Any]:
-        """As functions take them that measure."""
+    def keywords(self, data: Any) -> dict[str, Any]:
+        """Those that are given, as arguments of the functions that measure."""
         from lerpscape.networks.batch_norm import named_policy
 
-        return {
+        given = {
             "batch_norm": named_policy(self.batch_norm, data),
             "device": self.device,
             "dtype": dtype_of(self.dtype),
             "progress": self.progress,
+            "label": self.label or None,
         }
-
-
-HowPlaced = Annotated[Placed, tyro.conf.arg(name="")]
-PLACED = Placed()
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProfileOptions:
     """How each line is measured."""
 
-    loss: str = "cross_entropy"
-    """cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, or package.module:name."""
-    alphas: str = "25"
-    """Number of points on [0, 1] of each line, or first:last:count."""
-    placed: HowPlaced = PLACED
-    """How single points are measured."""
+    loss: Loss = "cross_entropy"
+    alphas: Alphas = "25"
+    """Number of points on [0, 1], or the first and last α and the number of points."""
+    device: Annotated[DeviceOptions, HERE] = DeviceOptions()
+    """How the network is evaluated."""
 
-    def choices(self, data: Any) -> dict[str, Any]:
-        """As functions take them that measure the loss on lines."""
-        return {"loss": loss_of(self.loss), "alphas": alphas_of(self.alphas), **self.placed.choices(data)}
+    def keywords(self, data: Any) -> dict[str, Any]:
+        """As arguments of the functions that measure the loss on lines."""
+        return {"loss": loss_of(self.loss), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputOptions:
     """Where the result goes."""
 
     json: Json = False
-    """Print the numbers as JSON."""
     out: OptionalFile = None
-    """File for the result (JSON)."""
+    """Write the result to a JSON file."""
     plot: OptionalFile = None
-    """File for the picture (svg, pdf, png)."""
+    """Draw the result (svg, pdf, png)."""
 
     @property
-    def files(self) -> tuple[File | None, ...]:
-        """Every file that is asked for; None for those that are not."""
+    def files(self) -> tuple[Path | None, ...]:
+        """Every file that can be asked for; None for those that are not."""
         return self.out, self.plot
 
-    def check(self) -> None:
-        """Find out before the work whether the files can be written."""
+    def require_writable(self) -> None:
+        """Refuse an output file that cannot be written before any work is done."""
         require_writable(*self.files)
 
-    def show(self, found: Result) -> None:
-        """Write and print a result that its summary says all about."""
-        self.write(found, {"summary": found.summary} | found.to_dict(), [found.summary])
+    def write_summary(self, result: Result) -> None:
+        """Write a result; print its summary."""
+        self.write(result, {"summary": result.summary} | result.to_dict(), [result.summary])
 
-    def write(self, found: Result, shown: Mapping[str, Any], lines: Sequence[str], **drawn: Any) -> None:
+    def write(self, result: Result, shown: Mapping[str, Any], lines: Sequence[str], **drawn: Any) -> None:
         """Write a result and its picture, drawn with these options; print `shown` as JSON, or the lines."""
         if self.out:
-            found.save(self.out)
+            result.save(self.out)
         if self.plot:
             from lerpscape.plots.style import save_figure
 
-            save_figure(found.figure(**drawn), str(self.plot))
+            save_figure(result.figure(**drawn), str(self.plot))
         if self.json:
             print(json.dumps(shown, allow_nan=False))
         else:
@@ -155,25 +153,13 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Page(Output):
-    """Where the result goes, a page among it."""
+class ReportOptions(OutputOptions):
+    """Where the result goes."""
 
     report: OptionalFile = None
-    """File for the HTML report."""
+    """Write an HTML report."""
 
     @property
-    def files(self) -> tuple[File | None, ...]:
-        """Every file that is asked for; None for those that are not."""
+    def files(self) -> tuple[Path | None, ...]:
+        """Every file that can be asked for; None for those that are not."""
         return self.out, self.plot, self.report
-
-
-# Shared options without a heading of their own in --help, and those with one.
-NetworkAsked = Annotated[Network, tyro.conf.arg(name="")]
-EndsAsked = Annotated[Ends, tyro.conf.arg(name="")]
-AlongAsked = Annotated[Along, tyro.conf.arg(name="")]
-OnPage = Annotated[Page, tyro.conf.arg(name="")]
-HowMeasured = Annotated[Measured, tyro.conf.OmitArgPrefixes]
-WhereTo = Annotated[Output, tyro.conf.OmitArgPrefixes]
-USUAL = Measured()
-PRINTED = Output()
-NO_PAGE = Page()

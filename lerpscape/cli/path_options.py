@@ -1,43 +1,44 @@
-"""Which path between two checkpoints, from the command line: the choices that commands share."""
+"""The path between two checkpoints, as commands describe it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import named
+from lerpscape.base.names import import_object
+from lerpscape.cli.arguments import Flag, OptionalFile
 
 if TYPE_CHECKING:
-    from lerpscape.paths.path import Path
+    from lerpscape.paths.path import Path as ParamPath
 
 
 @dataclass(frozen=True)
-class Road:
-    """The path from START to END: straight, unless said otherwise."""
+class PathOptions:
+    """The path from START to END; by default the straight line."""
 
-    via: Annotated[tuple[File, ...], tyro.conf.arg(metavar="FILE…")] = ()
-    """Checkpoints to pass on the way, in equal shares of α."""
-    control: Annotated[File | None, tyro.conf.arg(metavar="FILE")] = None
-    """Control point of a quadratic Bezier curve, as `lerpscape connect` writes it."""
-    spherical: bool = False
-    """Along spheres: each parameter turns, and its norm goes straight."""
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN…")] = ()
-    """Move these tensors alone: names, modules, globs such as layer3.*, kind:weights, kind:biases, kind:norms."""
-    rest: Literal["start", "end"] = "end"
-    """With --only: where all others are held."""
-    schedule: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN=POWER…")] = ()
-    """Tensors at other times: "*.bias=2" puts them at α², "*.bias=package.module:name" at your function of α."""
-    homogeneous_biases: bool = False
-    """Biases of layer h at α^h."""
-    reversed: bool = False
-    """From END to START."""
+    via: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE…", help_behavior_hint="")] = ()
+    """Checkpoints that the path passes through, at evenly spaced α."""
+    control: OptionalFile = None
+    """Control point of a quadratic Bezier curve, written by `lerpscape study connect`."""
+    spherical: Flag = False
+    """Rotate each tensor from START to END; its norm changes linearly."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN…", help_behavior_hint="")] = ()
+    """Move only these tensors: names, modules, globs (layer3.*), kind:weights, kind:biases or kind:norms."""
+    rest: Annotated[Literal["start", "end"] | None, tyro.conf.arg(metavar="{start,end}", help_behavior_hint="")] = None
+    """With --only: the checkpoint that all other tensors are held at, by default end."""
+    schedule: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN=POWER…", help_behavior_hint="")] = ()
+    """Give tensors their own interpolation schedule. "*.bias=2" is α², "*.bias=package.module:name" your own."""
+    homogeneous_biases: Flag = False
+    """Interpolate the biases of layer h with α to the power h."""
+    reversed: Flag = False
+    """Go from END to START."""
 
-    def path(self, start: str, end: str, model: Any) -> Path:
-        """The path that the choices describe."""
+    def between(self, start: str, end: str, model: Any) -> ParamPath:
+        """The path of these options between two checkpoints."""
         from lerpscape.paths.curves import Bezier, Polyline
         from lerpscape.paths.line import Line
         from lerpscape.paths.spheres import SphericalLine
@@ -45,8 +46,16 @@ class Road:
         shapes = {"--via": bool(self.via), "--control": self.control is not None, "--spherical": self.spherical}
         if sum(shapes.values()) > 1:
             chosen = " and ".join(name for name, given in shapes.items() if given)
-            raise ValueError(explain(expected="one shape of the path.", got=f"{chosen}.", hint="Leave the others out."))
-        path: Path
+            raise ValueError(explain(expected="one shape of the path.", got=f"{chosen}.", hint="Choose one of them."))
+        if self.rest and not self.only:
+            raise ValueError(
+                explain(
+                    expected="--only with --rest.",
+                    got=f"--rest {self.rest} alone.",
+                    hint=f'--only "layer3.*" --rest {self.rest}',
+                )
+            )
+        path: ParamPath
         if self.via:
             path = Polyline(start, *self.via, end)
         elif self.control:
@@ -58,21 +67,20 @@ class Road:
         if self.homogeneous_biases:
             path = path.homogeneous_biases(model)
         if self.only:
-            path = path.only(*self.only, rest=self.rest)
+            path = path.only(*self.only, rest=self.rest or "end")
         return path.reversed() if self.reversed else path
 
 
-OnRoad = Annotated[Road, tyro.conf.OmitArgPrefixes]
-STRAIGHT = Road()
+LINE = PathOptions()
 
 
 def _scheduled(text: str) -> tuple[str, Any]:
-    pattern, sign, time = text.rpartition("=")
+    pattern, sign, schedule = text.rpartition("=")
     try:
-        power = float(time) if ":" not in time else None
+        power = float(schedule) if ":" not in schedule else None
     except ValueError:
         power = None
-    if not sign or not pattern or (power is None and ":" not in time) or (power is not None and power < 1):
+    if not sign or not pattern or (power is None and ":" not in schedule) or (power is not None and power < 1):
         raise ValueError(
             explain(
                 expected="PATTERN=POWER with a power of at least 1, or PATTERN=package.module:name.",
@@ -82,4 +90,4 @@ def _scheduled(text: str) -> tuple[str, Any]:
         )
     from lerpscape.paths.schedules import Power
 
-    return pattern, named(time) if power is None else Power(power)
+    return pattern, import_object(schedule) if power is None else Power(power)

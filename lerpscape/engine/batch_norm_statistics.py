@@ -18,7 +18,7 @@ from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
 from lerpscape.networks.batches import Batch, Caller, Data, Reader
-from lerpscape.networks.channel_moments import Exponential, PooledMoments
+from lerpscape.networks.channel_moments import ExponentialMoments, PooledMoments
 from lerpscape.paths.checkpoints import Params
 
 
@@ -160,7 +160,7 @@ class BatchNormStatistics:
 
     def _recalibrated(self, state: Params, policy: Recalibrate, alpha: float) -> Params:
         if policy.momentum is not None:
-            averages = {name: Exponential(policy.momentum) for name in self._layers}
+            averages = {name: ExponentialMoments(policy.momentum) for name in self._layers}
             for _ in range(policy.passes):
                 self._gather(state, averages, by_batch=True)
             return state | _as_statistics(averages, state)

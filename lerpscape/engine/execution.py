@@ -18,7 +18,7 @@ from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
-from lerpscape.networks.losses import Loss, measured
+from lerpscape.networks.losses import Loss, values_and_correct
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
@@ -128,7 +128,9 @@ class GraphExecution:
             else:
                 outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
             found = zip(ready, outputs, strict=True)
-            return _row([self._kept(measured(self._loss, out, each.targets, each.examples)) for each, out in found])
+            return _row(
+                [self._kept(values_and_correct(self._loss, out, each.targets, each.examples)) for each, out in found]
+            )
 
     def _kept(self, part: Part) -> Part:
         """The numbers of a batch in memory of their own: a loss may give a part of the network's output as it is."""
@@ -235,7 +237,7 @@ class _Pass(nn.Module):
     def forward(self, batches: list[Batch]) -> list[Part]:
         found = []
         for batch in batches:
-            found.append(measured(self.loss, batch.call(self.model), batch.targets, batch.examples))
+            found.append(values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples))
             self.report(1)
         return found
 

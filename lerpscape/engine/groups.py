@@ -16,7 +16,7 @@ from lerpscape.engine.execution import GraphExecution, ModuleExecution, Prepared
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import counted, divided
+from lerpscape.networks.rebatching import count_examples, rebatched
 
 # What layers gave for a batch: values, and derivatives where there are any.
 Outputs: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor]]
@@ -56,10 +56,10 @@ class Group:
     def ready(self) -> list[PreparedBatch]:
         """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
         assert self._plan is not None
-        examples = counted(self.batches)
+        examples = count_examples(self.batches)
         rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
         found = []
-        for piece in divided(self._with_ends(), rows):
+        for piece in rebatched(self._with_ends(), rows):
             inputs, start, end, change = piece.inputs
             # A dual number made of a view has a derivative as large as all that it is a view of.
             seen = start, end, {layer: each.clone() for layer, each in change.items()}

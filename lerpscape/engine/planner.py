@@ -38,7 +38,7 @@ from lerpscape.engine.plan import Estimate, ExecutionPlan, Sizes, chosen
 from lerpscape.engine.relu_sweep import ReLUSweep, may_sweep
 from lerpscape.networks.batches import Batch, Reader
 from lerpscape.networks.losses import Loss
-from lerpscape.networks.rebatching import alike, counted, divided, first_rows, gathered, spread
+from lerpscape.networks.rebatching import count_examples, evenly_spaced, first_examples, grouped, rebatched, same_layout
 from lerpscape.paths.line import Line
 
 # Points between the ends from which sharing work between them pays; with fewer it does from so many products saved,
@@ -121,8 +121,8 @@ class Evaluator:
                 part = placed[first : first + size]
                 yield Group(part, len(part), self._plain)  # which tells of every batch
             return
-        rows = counted(placed) if self.choice.estimate == "whole" else self.choice.group
-        for pieces, progress in gathered(placed, rows):
+        rows = count_examples(placed) if self.choice.estimate == "whole" else self.choice.group
+        for pieces, progress in grouped(placed, rows):
             yield Group(pieces, progress, self._quiet, self._graph, self.choice.rows, both_ends=self._both_ends())
 
     def at(self, alpha: float, group: Group) -> LossesAtAlpha:
@@ -154,9 +154,9 @@ class Evaluator:
         Of tokens there are often few examples, each of which takes long: at 257 points 16 of 128 cost 32 α of all.
         """
         numbers = isinstance(chunk[0].inputs, Tensor) and chunk[0].inputs.is_floating_point()
-        if self.statistics.by_batch() or not numbers or not alike(chunk):
+        if self.statistics.by_batch() or not numbers or not same_layout(chunk):
             return None
-        few = spread(chunk, pilot_size(counted(chunk)))
+        few = evenly_spaced(chunk, pilot_size(count_examples(chunk)))
         data = [(batch.inputs, batch.targets) for batch in few]
         statistics = self.statistics.on(data)
         walk = Evaluator(self.on_path, self.loss, statistics, lambda _: None, derivative=False, probe=few[0])
@@ -189,13 +189,13 @@ class Evaluator:
             return f"the weights are {self.on_path.compute_dtype()}"
         if self.statistics.by_batch():
             return "each batch is normalised by itself"
-        if not alike(chunk):
+        if not same_layout(chunk):
             return "the batches are not tensors with a row of one kind for each example"
         convolves = any(isinstance(module, nn.Conv2d) for module in self.on_path.model.modules())
         always = convolves or self.statistics.held_data() is not None  # worth it at any number of points
         between = FEWEST_POINTS if always or alphas is None else int(np.sum((alphas != 0) & (alphas != 1)))
         made = 0 if self._both_ends() else 2  # products at the ends, which the module makes if they are asked for
-        saved = max(between - made, 0) * counted(chunk)  # how many products fewer a shared weight then has
+        saved = max(between - made, 0) * count_examples(chunk)  # how many products fewer a shared weight then has
         few = "there are too few points to share work"
         weights = sum(parameter.numel() for parameter in self.on_path.model.parameters())
         if between < FEWEST_POINTS and saved * weights < WORTH_TRACING:
@@ -223,7 +223,7 @@ class Evaluator:
         )
         data = statistics.held_data() or []
         if choice.estimate == "exact":
-            ready = [plan.ready(batch) for batch in divided(data, choice.rows)]
+            ready = [plan.ready(batch) for batch in rebatched(data, choice.rows)]
             statistics.faster = lambda state, alpha: pooled(graph, ready, state, alpha)[0]
         elif choice.estimate == "batches":
             ready = [plan.ready(batch) for batch in data]
@@ -233,15 +233,15 @@ class Evaluator:
     def _planned(self, graph: Graph, batches: list[Batch], complete: bool, alphas: Floats) -> ExecutionPlan:
         """Sizes from what an example takes, if the graph agrees with the module on the first examples."""
         try:
-            sizes = self._sizes(graph, first_rows(batches, 1)[0])
+            sizes = self._sizes(graph, first_examples(batches, 1)[0])
         except Exception as error:  # whatever an operation may raise on batches of another size
             return ExecutionPlan(False, f"it fails on batches of another size ({type(error).__name__})")
-        examples, width = counted(batches), self.on_path.compute_dtype().itemsize
+        examples, width = count_examples(batches), self.on_path.compute_dtype().itemsize
         choice = chosen(graph, sizes, width, examples)
         if not self.statistics.estimates() and not choice.saves(graph, [len(batch.targets) for batch in batches]):
             return ExecutionPlan(False, "there is nothing to share, and its batches and layout are good")
-        probe = first_rows(batches, PROBE_ROWS)
-        count = counted(probe)
+        probe = first_examples(batches, PROBE_ROWS)
+        count = count_examples(probe)
         few = [(batch.inputs, batch.targets) for batch in probe]
         estimate: Estimate = (
             "" if self.statistics.held_data() is None else "batches" if self.statistics.pools() else "whole"
@@ -302,9 +302,9 @@ class Evaluator:
     def _estimate(self, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimate:
         """How the graph estimates statistics in the memory there is."""
         data = self.statistics.held_data()
-        if data is None or not alike(data):
+        if data is None or not same_layout(data):
             return ""
-        count = counted(data)
+        count = count_examples(data)
         if self.statistics.pools():
             return "batches" if sizes.shared * count <= free_bytes() / 4 else ""
         if sizes.held * count > free_bytes() / 2:

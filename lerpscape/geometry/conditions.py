@@ -1,10 +1,9 @@
-"""`sufficient_condition()`: where the turning of an output path proves that its squared error falls."""
+"""`sufficient_condition()`: for which examples the turning of the output path proves that the squared error falls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -13,39 +12,36 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats, Integers
 from lerpscape.base.errors import LerpscapeError, explain
-from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.gauss_length import FIRST_GRID
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.turning import STILL, max_angle, secants, turning
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 if TYPE_CHECKING:
     import pandas
 
 HALF_PI = np.pi / 2
-# What rounding may do to an angle next to π/2, in rad.
+# Rounding error allowed for in angles close to π/2 (rad).
 ANGLE_SLACK = 1e-6
 SQUARED = ("squared_error", "mean_squared_error")
 
 
 @dataclass(frozen=True, eq=False)
 class Condition(Result):
-    """For every example: how far its output path turns, and what its own squared error does.
+    """For every example: how far its output path turns, and whether its squared error rises.
 
     Arrays have shape (examples,). `gauss_length` and `max_angle` in radians, `error` the length's change at the last
     halving. `rise` is the largest rise of ‖z(α) − z(1)‖², the error of the theorem; `target_rise` that of
-    ‖z(α) − y‖² against the data's target y (both in squared output units); `gap` is ‖z(1) − y‖ / ‖z(0) − y‖: 0 where
-    the target is met exactly. `monotone` and `target_monotone` say that there is no rise beyond rounding.
+    ‖z(α) − y‖² for the data's target y (both in squared output units); `gap` is ‖z(1) − y‖ / ‖z(0) − y‖: 0 where the
+    final output is the target. `monotone` and `target_monotone`: no rise beyond rounding. `points` is the number of α.
 
-    The theorem speaks about z* = z(1). Where the gap is not 0 it proves nothing about the target.
+    The theorem is about z* = z(1). Where the gap is not 0 it proves nothing about the target.
     """
 
     FORMAT = "lerpscape sufficient condition 1"
@@ -64,14 +60,14 @@ class Condition(Result):
 
     @property
     def counts(self) -> dict[tuple[bool, bool, bool], int]:
-        """How many examples there are of each kind: (length < π/2, max_angle < π/2, monotone towards z(1)).
+        """Number of examples of each kind: (length < π/2, max_angle < π/2, monotone towards z(1)).
 
-        Never any at (True, False, …), as the length is at least the largest angle, nor at (…, True, False): that
-        would contradict the theorem.
+        None are (True, False, …), as the length is at least the largest angle, nor (…, True, False), which would
+        contradict the theorem.
         """
         kinds = list(zip(self.gauss_length < HALF_PI, self.max_angle < HALF_PI, self.monotone, strict=True))
         truths = [(a, b, c) for a in (True, False) for b in (True, False) for c in (True, False)]
-        return {kind: sum(bool(np.array_equal(each, kind)) for each in kinds) for kind in truths}
+        return {kind: sum(bool(np.array_equal(one, kind)) for one in kinds) for kind in truths}
 
     @property
     def share_below_half_pi(self) -> float:
@@ -80,7 +76,7 @@ class Condition(Result):
 
     @property
     def share_max_angle_below_half_pi(self) -> float:
-        """Share of examples of which any two velocities are less than π/2 apart: the sharper condition."""
+        """Share of examples with less than π/2 between any two velocities: the sharper condition."""
         return float(np.mean(self.max_angle < HALF_PI))
 
     @property
@@ -112,7 +108,7 @@ class Condition(Result):
         lines = ["length < π/2   max angle < π/2   falls to z(1)   examples"]
         for (short, narrow, falls), count in self.counts.items():
             if count:
-                words = ["yes" if each else "no" for each in (short, narrow, falls)]
+                words = ["yes" if holds else "no" for holds in (short, narrow, falls)]
                 lines.append(f"{words[0]:<15}{words[1]:<18}{words[2]:<16}{count:>8}")
         return "\n".join(lines)
 
@@ -128,28 +124,26 @@ def sufficient_condition(
     data: Data,
     loss: str | PerExample | Loss = "squared_error",
     *,
-    alphas: int | Sequence[float] | Floats | None = None,
-    tolerance: float | None = 0.01,
+    alphas: Alphas | None = None,
+    precision: float | None = 0.01,
     budget: int = 513,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = torch.float64,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> Condition:
-    """Compare, example by example, the sufficient condition with what the squared error does.
+    """Test the sufficient condition on each example, and compare it with the squared error of that example.
 
     Theorem: if any two velocities of z are less than π/2 apart, as they are where the Gauss length is under π/2, then
     ‖z(α) − z(1)‖² strictly decreases. For z(1) − z(α) is a sum of velocities, and each has a positive product with
     z′(α). It holds for one example at a time: a *mean* length under π/2 proves nothing about the mean loss.
 
-    The angles are those of the velocities and of the secants between them, in their order on the path. For these the
-    theorem holds on the grid itself, exactly, and an example that breaks it is reported as the bug it would be. A finer
+    Angles are measured between the velocities and the secants between them, in their order on the path. For these the
+    theorem holds exactly on the grid, and an example that violates it raises an error, as it would be a bug. A finer
     grid can only find more turning: `error` says how much the last halving found.
 
     * `loss`: `"squared_error"` or `"mean_squared_error"`. Targets have the shape of the outputs; they decide `gap`,
       `target_rise` and `target_monotone`, while the theorem is about z(1), whatever the target.
-    * the rest: as for `gauss_length`. `dtype` is float64, as rises of single examples are small differences.
+    * `alphas`, `precision`, `budget`: as for `gauss_length`.
+    * `options`: see `MeasurementOptions`. By default `dtype` is float64, as rises of single examples are small
+      differences.
 
     Raises `ValueError` for other losses (cross-entropy has no finite z*, so nothing follows for it), for fixed grids
     that do not run from 0 to 1, and for targets of another shape; otherwise what `gauss_length` raises.
@@ -159,19 +153,21 @@ def sufficient_condition(
     >>> from lerpscape.paths.line import Line
     >>> model = nn.Linear(1, 2, bias=False)
     >>> line = Line({"weight": torch.zeros(2, 1)}, {"weight": torch.ones(2, 1)})
-    >>> found = sufficient_condition(model, line, [(torch.ones(4, 1), torch.ones(4, 2))])
-    >>> found.share_below_half_pi, found.share_monotone, found.gap.max()
+    >>> condition = sufficient_condition(model, line, [(torch.ones(4, 1), torch.ones(4, 2))])
+    >>> condition.share_below_half_pi, condition.share_monotone, condition.gap.max()
     (1.0, 1.0, np.float64(0.0))
     """
     chosen = find_loss(loss)
     if chosen.name not in SQUARED:
         reason = (
-            "cross-entropy has no finite z*: its logits never arrive" if "entropy" in chosen.name else "not a distance"
+            "cross-entropy has no finite z*: its logits grow without bound"
+            if "entropy" in chosen.name
+            else "not a distance"
         )
         raise ValueError(
             explain(
                 expected=f"{' or '.join(SQUARED)}: the theorem is about ‖z(α) − z*‖² with z(1) = z*.",
-                got=f"{chosen.name!r} ({reason}), about which turning proves nothing.",
+                got=f"{chosen.name!r} ({reason}), for which turning proves nothing.",
                 hint="gauss_length() measures the turning alone, for any loss.",
             )
         )
@@ -184,54 +180,47 @@ def sufficient_condition(
                 hint="Leave alphas out, or include both ends.",
             )
         )
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = OutputsOnPath(
-            model,
-            path,
-            reader.first[0],
-            order=1,
-            per="example",
-            batch_norm=batch_norm,
-            device=device,
-            dtype=dtype,
-        )
-        first = on_path.place(reader.first[0])
-        (layout,) = on_path.layouts([first])
-        _targets(first.targets, (layout.examples, layout.size))  # wrong ones are found before the work
-        eps = float(torch.finfo(on_path.on_path.compute_dtype()).eps)
+    options.setdefault("dtype", torch.float64)
+    with opened(sufficient_condition, model, path, data, options) as measurement:
+        first = measurement.reader.first[0]
+        outputs = OutputsOnPath(measurement.on_path, measurement.statistics, first, order=1, per="example")
+        first = outputs.place(first)
+        (layout,) = outputs.layouts([first])
+        _targets(first.targets, (layout.examples, layout.size))  # wrong ones are refused before the work
+        eps = float(torch.finfo(measurement.on_path.compute_dtype()).eps)
         refinement = Refinement(
-            on_path,
+            outputs,
             grid,
             lambda _, samples: turning(_steps(samples, eps)),
             keep=slice(0, 2),
-            tolerance=tolerance,
+            precision=precision,
             budget=budget,
         )
-        with progress_bar(progress, total=0, what=f"condition {label}".strip()) as report:
-            parts = [_read(track, eps) for track in refinement.tracks(reader, report)]
-    how = {"path": path.describe(), "data_digest": refinement.data_digest, "loss": chosen.name, "budget": budget}
-    how |= {"tolerance": tolerance, "batch_norm": on_path.statistics.describe()}
-    found = Condition(
-        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, label=label, how=how
-    )
-    _require_theorem(found)
-    return found
+        with measurement.progress_bar(0, "condition") as report:
+            parts = [_measured(track, eps) for track in refinement.tracks(measurement.reader, report)]
+        condition = Condition(
+            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+            label=measurement.label,
+            how=measurement.how(loss=chosen.name, precision=precision, budget=budget),
+        )
+    _require_theorem(condition)
+    return condition
 
 
 def _steps(samples: Floats, eps: float) -> Floats:
     """v_0, s_0, v_1, s_1, …, v_n: velocities and the secants between them, shape (2·points − 1, rows, size).
 
-    An inscribed polygon with two corners close to each point of the grid has just these directions, so their turning
-    is no more than the path's.
+    These are the directions of an inscribed polygon with two corners close to each point of the grid, so their turning
+    is at most the path's.
     """
-    found = np.empty((2 * len(samples) - 1, *samples.shape[2:]))
-    found[::2] = samples[:, 1]
-    found[1::2] = secants(samples[:, 0], eps)
-    return found
+    steps = np.empty((2 * len(samples) - 1, *samples.shape[2:]))
+    steps[::2] = samples[:, 1]
+    steps[1::2] = secants(samples[:, 0], eps)
+    return steps
 
 
-def _read(track: Track, eps: float) -> dict[str, NDArray[Any]]:
+def _measured(track: Track, eps: float) -> dict[str, NDArray[Any]]:
+    """The arrays of a `Condition` for the examples of one batch."""
     outputs = np.asarray(track.samples[:, 0], dtype=np.float64)
     targets = _targets(track.batch.targets, outputs.shape[1:])
     rise, monotone = _falls(track, outputs, outputs[-1], eps)
@@ -270,8 +259,8 @@ def _targets(targets: Any, shape: tuple[int, ...]) -> Floats:
     if isinstance(targets, Tensor) and targets.is_floating_point() and targets.dim():
         flat = targets.reshape(len(targets), -1)
         if tuple(flat.shape) == shape:
-            found: Floats = flat.detach().cpu().double().numpy()
-            return found
+            vectors: Floats = flat.detach().cpu().double().numpy()
+            return vectors
     came = f"{tuple(targets.shape)}, {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
     raise ValueError(
         explain(
@@ -282,15 +271,15 @@ def _targets(targets: Any, shape: tuple[int, ...]) -> Floats:
     )
 
 
-def _require_theorem(found: Condition) -> None:
-    broken = np.flatnonzero((found.max_angle < HALF_PI - ANGLE_SLACK) & ~found.monotone)
+def _require_theorem(condition: Condition) -> None:
+    broken = np.flatnonzero((condition.max_angle < HALF_PI - ANGLE_SLACK) & ~condition.monotone)
     if len(broken):
         first = int(broken[0])
         raise LerpscapeError(
             explain(
                 expected="the squared error of an example to fall to z(1) where its largest angle is under π/2.",
                 got=f"{len(broken)} that do not; the first is {first}, with a largest angle of "
-                f"{found.max_angle[first]:.6g} rad and a rise of {found.rise[first]:.3g}.",
+                f"{condition.max_angle[first]:.6g} rad and a rise of {condition.rise[first]:.3g}.",
                 hint="This contradicts a theorem, so it is a bug: please report it with the model and the "
                 "two checkpoints.",
             )

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Curvature(Result):
     """The Hessian H of the mean loss at every α, batch-norm statistics held at the policy's values.
 
-    Arrays have shape (points,). `top` and `bottom` are the largest and the smallest eigenvalue found by Lanczos,
-    `top_error` and `bottom_error` the norms of their residuals ‖Hv − λv‖: an eigenvalue lies that near. `trace` comes
-    with the standard error of its estimator, `trace_error`. `along` is dᵀHd for the path's velocity d = dθ/dα, in the
-    unit of the loss; `speed` is ‖d‖, so that `along / speed²` compares with eigenvalues.
+    Arrays have shape (points,). `top` and `bottom` are the largest and the smallest Ritz value of Lanczos, `top_error`
+    and `bottom_error` the norms of their residuals ‖Hv − λv‖: H has an eigenvalue within that distance of each.
+    `trace_error` is the standard error of the estimated `trace`. `along` is dᵀHd for the path's velocity d = dθ/dα, in
+    the unit of the loss; `speed` is ‖d‖, so `along / speed²` is comparable with eigenvalues.
     """
 
     FORMAT = "lerpscape curvature 1"
@@ -49,12 +49,12 @@ class Curvature(Result):
     def rayleigh(self) -> Floats:
         """dᵀHd / ‖d‖²: the curvature in the direction of the path, between `bottom` and `top`; nan where d is 0."""
         still = np.full(len(self.alphas), np.nan)
-        found: Floats = np.divide(self.along, self.speed**2, out=still, where=self.speed > 0)
-        return found
+        quotient: Floats = np.divide(self.along, self.speed**2, out=still, where=self.speed > 0)
+        return quotient
 
     @property
     def summary(self) -> str:
-        """Where the loss bends how, in a sentence."""
+        """The largest eigenvalue, and where the loss is concave along the path, in sentences."""
         down = float(np.mean(self.along < 0))
         peak = int(np.argmax(self.top))
         worst = float(np.max(self.top_error / np.maximum(np.abs(self.top), 1e-300)))

@@ -1,4 +1,4 @@
-"""A Gauss length: how far each output path turns, how sure that is, and every reading of it."""
+"""Gauss lengths: how far each output path turns, with the error of the estimate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF_PI = np.pi / 2
 class Level:
     """One grid of the refinement: its number of points, and the mean over all rows measured on it (rad).
 
-    Rows that were finished on a coarser grid enter with what they had there.
+    Rows that needed no finer grid count with their length on the coarser one.
     """
 
     points: int
@@ -34,13 +34,14 @@ class GaussLength(Result):
 
     Arrays have shape (rows,): a row is the `example` of that number in the data and, for sequences, its `position`
     (None elsewhere). `per_example` is the length, `error` its change at the last halving of the grid, `max_angle` the
-    largest angle between two velocities, `degenerate` the number of α at which the output stood still and was passed
-    over, `points` the number of α used, `rounding` the part that may be rounding. `alphas` is the finest grid.
+    largest angle between two velocities, `degenerate` the number of α skipped because the output does not
+    move there, `points` the number of α used, `rounding` the part that may be rounding (rad). `alphas` is the finest
+    grid. `precision` (rad) is the change at which halving stops.
 
     Estimates grow to the true length from below, so the share under π/2 shrinks to the true share from above.
     """
 
-    FORMAT = "lerpscape gauss length 1"
+    FORMAT = "lerpscape gauss length 2"
     PLOT = "gauss.plot_gauss"
     FIGURE = "gauss.gauss_figure"
 
@@ -54,7 +55,7 @@ class GaussLength(Result):
     example: Integers
     position: Integers | None
     alphas: Floats
-    tolerance: float | None
+    precision: float | None
     levels: tuple[Level, ...]
     label: str
     how: dict[str, Any] = field(repr=False)
@@ -66,7 +67,7 @@ class GaussLength(Result):
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean for examples that are a sample (rad); positions of one example go together.
+        """Standard error of the mean, if the examples are a sample (rad), clustered by example.
 
         √(G/(G−1) Σ_g (Σ_{r in g} (l_r − mean))²) / rows over the G examples; 0 for a single one.
         """
@@ -98,12 +99,12 @@ class GaussLength(Result):
 
     @property
     def converged(self) -> bool:
-        """Whether the last halving changed no row by more than the tolerance; False without a tolerance."""
-        return self.tolerance is not None and bool((self.error <= self.tolerance).all())
+        """Whether the last halving changed no row by more than `precision`; False where that is None."""
+        return self.precision is not None and bool((self.error <= self.precision).all())
 
     @property
     def summary(self) -> str:
-        """The mean, how sure it is, and the share under π/2, in a sentence."""
+        """The mean, its error and the share under π/2, in a sentence."""
         rows = f"{len(self.per_example)} {'examples' if self.position is None else 'positions'}"
         text = (
             f"Gauss length {self.mean:.4g} rad on average over {rows} by {self.method} "
@@ -111,11 +112,11 @@ class GaussLength(Result):
             f"{100 * self.share_below_half_pi:.3g} % under π/2, largest angle under π/2 for "
             f"{100 * self.share_max_angle_below_half_pi:.3g} %."
         )
-        if self.tolerance is not None and not self.converged:
-            open_rows = int((self.error > self.tolerance).sum())
-            text += f" {open_rows} still changed by more than {self.tolerance:g} when the budget ended."
+        if self.precision is not None and not self.converged:
+            open_rows = int((self.error > self.precision).sum())
+            text += f" {open_rows} still changed by more than {self.precision:g} when the budget ended."
         if self.degenerate.any():
-            text += f" {int((self.degenerate > 0).sum())} stood still at some α, which was passed over."
+            text += f" {int((self.degenerate > 0).sum())} do not move at some α, which is skipped."
         return text
 
     def to_pandas(self) -> pandas.DataFrame:

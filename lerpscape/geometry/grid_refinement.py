@@ -1,12 +1,11 @@
-"""A grid of α made finer, batch by batch, until what is read off the output paths changes no more.
+"""A grid of α halved, batch by batch, until a number computed from each output path no longer changes.
 
-Every velocity is computed once: halving keeps the old points. What is kept of a batch lies in memory while it is small
-and in a temporary file beyond, so neither the data nor the number of α decides how much memory is needed.
+Halving keeps the points there are, so each velocity is computed once. The samples of a batch are kept in memory if they
+are small and in a temporary file otherwise: memory grows neither with the data nor with the number of α.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,19 +21,19 @@ from lerpscape.geometry.outputs import Layout, OutputsOnPath
 from lerpscape.geometry.turning import every_second
 from lerpscape.networks.batches import Batch, Reader
 
-# From a grid and the samples on it, shape (points, derivatives, rows, size), one number per row.
+# Computes one number per row from a grid and the samples on it, shape (points, derivatives, rows, size).
 Reading: TypeAlias = Callable[[Floats, Floats], Floats]
 Report: TypeAlias = Callable[[int], None]
 
-# Samples of the batches at work are held in memory up to this size.
+# Samples of the batches under refinement are kept in memory up to this size.
 SAMPLE_BYTES = 1 << 27
-# Work space of one reading, which takes so many rows at a time.
+# Work space of one reading, which decides how many rows it takes at a time.
 BLOCK_BYTES = 1 << 24
 
 
 @dataclass
 class Track:
-    """One batch, its samples on its finest grid, and the reading on every grid up to that.
+    """One batch, its samples on its finest grid, and the reading on each of its grids.
 
     `samples` has shape (points, derivatives, rows, size). `lengths` begins with the reading on every second point of
     the first grid, so there are always two to compare.
@@ -54,12 +53,12 @@ class Track:
 
 
 class Refinement:
-    """How far to refine: from `grid` by halving until every row changes by at most `tolerance`, to `budget` points.
+    """Halves `grid` until a halving changes the reading of every row by at most `precision`, up to `budget` points.
 
-    `keep` picks what is kept of each sample (0 the output, 1 its velocity, 2 its acceleration). Without a tolerance the
-    grid stays as it is.
+    `keep` says what is kept of each sample (0 the output, 1 its velocity, 2 its acceleration). With `precision` None
+    the grid stays as it is.
 
-    Raises `ValueError` for a budget below the first grid, fewer than three points, or a tolerance that is not positive.
+    Raises `ValueError` for a budget below the first grid, fewer than three points, or a precision that is not positive.
     """
 
     def __init__(
@@ -69,22 +68,22 @@ class Refinement:
         read: Reading,
         *,
         keep: slice,
-        tolerance: float | None,
+        precision: float | None,
         budget: int,
     ) -> None:
         if len(grid) < 3:
             raise ValueError(
-                explain(expected="at least three alphas.", got=f"{len(grid)}.", hint="A path of two points is a chord.")
+                explain(expected="at least three alphas.", got=f"{len(grid)}.", hint="Two points are a straight chord.")
             )
-        if tolerance is not None and not tolerance > 0:
+        if precision is not None and not precision > 0:
             raise ValueError(
                 explain(
-                    expected="a tolerance > 0 rad, or None.",
-                    got=f"{tolerance}.",
+                    expected="a precision > 0 rad, or None.",
+                    got=f"{precision}.",
                     hint="None measures on the given grid alone.",
                 )
             )
-        if tolerance is not None and budget < len(grid):
+        if precision is not None and budget < len(grid):
             raise ValueError(
                 explain(
                     expected=f"a budget of at least the {len(grid)} alphas of the first grid.",
@@ -96,38 +95,30 @@ class Refinement:
         self._grid = grid
         self._read = read
         self._keep = keep
-        self._tolerance = float("inf") if tolerance is None else tolerance
-        self._hasher = hashlib.sha256()
+        self._precision = float("inf") if precision is None else precision
         points = len(grid)
-        while tolerance is not None and 2 * points - 1 <= budget:
+        while precision is not None and 2 * points - 1 <= budget:
             points = 2 * points - 1
         self._most_points = points
 
-    @property
-    def data_digest(self) -> str:
-        """First 12 hex digits of a sha256 over the data read so far."""
-        return self._hasher.hexdigest()[:12]
-
     def tracks(self, reader: Reader, report: Report) -> Iterator[Track]:
-        """Every batch of the data in order, refined as far as it needs."""
+        """Every batch of the data in order, on a grid as fine as it needs."""
         (layout,) = self._on_path.layouts([self._on_path.place(reader.first[0])])
         derivatives = len(range(3)[self._keep])
         per_example = 8 * derivatives * layout.size * len(layout.example) / max(layout.examples, 1)
         offset = 0
         for chunk in reader.chunks():
-            for batch in chunk:
-                self._hasher.update(batch.digest())
             group: list[Batch] = []
             size = 0.0
             for index, batch in enumerate(chunk):
                 group.append(self._on_path.place(batch))
                 size += per_example * (batch.examples or layout.examples) * self._most_points
                 if size >= SAMPLE_BYTES or index + 1 == len(chunk):
-                    found = self._refined(group, offset, report)
-                    offset += sum(track.layout.examples for track in found)
+                    tracks = self._refined(group, offset, report)
+                    offset += sum(track.layout.examples for track in tracks)
                     group, size = [], 0.0
-                    while found:
-                        yield found.pop(0)  # and let go of its samples
+                    while tracks:
+                        yield tracks.pop(0)  # which releases its samples
 
     def _refined(self, batches: list[Batch], offset: int, report: Report) -> list[Track]:
         tracks = []
@@ -143,7 +134,7 @@ class Refinement:
                 in_blocks(self._read, grid, track.samples),
             ]
         while len(grid) < self._most_points:
-            active = [track for track in active if (track.error > self._tolerance).any()]
+            active = [track for track in active if (track.error > self._precision).any()]
             if not active:
                 break
             grid = halved(grid)
@@ -164,7 +155,7 @@ class Refinement:
             for index, stack in enumerate(stacks):
                 sample = _array(stack[self._keep])
                 if position == wanted[0]:
-                    fresh.append(_room((len(grid), *sample.shape), sample.dtype))
+                    fresh.append(_empty((len(grid), *sample.shape), sample.dtype))
                     if len(wanted) < len(grid):
                         fresh[index][::2] = tracks[index].samples
                         tracks[index].samples = fresh[index]
@@ -198,14 +189,14 @@ def in_blocks(read: Reading, alphas: Floats, samples: NDArray[np.floating[Any]])
 
 
 def _array(sample: Tensor) -> NDArray[np.floating[Any]]:
-    """As numpy on the host; types that numpy lacks, or that would round again, become float32."""
+    """As a numpy array; types of less than four bytes become float32."""
     sample = sample.detach().cpu()
-    found: NDArray[np.floating[Any]] = (sample if sample.itemsize >= 4 else sample.float()).numpy()
-    return found
+    array: NDArray[np.floating[Any]] = (sample if sample.itemsize >= 4 else sample.float()).numpy()
+    return array
 
 
-def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """An empty array in memory, or in a temporary file that vanishes with it."""
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """An array in memory or, if large, in a temporary file that is deleted with it."""
     if int(np.prod(shape)) * dtype.itemsize <= SAMPLE_BYTES:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,19 +10,14 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.base.progress import Progress, progress_bar
-from lerpscape.base.saving import optional, versions
-from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.provenance import measured_with
+from lerpscape.base.saving import import_optional, versions
+from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.curvature_results import Curvature
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Batch, Data, Reader
+from lerpscape.networks.batches import Batch, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
-from lerpscape.networks.undisturbed import forward_mode, seed, undisturbed
+from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 
 def curvature(
@@ -33,28 +26,26 @@ def curvature(
     data: Data,
     *,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: int | Sequence[float] | Floats = 11,
+    alphas: Alphas = 11,
     iterations: int = 30,
     probes: int = 30,
     seed: int = 0,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> Curvature:
     """Largest and smallest Hessian eigenvalue, trace, and dᵀHd of the mean loss at every α of a path.
 
     H is over all parameters (tied ones once) of L = (1/n) Σ ℓ, exact for any batch size, with batch-norm statistics
     held at the policy's values; `BatchStatistics` differentiates through each batch's own. Eigenvalues by Lanczos with
     full orthogonalisation, the trace by Hutch++; both by `hessian-eigenthings` (`pip install "lerpscape[curvature]"`).
-    On a ReLU network H is that of the piece at θ(α): kinks have no part in it.
+    On a ReLU network H is that of the linear piece at θ(α): kinks do not count.
 
-    * `alphas`: how many evenly spaced points, or the values.
+    * `loss`, `alphas`: as for `profile`.
     * `iterations`: Lanczos steps; the residual of each eigenvalue is reported.
     * `probes`: products with H for the trace; a third of them give its standard error.
     * `seed`: of the random vectors, the same at every α.
-    * the rest as for `profile`. About `iterations` + `probes` + 1 double backward passes per α.
+    * `options`: see `MeasurementOptions`.
+
+    Each α takes about `iterations` + `probes` + 1 passes backwards through a backward pass.
 
     Raises `ImportError` without the package, `NonFiniteLoss` for NaN in a product, and what `profile` raises.
 
@@ -64,11 +55,11 @@ def curvature(
     >>> model = nn.Linear(2, 1, bias=False).double()
     >>> line = Line({"weight": torch.zeros(1, 2).double()}, {"weight": torch.ones(1, 2).double()})
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).double()  # H = xᵀx for the mean of 2 squared errors
-    >>> found = curvature(model, line, [(x, x[:, :1])], loss="squared_error", alphas=2)
-    >>> found.top.round(9).tolist(), found.bottom.round(9).tolist(), found.trace.round(9).tolist(), found.along.tolist()
+    >>> bend = curvature(model, line, [(x, x[:, :1])], loss="squared_error", alphas=2)
+    >>> bend.top.round(9).tolist(), bend.bottom.round(9).tolist(), bend.trace.round(9).tolist(), bend.along.tolist()
     ([9.0, 9.0], [1.0, 1.0], [10.0, 10.0], [10.0, 10.0])
     """
-    library = optional("hessian_eigenthings", "curvature")
+    library = import_optional("hessian_eigenthings", "curvature")
     grid = alpha_grid(alphas)
     if iterations < 2 or probes < 6:
         raise ValueError(
@@ -78,72 +69,57 @@ def curvature(
                 hint="30 of each are usual.",
             )
         )
-    began = time.perf_counter()
-    rows: dict[str, list[float]] = {name: [] for name in ("top", "top_error", "bottom", "bottom_error")}
-    rows |= {name: [] for name in ("trace", "trace_error", "along", "speed")}
-    with undisturbed(model):
-        hessian = _Hessian(model, path, data, find_loss(loss), batch_norm, device, dtype)
-        total = len(hessian.reader) * len(grid) * (min(iterations, hessian.size) + probes + 1)
-        with progress_bar(progress, total=total, what=f"curvature {label}".strip()) as hessian.tell:
+    columns: dict[str, list[float]] = {name: [] for name in ("top", "top_error", "bottom", "bottom_error")}
+    columns |= {name: [] for name in ("trace", "trace_error", "along", "speed")}
+    with opened(curvature, model, path, data, options) as measurement:
+        hessian = _Hessian(measurement, find_loss(loss))
+        total = len(measurement.reader) * len(grid) * (min(iterations, hessian.size) + probes + 1)
+        with measurement.progress_bar(total, "curvature") as hessian.report:
             for alpha in grid:
                 hessian.move_to(float(alpha))
                 operator = library.LambdaOperator(hessian.times, hessian.size, hessian.device, hessian.dtype)
                 values, errors = _extremes(library, operator, iterations, seed)
-                estimate = library.trace(operator, num_matvecs=probes, seed=seed)
+                trace = library.trace(operator, num_matvecs=probes, seed=seed)
                 direction = hessian.direction(float(alpha))
-                rows["top"].append(values[1])
-                rows["top_error"].append(errors[1])
-                rows["bottom"].append(values[0])
-                rows["bottom_error"].append(errors[0])
-                rows["trace"].append(estimate.estimate)
-                rows["trace_error"].append(estimate.stderr)
-                rows["along"].append(float(direction.double() @ hessian.times(direction).double()))
-                rows["speed"].append(float(direction.double().norm()))
-    return Curvature(
-        alphas=grid,
-        **{name: np.array(values) for name, values in rows.items()},
-        parameters=hessian.size,
-        examples=hessian.examples,
-        unit=hessian.loss.unit,
-        loss_name=hessian.loss.name,
-        label=label,
-        how=measured_with(
-            hessian.on_path,
-            hessian.statistics,
-            began,
-            iterations=iterations,
-            probes=probes,
-            seed=seed,
-            versions=versions() | {"hessian-eigenthings": library.__version__},
-        ),
-    )
+                columns["top"].append(values[1])
+                columns["top_error"].append(errors[1])
+                columns["bottom"].append(values[0])
+                columns["bottom_error"].append(errors[0])
+                columns["trace"].append(trace.estimate)
+                columns["trace_error"].append(trace.stderr)
+                columns["along"].append(float(direction.double() @ hessian.times(direction).double()))
+                columns["speed"].append(float(direction.double().norm()))
+        return Curvature(
+            alphas=grid,
+            **{name: np.array(values) for name, values in columns.items()},
+            parameters=hessian.size,
+            examples=hessian.examples,
+            unit=hessian.loss.unit,
+            loss_name=hessian.loss.name,
+            label=measurement.label,
+            how=measurement.how(
+                iterations=iterations,
+                probes=probes,
+                seed=seed,
+                versions=versions() | {"hessian-eigenthings": library.__version__},
+            ),
+        )
 
 
 class _Hessian:
     """Products of the Hessian of the mean loss with vectors, at one α after the other."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        path: ParamPath,
-        data: Data,
-        loss: Loss,
-        batch_norm: BatchNormPolicy | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, measurement: Measurement, loss: Loss) -> None:
         self.loss = loss
-        self.reader = Reader(data)
-        self.on_path = ModelOnPath(model, path, device, dtype)
-        self.statistics = BatchNormStatistics(self.on_path, batch_norm)
-        self.names = [name for name, _ in model.named_parameters()]
+        self.reader, self.on_path, self.statistics = measurement.reader, measurement.on_path, measurement.statistics
+        self.names = [name for name, _ in self.on_path.model.named_parameters()]
         start = self.on_path.at(0.0)
         self.shapes = [start[name].shape for name in self.names]
         self.size = sum(shape.numel() for shape in self.shapes)
         self.device, self.dtype = self.on_path.device, self.on_path.compute_dtype()
         self.examples = 0
-        self.tell: Any = lambda _: None
-        self._module = _Summed(model, loss)
+        self.report: Any = lambda _: None
+        self._module = _Summed(self.on_path.model, loss)
         self._alpha = 0.0
         self._state: Params = {}
 
@@ -178,11 +154,11 @@ class _Hessian:
                 gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
                 inner = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
                 bends = inner.requires_grad  # not where the loss is linear in every parameter
-                found = torch.autograd.grad(inner, leaves, materialize_grads=True) if bends else None
-            if found is not None:
-                total += torch.cat([each.reshape(-1) for each in found])
+                product = torch.autograd.grad(inner, leaves, materialize_grads=True) if bends else None
+            if product is not None:
+                total += torch.cat([part.reshape(-1) for part in product])
             self.examples += count
-            self.tell(1)
+            self.report(1)
         if not torch.isfinite(total).all():
             raise NonFiniteLoss(
                 explain(
@@ -211,8 +187,8 @@ def _extremes(library: Any, operator: Any, iterations: int, seed: int) -> tuple[
     """Smallest and largest Ritz value with the norms of their residuals."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(operator.size, dtype=torch.float64, generator=generator).to(operator.device, operator.dtype)
-    found = library.lanczos_tridiagonal(operator, first, min(iterations, operator.size), reorthogonalize=True)
-    diagonal, beside = found.alphas.double().cpu().numpy(), found.betas.double().cpu().numpy()
+    lanczos = library.lanczos_tridiagonal(operator, first, min(iterations, operator.size), reorthogonalize=True)
+    diagonal, beside = lanczos.alphas.double().cpu().numpy(), lanczos.betas.double().cpu().numpy()
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-    errors = np.abs(vectors[-1]) * found.last_beta
+    errors = np.abs(vectors[-1]) * lanczos.last_beta
     return values[[0, -1]], errors[[0, -1]]

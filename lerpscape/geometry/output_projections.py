@@ -1,11 +1,11 @@
-"""Output paths to look at, projected to a plane or to space, and how far they bend away from their chords."""
+"""Output paths projected to two or three dimensions, and how far they bend away from their chords."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -14,31 +14,28 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.grid_refinement import Refinement
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.turning import STILL
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
-from lerpscape.networks.undisturbed import undisturbed
+from lerpscape.networks.batches import Data
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 Projection: TypeAlias = Literal["pca", "random"]
 
 
 @dataclass(frozen=True, eq=False)
 class OutputPaths(Result):
-    """Paths of chosen examples' outputs, and their shadow in two or three dimensions.
+    """Paths of chosen examples' outputs, and their projection to two or three dimensions.
 
     `outputs` has shape (points, examples, size), `velocity` too (None where it was not measured). `basis`, shape
     (dimensions, size), has orthonormal rows; `projected` is (outputs − centre) along it, shape
-    (points, examples, dimensions), and `projected_velocity` the same of the velocity. `explained` says what share of
-    the squared movement about the centre each direction shows. `labels` are class numbers, or example numbers.
+    (points, examples, dimensions), and `projected_velocity` the same of the velocity. `explained` is the share of the
+    squared deviation from the mean that each direction shows. `labels` are class numbers, or example numbers.
     """
 
-    FORMAT = "lerpscape output paths 1"
+    FORMAT = "lerpscape output paths 2"
     FIGURE = "gauss.output_paths_figure"
 
     alphas: Floats
@@ -51,6 +48,7 @@ class OutputPaths(Result):
     centre: Floats = field(repr=False)
     explained: Floats
     label: str
+    how: dict[str, Any] = field(repr=False)
 
     @property
     def projected(self) -> Floats:
@@ -63,15 +61,15 @@ class OutputPaths(Result):
         return None if self.velocity is None else self.velocity @ self.basis.T
 
     def onto(self, other: OutputPaths) -> OutputPaths:
-        """The same paths in the projection of another result, to be drawn beside it."""
+        """The same paths in the projection of another result, to compare the two."""
         return _projected(self, other.basis, other.centre, other.projection)
 
     @property
     def summary(self) -> str:
-        """What the picture shows of the movement, in a sentence."""
+        """How much of the paths the projection shows, in a sentence."""
         return (
             f"Outputs of {len(self.examples)} examples on {len(self.alphas)} points; {len(self.basis)} directions "
-            f"({self.projection}) show {100 * self.explained.sum():.3g} % of their squared movement."
+            f"({self.projection}) show {100 * self.explained.sum():.3g} % of their squared deviation from the mean."
         )
 
 
@@ -79,12 +77,12 @@ class OutputPaths(Result):
 class Linearity(Result):
     """How far output paths bend away from their chords, on average over α and examples.
 
-    `value` in squared output units with `error`, its change from every second point of the grid; `per_example` of
-    shape (examples,); `relative` is each example's value over ‖z(1) − z(0)‖², free of units (inf where the ends
-    coincide and the path does not stay there).
+    `value` in squared output units with `error`, its difference from the value on every second point of the grid;
+    `per_example` of shape (examples,); `relative` is each example's value over ‖z(1) − z(0)‖², without unit (inf where
+    the ends coincide and the path leaves them).
     """
 
-    FORMAT = "lerpscape linearity 1"
+    FORMAT = "lerpscape linearity 2"
 
     value: float
     error: float
@@ -92,13 +90,14 @@ class Linearity(Result):
     relative: Floats
     alphas: Floats
     label: str
+    how: dict[str, Any] = field(repr=False)
 
     @property
     def summary(self) -> str:
         """The mean and its error in a sentence."""
         return (
             f"Output paths bend away from their chords by {self.value:.4g} squared output units on average over "
-            f"{len(self.per_example)} examples ({len(self.alphas)} points; every second one changes it by "
+            f"{len(self.per_example)} examples ({len(self.alphas)} points; on every second one it differs by "
             f"{self.error:.2g})."
         )
 
@@ -109,23 +108,21 @@ def output_paths(
     data: Data,
     *,
     examples: int | Sequence[int] = 10,
-    alphas: int | Sequence[float] | Floats = 101,
+    alphas: Alphas = 101,
     projection: Projection = "pca",
     dimensions: Literal[2, 3] = 2,
     seed: int = 0,
     velocity: bool = True,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> OutputPaths:
-    """Follow the outputs z(α; x) of chosen examples, and project them to two or three dimensions.
+    """Measure the outputs z(α; x) of chosen examples, and project them to two or three dimensions.
 
-    * `examples`: the first so many, or their numbers in the data.
-    * `projection`: `"pca"`, the directions in which all the paths together spread most about their mean, or `"random"`
-      orthonormal ones, drawn with `seed`. A projection hides turning in the other directions.
+    * `examples`: how many, from the first on, or their numbers in the data.
+    * `alphas`: as for `profile`.
+    * `projection`: `"pca"`, the principal components of all paths together, or `"random"` orthonormal directions, drawn
+      with `seed`. A projection hides turning in the other directions.
     * `velocity`: also z′(α), for arrows; needs a model with forward-mode derivatives.
-    * the rest as for `profile`.
+    * `options`: see `MeasurementOptions`.
 
     Raises `ValueError` for examples that the data does not have, and what `profile` raises.
 
@@ -134,12 +131,12 @@ def output_paths(
     >>> from lerpscape.paths.line import Line
     >>> model = nn.Linear(1, 3, bias=False)
     >>> line = Line({"weight": torch.zeros(3, 1)}, {"weight": torch.tensor([[3.0], [0.0], [4.0]])})
-    >>> found = output_paths(model, line, [(torch.ones(2, 1), torch.tensor([0, 7]))], examples=[1], alphas=3)
-    >>> found.labels, found.projected.shape, float(np.ptp(found.projected[:, 0, 0]))
+    >>> paths = output_paths(model, line, [(torch.ones(2, 1), torch.tensor([0, 7]))], examples=[1], alphas=3)
+    >>> paths.labels, paths.projected.shape, float(np.ptp(paths.projected[:, 0, 0]))
     (('7',), (3, 1, 2), 5.0)
     """
     grid = alpha_grid(alphas)
-    wanted = list(range(examples)) if isinstance(examples, int) else [int(each) for each in examples]
+    wanted = list(range(examples)) if isinstance(examples, int) else [int(number) for number in examples]
     if not wanted or min(wanted) < 0 or dimensions not in (2, 3) or projection not in ("pca", "random"):
         raise ValueError(
             explain(
@@ -148,31 +145,28 @@ def output_paths(
                 hint="examples=10 takes the first ten.",
             )
         )
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = OutputsOnPath(
-            model,
-            path,
-            reader.first[0],
-            order=1 if velocity else 0,
-            per="example",
-            batch_norm=batch_norm,
-            device=device,
-            dtype=dtype,
+    with opened(output_paths, model, path, data, options) as measurement:
+        reader = measurement.reader
+        order: Literal[0, 1] = 1 if velocity else 0
+        outputs = OutputsOnPath(
+            measurement.on_path, measurement.statistics, reader.first[0], order=order, per="example"
         )
-        found: dict[int, tuple[NDArray[Any], str]] = {}
+        paths: dict[int, tuple[NDArray[Any], str]] = {}
         offset = 0
-        for batch in reader.batches():
-            (layout,) = on_path.layouts([on_path.place(batch)]) if batch.examples is None else (None,)
-            count = batch.examples if layout is None else layout.examples
-            rows = [number - offset for number in wanted if offset <= number < offset + (count or 0)]
-            if rows:
-                placed = on_path.place(batch)
-                stacks = np.stack([_array(on_path.at(float(a), [placed])[0][:, rows]) for a in grid])
-                for position, row in enumerate(rows):
-                    found[offset + row] = stacks[:, :, position], _label(batch.targets, row, offset)
-            offset += count or 0
-    missing = [number for number in wanted if number not in found]
+        with measurement.progress_bar(len(reader), "output paths") as report:
+            for batch in reader.batches():
+                (layout,) = outputs.layouts([outputs.place(batch)]) if batch.examples is None else (None,)
+                count = batch.examples if layout is None else layout.examples
+                rows = [number - offset for number in wanted if offset <= number < offset + (count or 0)]
+                if rows:
+                    placed = outputs.place(batch)
+                    samples = np.stack([_array(outputs.at(float(a), [placed])[0][:, rows]) for a in grid])
+                    for position, row in enumerate(rows):
+                        paths[offset + row] = samples[:, :, position], _label(batch.targets, row, offset)
+                offset += count or 0
+                report(1)
+        how = measurement.how(seed=seed)
+    missing = [number for number in wanted if number not in paths]
     if missing:
         raise ValueError(
             explain(
@@ -181,20 +175,21 @@ def output_paths(
                 hint="Count from 0.",
             )
         )
-    samples = np.stack([found[number][0] for number in wanted], axis=2)  # (points, derivatives, examples, size)
-    paths = OutputPaths(
+    samples = np.stack([paths[number][0] for number in wanted], axis=2)  # (points, derivatives, examples, size)
+    unprojected = OutputPaths(
         alphas=grid,
         outputs=samples[:, 0],
         velocity=samples[:, 1] if velocity else None,
         examples=tuple(wanted),
-        labels=tuple(found[number][1] for number in wanted),
+        labels=tuple(paths[number][1] for number in wanted),
         projection=projection,
         basis=np.empty((0, samples.shape[-1])),
         centre=np.zeros(samples.shape[-1]),
         explained=np.empty(0),
-        label=label,
+        label=measurement.label,
+        how=how,
     )
-    return _projected(paths, *_directions(paths.outputs, projection, dimensions, seed), projection)
+    return _projected(unprojected, *_directions(unprojected.outputs, projection, dimensions, seed), projection)
 
 
 def linearity(
@@ -202,17 +197,16 @@ def linearity(
     path: ParamPath,
     data: Data,
     *,
-    alphas: int | Sequence[float] | Floats = 50,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    alphas: Alphas = 50,
+    **options: Unpack[MeasurementOptions],
 ) -> Linearity:
-    """How far output paths stray from their chords: ∫ mean_x ‖component of z(α)−z(0) orthogonal to z(1)−z(0)‖² dα.
+    """How far output paths are from their chords: ∫ mean_x ‖component of z(α)−z(0) orthogonal to z(1)−z(0)‖² dα.
 
-    0 for straight paths, at whatever speed they run; in squared output units, by the trapezoid rule on `alphas`.
-    Where an example's ends coincide there is no chord, and its whole displacement counts. Needs no derivative.
+    0 for straight paths, whatever their speed; in squared output units, by the trapezoid rule on `alphas`. Where an
+    example's ends coincide there is no chord, and its whole displacement counts. Needs no derivative.
+
+    * `alphas`: as for `profile`, from 0 to 1.
+    * `options`: see `MeasurementOptions`.
 
     Raises `ValueError` for a grid that does not run from 0 to 1, and what `profile` raises.
 
@@ -233,22 +227,19 @@ def linearity(
                 hint="Use a count.",
             )
         )
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = OutputsOnPath(
-            model, path, reader.first[0], order=0, per="example", batch_norm=batch_norm, device=device, dtype=dtype
-        )
-        eps = float(torch.finfo(on_path.on_path.compute_dtype()).eps)
-        refinement = Refinement(
-            on_path, grid, partial(_straying, eps), keep=slice(0, 1), tolerance=None, budget=len(grid)
-        )
+    with opened(linearity, model, path, data, options) as measurement:
+        reader, on_path = measurement.reader, measurement.on_path
+        outputs = OutputsOnPath(on_path, measurement.statistics, reader.first[0], order=0, per="example")
+        off_chord = partial(_off_chord, float(torch.finfo(on_path.compute_dtype()).eps))
+        refinement = Refinement(outputs, grid, off_chord, keep=slice(0, 1), precision=None, budget=len(grid))
         values, coarse, chords = [], [], []
-        with progress_bar(progress, total=0, what=f"linearity {label}".strip()) as report:
+        with measurement.progress_bar(0, "linearity") as report:
             for track in refinement.tracks(reader, report):
                 coarse.append(track.lengths[0])
                 values.append(track.lengths[1])
                 ends = np.asarray(track.samples[[0, -1], 0], dtype=np.float64)
                 chords.append(np.square(ends[1] - ends[0]).sum(axis=-1))
+        how = measurement.how()
     per_example, chord = np.concatenate(values), np.concatenate(chords)
     value = float(per_example.mean())
     return Linearity(
@@ -257,11 +248,13 @@ def linearity(
         per_example=per_example,
         relative=np.divide(per_example, chord, out=np.where(per_example > 0, np.inf, 0.0), where=chord > 0),
         alphas=grid,
-        label=label,
+        label=measurement.label,
+        how=how,
     )
 
 
-def _straying(eps: float, alphas: Floats, samples: Floats) -> Floats:
+def _off_chord(eps: float, alphas: Floats, samples: Floats) -> Floats:
+    """∫ ‖component of z(α) − z(0) orthogonal to the chord‖² dα for every row."""
     outputs = np.linalg.norm(samples[:, 0], axis=-1).max(axis=0)[:, None]
     moved = samples[:, 0] - samples[0, 0]
     chord = moved[-1]
@@ -273,18 +266,18 @@ def _straying(eps: float, alphas: Floats, samples: Floats) -> Floats:
 
 
 def _directions(outputs: Floats, projection: Projection, dimensions: int, seed: int) -> tuple[Floats, Floats]:
-    """An orthonormal basis and the centre of the paths; dimensions that outputs do not have are rows of zeros."""
+    """An orthonormal basis and the mean of the paths; if outputs have fewer dimensions, the last rows are zeros."""
     flat = outputs.reshape(-1, outputs.shape[-1])
     centre = flat.mean(axis=0)
     if projection == "pca":
-        found = np.linalg.svd(flat - centre, full_matrices=False)[2][:dimensions]
+        rows = np.linalg.svd(flat - centre, full_matrices=False)[2][:dimensions]
         # The sign of a singular vector is arbitrary: fixed, so that the same paths give the same picture.
-        found = found * np.where(found[np.arange(len(found)), np.abs(found).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
+        rows = rows * np.where(rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
     else:
         drawn = np.random.default_rng(seed).standard_normal((outputs.shape[-1], min(dimensions, outputs.shape[-1])))
-        found = np.linalg.qr(drawn)[0].T
+        rows = np.linalg.qr(drawn)[0].T
     basis = np.zeros((dimensions, outputs.shape[-1]))
-    basis[: len(found)] = found
+    basis[: len(rows)] = rows
     return basis, centre
 
 

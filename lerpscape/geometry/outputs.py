@@ -18,7 +18,7 @@ from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.taylor_rules import stack_of
 from lerpscape.geometry.turning import STILL
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics
+from lerpscape.networks.batch_norm import BatchStatistics, EndStatistics
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.second_derivatives import WrittenOut
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -50,22 +50,19 @@ class OutputsOnPath:
 
     def __init__(
         self,
-        model: nn.Module,
-        path: ParamPath,
+        on_path: ModelOnPath,
+        statistics: BatchNormStatistics,
         probe: Batch,
         *,
         order: Literal[0, 1, 2],
         per: Per = None,
-        batch_norm: BatchNormPolicy | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        self.on_path = ModelOnPath(model, path, device, dtype)
-        self.statistics = BatchNormStatistics(self.on_path, batch_norm)
+        self.on_path = on_path
+        self.statistics = statistics
         self.order = order
         self.per = per
-        self._module = _Outputs(model)
-        if order == 2 and self.on_path.batch_norms and not isinstance(batch_norm, EndStatistics | BatchStatistics):
+        self._module = _Outputs(on_path.model)
+        if order == 2 and on_path.batch_norms and not isinstance(statistics.policy, EndStatistics | BatchStatistics):
             raise ValueError(
                 explain(
                     expected="batch-norm statistics that do not move with α by themselves, for a second derivative.",
@@ -75,7 +72,7 @@ class OutputsOnPath:
                 )
             )
         if order == 2:
-            self._check_straight(path)
+            self._check_straight(on_path.given)
         self.stack = stack_of(self.on_path, probe) if order else None
         if order and self.stack is None:
             self._check_derivative(self.place(probe))

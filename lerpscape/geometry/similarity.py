@@ -1,10 +1,10 @@
-"""Do two networks, and those between them, compute the same features? Linear CKA, and linearity layer by layer."""
+"""Features along a path: linear CKA between its two ends, and how linear each layer's features are in α."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,16 +12,11 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
-from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.features import Features
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
-from lerpscape.networks.undisturbed import undisturbed
+from lerpscape.networks.batches import Data
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +39,7 @@ class FeatureSimilarity(Result):
 
     @property
     def summary(self) -> str:
-        """How alike each layer stays, in a sentence."""
+        """The CKA of each layer between start and end, in a sentence."""
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.same_layer.items())
         return f"Linear CKA of each layer at the start with itself at the end: {shown} (n = {self.examples:,})."
 
@@ -56,14 +51,15 @@ class FeatureSimilarity(Result):
 
 @dataclass(frozen=True, eq=False)
 class FeatureLinearity(Result):
-    """Does layer l at θ(α) compute the mixture (1−α)f(0) + αf(1) of both ends' features? Shape (points, layers).
+    """The features f(α) of each layer compared with the mixture (1−α)f(0) + αf(1); arrays of shape (points, layers).
 
     `cosine` is the mean over examples of the cosine between the two, *with its sign*: 1 is linear, 0 unrelated, −1
-    opposite, which is not linear. `coefficient` is the mean of ⟨f(α), mixture⟩ / ‖mixture‖²: 1 where the size fits too.
-    `opposite` is the share of examples with a negative cosine, `silent` the number left out as either side is 0.
+    opposite, which is not linear. `coefficient` is the mean of ⟨f(α), mixture⟩ / ‖mixture‖²: 1 if the norms agree too.
+    `opposite` is the share of examples with a negative cosine, `silent` the number left out because f(α) or the mixture
+    is 0.
     """
 
-    FORMAT = "lerpscape feature linearity 1"
+    FORMAT = "lerpscape feature linearity 2"
     PLOT = "features.plot_linearity"
 
     layers: tuple[str, ...]
@@ -74,10 +70,11 @@ class FeatureLinearity(Result):
     silent: Floats
     examples: int
     label: str
+    how: dict[str, Any] = field(repr=False)
 
     @property
     def summary(self) -> str:
-        """Where features follow the line least, in a sentence."""
+        """The layer and α with the least cosine, in a sentence."""
         if not np.isfinite(self.cosine).any():
             return f"No layer has features to compare (n = {self.examples:,})."
         at, layer = np.unravel_index(np.nanargmin(self.cosine), self.cosine.shape)
@@ -94,38 +91,38 @@ def feature_similarity(
     data: Data,
     *,
     layers: Sequence[str] | None = None,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> FeatureSimilarity:
     """Linear CKA between the features of the two networks at the ends of a path, every layer with every layer.
 
-    CKA(X, Y) = ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) for features of shape (examples, size) with their mean over examples taken
-    off. Biased upwards for fewer examples than features. Memory is 8n² bytes for each layer and end.
+    CKA(X, Y) = ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) for features of shape (examples, size), centred over the examples. Biased
+    upwards if there are fewer examples than features. Memory is 8n² bytes for each layer and end.
 
     * `layers`: patterns of module names; None takes every module without children.
-    * the rest as for `profile`.
+    * `options`: see `MeasurementOptions`.
 
     Raises `ValueError` for a pattern that matches nothing, `NonFiniteOutput` for NaN, and what `profile` raises.
 
     Sources: Kornblith, Norouzi, Lee & Hinton (2019); Yang et al. (2021) for its use on loss landscapes.
 
     >>> from lerpscape.paths.line import Line
-    >>> ends = [{"weight": torch.eye(2)}, {"weight": torch.tensor([[0.0, 2.0], [-2.0, 0.0]])}]  # turned and doubled
+    >>> ends = [{"weight": torch.eye(2)}, {"weight": torch.tensor([[0.0, 2.0], [-2.0, 0.0]])}]  # rotated and doubled
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0]])
-    >>> found = feature_similarity(nn.Linear(2, 2, bias=False), Line(*ends), [(x, x)])
-    >>> round(float(found.cka[0, 0]), 6)
+    >>> similarity = feature_similarity(nn.Linear(2, 2, bias=False), Line(*ends), [(x, x)])
+    >>> round(float(similarity.cka[0, 0]), 6)
     1.0
     """
-    with undisturbed(model):
-        features = _features(model, path, data, layers, batch_norm, device, dtype)
-        sides = [{name: _gram(values) for name, values in features.at(alpha).items()} for alpha in (0.0, 1.0)]
-        names = _known(sides[0])
-        examples = len(next(iter(sides[0].values())))
-        cka = np.array([[_alignment(sides[0][row], sides[1][column]) for column in names] for row in names])
-    how = {"path": path.describe(), "batch_norm": features.statistics.describe()}
-    return FeatureSimilarity(names, cka, examples, label, how)
+    with opened(feature_similarity, model, path, data, options) as measurement:
+        features = Features(measurement, layers)
+        grams = []
+        with measurement.progress_bar(2, "features", unit="end") as report:
+            for alpha in (0.0, 1.0):
+                grams.append({name: _gram(values) for name, values in features.at(alpha).items()})
+                report(1)
+        names = _names(grams[0])
+        examples = len(next(iter(grams[0].values())))
+        cka = np.array([[_alignment(grams[0][row], grams[1][column]) for column in names] for row in names])
+        return FeatureSimilarity(names, cka, examples, measurement.label, measurement.how())
 
 
 def feature_linearity(
@@ -133,17 +130,17 @@ def feature_linearity(
     path: ParamPath,
     data: Data,
     *,
-    alphas: int | Sequence[float] | Floats = 11,
+    alphas: Alphas = 11,
     layers: Sequence[str] | None = None,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> FeatureLinearity:
-    """How linearly each layer's features follow α: the cosine between f_l(θ(α)) and (1−α)f_l(θ(0)) + αf_l(θ(1)).
+    """How linear each layer's features are in α: the cosine between f_l(θ(α)) and (1−α)f_l(θ(0)) + αf_l(θ(1)).
 
-    Memory is 24 bytes per feature and example. Arguments as for `feature_similarity`, `alphas` as for `profile`.
+    Memory is 24 bytes per feature and example.
+
+    * `alphas`: as for `profile`.
+    * `layers`: as for `feature_similarity`.
+    * `options`: see `MeasurementOptions`.
 
     Raises what `feature_similarity` raises.
 
@@ -152,18 +149,18 @@ def feature_linearity(
     >>> from lerpscape.paths.line import Line
     >>> line = Line({"weight": torch.eye(2)}, {"weight": 3 * torch.eye(2)})
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    >>> found = feature_linearity(nn.Linear(2, 2, bias=False), line, [(x, x)], alphas=3)
-    >>> found.cosine.round(6).tolist(), found.coefficient.round(6).tolist()
+    >>> linearity = feature_linearity(nn.Linear(2, 2, bias=False), line, [(x, x)], alphas=3)
+    >>> linearity.cosine.round(6).tolist(), linearity.coefficient.round(6).tolist()
     ([[1.0], [1.0], [1.0]], [[1.0], [1.0], [1.0]])
     """
     grid = alpha_grid(alphas)
-    with undisturbed(model):
-        features = _features(model, path, data, layers, batch_norm, device, dtype)
+    with opened(feature_linearity, model, path, data, options) as measurement:
+        features = Features(measurement, layers)
         start, end = features.at(0.0), features.at(1.0)
-        names = _known(start)
+        names = _names(start)
         shape = len(grid), len(names)
         cosine, coefficient, opposite, silent = (np.full(shape, np.nan) for _ in range(4))
-        with progress_bar(progress, total=len(grid), what=f"linearity {label}".strip(), unit="α") as report:
+        with measurement.progress_bar(len(grid), "linearity", unit="α") as report:
             for i, alpha in enumerate(grid):
                 here = features.at(float(alpha))
                 for j, name in enumerate(names):
@@ -178,24 +175,21 @@ def feature_linearity(
                         coefficient[i, j] = float((inner[known] / sizes[1][known].square()).mean())
                         opposite[i, j] = float((cosines < 0).double().mean())
                 report(1)
-    return FeatureLinearity(names, grid, cosine, coefficient, opposite, silent, len(start[names[0]]), label)
+        return FeatureLinearity(
+            layers=names,
+            alphas=grid,
+            cosine=cosine,
+            coefficient=coefficient,
+            opposite=opposite,
+            silent=silent,
+            examples=len(start[names[0]]),
+            label=measurement.label,
+            how=measurement.how(),
+        )
 
 
-def _features(
-    model: nn.Module,
-    path: ParamPath,
-    data: Data,
-    layers: Sequence[str] | None,
-    batch_norm: BatchNormPolicy | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Features:
-    on_path = ModelOnPath(model, path, device, dtype)
-    return Features(on_path, BatchNormStatistics(on_path, batch_norm), Reader(data), layers)
-
-
-def _known(found: dict[str, Any]) -> tuple[str, ...]:
-    if not found:
+def _names(layers: dict[str, Any]) -> tuple[str, ...]:
+    if not layers:
         raise ValueError(
             explain(
                 expected="layers whose outputs are tensors with one row per example.",
@@ -203,7 +197,7 @@ def _known(found: dict[str, Any]) -> tuple[str, ...]:
                 hint="layers=[…] names modules; functions called in forward() are not modules.",
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _gram(features: Tensor) -> Tensor:

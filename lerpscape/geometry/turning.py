@@ -1,7 +1,7 @@
-"""How far sequences of vectors turn, in radians: angles that stay exact near 0 and near π, and their sums.
+"""How far sequences of vectors turn, in radians: angles that are accurate near 0 and near π, and their sums.
 
-Plain numpy in float64. Sequences have shape (points, rows, size), one row per example, or (points, size) for a single
-one. A vector of zeros has no direction: it is passed over, and the vectors before and after it are compared.
+In numpy and float64. Sequences have shape (points, rows, size), one row per example, or (points, size) for a single
+one. A vector of zeros has no direction: it is skipped, and the vectors before and after it are compared.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 
-# Work space for the dot products of all pairs of a sequence, which are formed strip by strip.
+# Memory for the dot products of all pairs of a sequence, which are computed in strips.
 STRIP_BYTES = 1 << 24
 
-# An output that moves by less than this many roundings of its own size does not move.
+# An output that changes by less than this many units of rounding counts as not moving.
 STILL = 16
 
 
 def directions(vectors: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Unit vectors along the first axis, and where there is one.
 
-    v̂ = v / ‖v‖, shape as given. A vector of zeros takes over the direction before it, or at the beginning of the
-    sequence the one after it; the second result, shape (points, rows), is False there. All zero where a row never has
-    a direction.
+    v̂ = v / ‖v‖, shape as given. A vector of zeros gets the direction before it or, at the beginning of the sequence,
+    the one after it; the second result, shape (points, rows), is False there. Rows without any direction are zero.
 
     >>> directions(np.array([[0.0, 2.0], [0.0, 0.0], [3.0, 0.0]]))[0].tolist()
     [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
@@ -54,19 +53,19 @@ def angle(first: Floats, second: Floats) -> Floats:
     >>> float(angle(np.array([1.0, 0.0]), np.array([1.0, 1e-12])))
     1e-12
     """
-    found: Floats = 2 * np.arctan2(
+    angles: Floats = 2 * np.arctan2(
         np.linalg.norm(first - second, axis=-1),
         np.linalg.norm(first + second, axis=-1),
     )
-    return np.where((first != 0).any(axis=-1) & (second != 0).any(axis=-1), found, 0.0)
+    return np.where((first != 0).any(axis=-1) & (second != 0).any(axis=-1), angles, 0.0)
 
 
 def turning(vectors: Floats) -> Floats:
     """Total angle through which a sequence of vectors turns: Σ_i angle(v_i, v_{i+1}), in radians, shape (rows,).
 
-    Of velocities z′(α_i) it is a lower estimate of the Gauss length of the path z that counts kinks: putting more
-    points in between never lowers it (triangle inequality on the sphere), and it grows to the true value.
-    Vectors with one component turn by π whenever their sign changes.
+    For velocities z′(α_i) it is a lower bound of the Gauss length of the path z, kinks included: more points never
+    lower it (triangle inequality on the sphere), and it converges to the true value. Vectors with one component turn by
+    π whenever their sign changes.
 
     Raises `ValueError` for fewer than two vectors.
 
@@ -84,8 +83,8 @@ def turning(vectors: Floats) -> Floats:
 def max_angle(vectors: Floats) -> Floats:
     """Largest angle between any two vectors of a sequence: max over s < t, in radians, shape (rows,).
 
-    Never more than the turning, and never more than π. The pair is found by its dot product, so among pairs that
-    agree to 1e-8 rad any may be the one; its angle is then accurate.
+    At most the turning, and at most π. The pair is the one with the smallest dot product, which cannot distinguish
+    angles that agree to 1e-8 rad; the angle of that pair is accurate.
 
     Raises `ValueError` for fewer than two vectors.
 
@@ -98,7 +97,7 @@ def max_angle(vectors: Floats) -> Floats:
     units, _ = directions(_sequence(vectors))
     single = units.ndim == 2
     rows = np.ascontiguousarray((units[:, None] if single else units).swapaxes(0, 1))  # (rows, points, size)
-    found = np.empty(len(rows))
+    largest = np.empty(len(rows))
     strip = max(1, STRIP_BYTES // (8 * rows.shape[1]))
     for index, row in enumerate(rows):
         smallest, pair = np.inf, (0, 0)
@@ -108,16 +107,15 @@ def max_angle(vectors: Floats) -> Floats:
             one, other = divmod(position, len(row))
             if products[one, other] < smallest:
                 smallest, pair = products[one, other], (begin + one, other)
-        found[index] = angle(row[pair[0]], row[pair[1]])
-    return found[0] if single else found
+        largest[index] = angle(row[pair[0]], row[pair[1]])
+    return largest[0] if single else largest
 
 
 def tangent_integral(velocity: Floats, acceleration: Floats, alphas: Floats) -> Floats:
     """Length of the curve of unit tangents by quadrature: ∫ ‖dv̂/dα‖ dα, in radians, shape (rows,).
 
-    ‖dv̂/dα‖ = ‖z″ − v̂⟨v̂, z″⟩‖ / ‖z′‖, by the trapezoid rule on `alphas`, shape (points,). Blind to kinks: where z′
-    jumps, dv̂/dα is finite on both sides and the angle of the jump is missed. Intervals at whose ends z′ vanishes have
-    no integrand and are left out.
+    ‖dv̂/dα‖ = ‖z″ − v̂⟨v̂, z″⟩‖ / ‖z′‖, by the trapezoid rule on `alphas`, shape (points,). It misses kinks: where z′
+    jumps, dv̂/dα is finite on both sides. Intervals with z′ = 0 at an end have no integrand and are left out.
 
     Raises `ValueError` for shapes that do not fit.
 
@@ -158,11 +156,11 @@ def secants(outputs: Floats, eps: float) -> Floats:
 
 
 def rounding(vectors: Floats, noise: float | Floats) -> Floats:
-    """How much of the turning may be rounding, where directions are off by about `noise` rad; shape (rows,).
+    """How much of the turning may be rounding, if directions have errors of about `noise` rad; shape (rows,).
 
-    Independent errors ε and η at its ends make an angle a of √(a² + ε² + η²): Σ_i a_i − √max(a_i² − ε² − η², 0), in
-    radians. Next to nothing while steps turn by much more than the noise, all of it where they turn by less. `noise`
-    is one number, or one per vector of shape (points, rows).
+    Independent errors ε and η of two directions make their angle a appear as √(a² + ε² + η²), so the result is
+    Σ_i a_i − √max(a_i² − ε² − η², 0), in radians. It is small if steps turn by much more than the noise, and all of the
+    turning if they turn by less. `noise` is one number, or one per vector of shape (points, rows).
 
     >>> straight = np.array([[1.0, 0.0], [1.0, 1e-8], [1.0, 0.0]])
     >>> float(rounding(straight, noise=1e-7)) == float(turning(straight))
@@ -177,7 +175,7 @@ def rounding(vectors: Floats, noise: float | Floats) -> Floats:
 
 
 def every_second(length: int) -> NDArray[np.intp]:
-    """Positions of the grid that halving would turn into this one; the last point always belongs to it.
+    """Positions of every second point of a grid, and of the last.
 
     >>> every_second(5), every_second(6)
     (array([0, 2, 4]), array([0, 2, 4, 5]))
@@ -187,7 +185,7 @@ def every_second(length: int) -> NDArray[np.intp]:
 
 
 def _tangent_rate(velocity: Floats, acceleration: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """‖dv̂/dα‖ at every point, and where there is one."""
+    """‖dv̂/dα‖ at every point, and whether z′ ≠ 0 there."""
     scale = np.abs(velocity).max(axis=-1, keepdims=True)
     moves = scale[..., 0] > 0
     scale = np.where(scale > 0, scale, 1)

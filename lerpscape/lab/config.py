@@ -1,6 +1,6 @@
-"""One run in words: what is trained, how, and what is measured; read from TOML, named by its own hash.
+"""The configuration of one run: data, model, optimiser, training and measurement; read from TOML, named by its hash.
 
-Nothing here imports torch: a sweep of thousands of runs is listed in a moment.
+This module does not import torch, so listing a sweep of thousands of runs is fast.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
 from lerpscape.lab.options import typed
 
-SCHEMA = 1  # part of every key: a change of what a field means changes the names of all runs
+SCHEMA = 1  # part of every key; raise it when a field changes its meaning, so that all runs get new names
 Options: TypeAlias = Mapping[str, Any]
 Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt: a data set by name, how much of it, and what is done to it while training.
+    """The data set: its name, the number of training examples, and label noise and augmentation during training.
 
     `label_noise` is the share of training labels drawn uniformly at random, `label_noise_from` the first epoch (from
-    0) that sees them. `crop` and `flip` augment images while training. Further keys go to the reader of the data set.
+    0) that trains on them. `crop` and `flip` augment training images. Other keys are options of the data set.
     """
 
     name: str = "digits"
@@ -46,7 +46,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: a name of `lerpscape.lab.models`, or `package.module:factory`; further keys are its options."""
+    """The network: a name of `lerpscape.lab.models`, or `package.module:factory`; other keys are its options."""
 
     name: str = "fully_connected"
     options: Options = field(default_factory=dict)
@@ -54,9 +54,9 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The rule of a step; `lookahead_steps` > 0 wraps Lookahead (Zhang et al. 2019) around it.
+    """The optimiser; `lookahead_steps` > 0 wraps it in Lookahead (Zhang et al. 2019).
 
-    `weight_decay` is added to the gradient, or taken from the parameters directly where `decoupled`.
+    `weight_decay` times the parameters is added to the gradient or, if `decoupled`, subtracted from the parameters.
     """
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
@@ -72,12 +72,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and under which pressures.
+    """Duration, learning-rate schedule, penalties and snapshots.
 
-    The learning rate is multiplied by `factor` at each epoch of `milestones` ("step") or follows half a cosine to 0
-    ("cosine"), after rising linearly for `warm_up` epochs. `clip` bounds the norm of the whole gradient. The loss that
-    is trained adds `l1` · Σ|p| and `norm_strength` · Σ (‖p‖ − `norm_target`)² over all tensors. Training ends early
-    once the mean loss of an epoch is at most `stop_below`. `snapshots` are the epochs whose parameters are kept.
+    The learning rate rises linearly for `warm_up` epochs, then stays constant, is multiplied by `factor` at each epoch
+    of `milestones` ("step") or decays to 0 along half a cosine ("cosine"). `clip` bounds the norm of the whole
+    gradient. The penalties `l1` · Σ|p| and `norm_strength` · Σ (‖p‖ − `norm_target`)², over all tensors p, are added to
+    the training loss. Training stops once the mean loss of an epoch is at most `stop_below`. `snapshots` are the epochs
+    after which the parameters are saved.
     """
 
     epochs: int = 10
@@ -96,10 +97,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured on the line from the initialisation to the trained network.
+    """The measurement on the line from the initialisation to the trained network.
 
-    `examples` limits the examples measured of each part (the first of them), `gauss` is the number of training
-    examples whose Gauss length is measured (0: none).
+    Only the first `examples` of each part of the data are measured (None: all), and the Gauss length of the first
+    `gauss` training examples (0: none).
     """
 
     alphas: int = 50
@@ -113,10 +114,10 @@ class MeasureConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One network to train and measure; `seed` is the replicate and no part of the key.
+    """One network to train and measure; `seed` numbers the replicates and is not part of the key.
 
-    `key` names what is trained, `measure_key` how it is measured: measuring again never retrains. Both are the first
-    12 hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults.
+    `key` identifies the training, `measure_key` the measurement: measuring again never retrains. Both are the first 12
+    hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults.
 
     >>> config = RunConfig(optimizer=OptimizerConfig(lr=0.3), seed=7)
     >>> config.key == RunConfig(optimizer=OptimizerConfig(lr=0.3)).key, config.key == RunConfig().key
@@ -140,70 +141,71 @@ class RunConfig:
 
     @property
     def key(self) -> str:
-        """The name of what is trained, without its seed."""
+        """Hash of everything that determines the training, except the seed."""
         return _hash({name: part for name, part in self.to_dict().items() if name not in ("measure", "seed")})
 
     @property
     def measure_key(self) -> str:
-        """The name of how it is measured."""
+        """Hash of the measurement."""
         return _hash({"measure": self.to_dict().get("measure", {})})
 
     @property
     def name(self) -> str:
-        """Key and seed: where the run lives in a store."""
+        """Key and seed, which are also the run's folder in a store."""
         return f"{self.key}/{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as TOML and JSON know them; options stand beside the fields."""
+        """The fields that differ from their defaults, as JSON types; options stand beside the fields."""
         return _differences(self)
 
     def flat(self) -> dict[str, Any]:
-        """Every field, defaults too, under dotted names such as `optimizer.lr`."""
-        found: dict[str, Any] = {}
+        """Every field, defaults included, by dotted names such as `optimizer.lr`."""
+        values: dict[str, Any] = {}
         for part in fields(self):
             section = getattr(self, part.name)
             if not is_dataclass(section):
-                found[part.name] = section
+                values[part.name] = section
                 continue
-            for each in fields(section):
-                value = getattr(section, each.name)
-                if each.name == "options":
-                    found |= {f"{part.name}.{name}": option for name, option in value.items()}
+            for entry in fields(section):
+                value = getattr(section, entry.name)
+                if entry.name == "options":
+                    values |= {f"{part.name}.{name}": option for name, option in value.items()}
                 else:
-                    found[f"{part.name}.{each.name}"] = value
-        return found
+                    values[f"{part.name}.{entry.name}"] = value
+        return values
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> RunConfig:
-        """The configuration of nested tables.
+        """Read a configuration from nested tables.
 
-        Raises `ConfigError` for unknown keys, with the nearest known one, and for values of another type.
+        Raises `ConfigError` for an unknown key, suggesting the nearest known one, and for a value of the wrong type.
         """
         return _read(cls, table, "")
 
     def with_seed(self, seed: int) -> RunConfig:
-        """The same configuration, another replicate."""
+        """The same configuration with another seed."""
         return replace(self, seed=seed)
 
 
 def _differences(section: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    standard = type(section)()
-    for each in fields(section):
-        value = getattr(section, each.name)
+    """The fields that differ from their defaults."""
+    differences: dict[str, Any] = {}
+    default = type(section)()
+    for entry in fields(section):
+        value = getattr(section, entry.name)
         if is_dataclass(value):
             value = _differences(value)
             if value:
-                found[each.name] = value
-        elif each.name == "options":
-            found |= {name: _json(option) for name, option in value.items()}
-        elif value != getattr(standard, each.name):
-            found[each.name] = _json(value)
-    return found
+                differences[entry.name] = value
+        elif entry.name == "options":
+            differences |= {name: _json(option) for name, option in value.items()}
+        elif value != getattr(default, entry.name):
+            differences[entry.name] = _json(value)
+    return differences
 
 
 def _json(value: Any) -> Any:
-    """Tuples as lists, and 1 and 1.0 the same number: the same request has one name."""
+    """The value as JSON types; tuples become lists and 1.0 becomes 1, so that equal configurations have equal keys."""
     if isinstance(value, (tuple, list)):
         return [_json(part) for part in value]
     if isinstance(value, Mapping):
@@ -218,15 +220,17 @@ def _hash(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-# Worked out once for each section, not for each of thousands of runs.
+# Cached: `get_type_hints` is slow, and a sweep reads thousands of configurations.
 _hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 def _read(cls: type[Section], table: Any, where: str) -> Section:
     if not isinstance(table, Mapping):
-        raise ConfigError(explain(expected=f"a table for {where}.", got=f"{table!r}.", hint=f'[{where}] name = "…"'))
+        raise ConfigError(
+            explain(expected=f"a table for {where}.", got=f"{table!r}.", hint=f'Write [{where}] name = "…"')
+        )
     hints = _hints(cls)
-    known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+    known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
     open_ended = "options" in known
     values: dict[str, Any] = {}
     options = dict(table.get("options", {})) if open_ended else {}
@@ -235,12 +239,12 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
         if name == "options" and open_ended:
             continue
         if name not in known:
-            # Sections with options of their own pass on what they do not know, unless it looks misspelt.
+            # An unknown key of data or model is an option, unless it resembles a field.
             if open_ended and not difflib.get_close_matches(name, known, n=1, cutoff=0.8):
                 options[name] = value
                 continue
             prefix = f"{where}." if where else ""
-            raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{each}" for each in known - {"options"})))
+            raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{key}" for key in known - {"options"})))
         values[name] = (
             _read(hints[name], value, place) if is_dataclass(hints[name]) else typed(value, hints[name], place)
         )
@@ -250,7 +254,7 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
 
 
 def _check(config: RunConfig) -> None:
-    """Values that no run can use, found before anything is trained."""
+    """Refuse values that no run can use, before anything is trained."""
     rules = (
         ("optimizer.lr", config.optimizer.lr > 0, "a learning rate above 0"),
         ("training.epochs", config.training.epochs >= 1, "at least one epoch"),
@@ -258,7 +262,7 @@ def _check(config: RunConfig) -> None:
         ("measure.alphas", config.measure.alphas >= 2, "at least two points"),
         ("measure.batch_size", config.measure.batch_size >= 1, "at least one example per batch"),
         ("data.label_noise", 0 <= config.data.label_noise <= 1, "a share between 0 and 1"),
-        ("training.snapshots", all(0 < each <= config.training.epochs for each in config.training.snapshots),
+        ("training.snapshots", all(0 < epoch <= config.training.epochs for epoch in config.training.snapshots),
          f"epochs from 1 to {config.training.epochs}"),
         ("optimizer.nesterov", not config.optimizer.nesterov or config.optimizer.momentum > 0,
          "a momentum above 0 with nesterov"),

@@ -1,7 +1,7 @@
-"""The first run: two networks from one initialisation, one whose loss falls all along the line and one that rises.
+"""The demo: two networks from one initialisation; on the line, the loss of one falls and that of the other rises.
 
-The knob is a norm target (Lucas et al. 2021): training adds c · Σ (‖p‖ − R)² over all tensors, biases too, so a large
-R drives the network far from where it started. The run turns the knob over several R and seeds before it shows two.
+They differ in a norm target R (Lucas et al. 2021): training adds c · Σ (‖p‖ − R)² over all tensors p, biases included,
+so that a large R drives the network far from its initialisation. The demo trains several R and seeds, and shows two.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FILES = "lerpscape-demo"
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves: profiles and proofs by network, max_rise over knob and seed, and the report."""
+    """The demo's results: profiles and certificates by network, max_rise by norm target and seed, and the report."""
 
     profiles: dict[str, tuple[Profile, Profile]]
     certificates: dict[str, Certificate]
@@ -52,7 +52,7 @@ class Demo:
     report: Path
 
     def measure_again(self, name: str) -> str:
-        """The command that measures a network's files again and gets the same numbers."""
+        """The command that measures a network again from its files, with the same numbers."""
         module = "lerpscape.lab"
         return (
             f"lerpscape profile {self.folder}/start.safetensors {self.folder}/{name}.safetensors "
@@ -62,7 +62,7 @@ class Demo:
 
 
 def recipe(radius: float, seed: int) -> RunConfig:
-    """How one network is trained: SGD with momentum on cross-entropy, with a norm target where `radius` > 0.
+    """The configuration of one network: SGD with momentum on cross-entropy, with a norm target if `radius` > 0.
 
     >>> recipe(30.0, 0).training.norm_target, recipe(0.0, 0).training.norm_strength
     (30.0, 0.0)
@@ -86,7 +86,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
-    """Train, measure, prove, and write checkpoints, profiles, certificates and the report into `folder`."""
+    """Train, measure and certify; write checkpoints, profiles, certificates and the report into `folder`."""
     folder = Path(folder)
     check_writable(folder / "report.html")
     examples, loss = digits().train, find_loss("cross_entropy")
@@ -96,27 +96,27 @@ def run_demo(folder: str | Path = FILES, progress: Progress = None) -> Demo:
     total = len(RADII) * len(SEEDS) * EPOCHS
     with progress_bar(progress, total, "training 15 networks", unit="epoch") as count:
         for radius in RADII:
-            found = []
+            max_rises = []
             for seed in SEEDS:
                 start, end = network(seed), network(seed)
                 with one_thread():
                     train(end, examples, loss, recipe(radius, seed), after_epoch=lambda _: count(1))
-                found.append(
+                max_rises.append(
                     profile(network(), Line(start, end), train_data(), derivative=False, progress=False).max_rise
                 )
                 name = {0.0: "plain", PUSHED: "pushed"}.get(radius)
                 if seed == SEEDS[0] and name:
                     save_file(start.state_dict(), folder / "start.safetensors")
                     save_file(end.state_dict(), folder / f"{name}.safetensors")
-            rises[radius] = tuple(found)
+            rises[radius] = tuple(max_rises)
     for name in ("plain", "pushed"):
         line = Line(folder / "start.safetensors", folder / f"{name}.safetensors")
         profiles[name] = (
             profile(network(), line, train_data(), progress=progress, label="train"),
             profile(network(), line, held_out_data(), progress=progress, label="held-out"),
         )
-        for each in profiles[name]:
-            each.save(folder / f"{name}-{each.label}.json")
+        for measured in profiles[name]:
+            measured.save(folder / f"{name}-{measured.label}.json")
         certificates[name] = certify(network(), line, train_data(), tolerance=TOLERANCE, progress=progress)
         certificates[name].save(folder / f"{name}-certificate.json")
     page = report(
@@ -139,26 +139,26 @@ def _sections(
             list(rises), [rises[radius] for radius in rises], "norm target R   (0: none)", "nats", figure.subplots()
         )
     counts = ", ".join(
-        f"R = {r:g}: {sum(rise > TOLERANCE for rise in found)} of {len(found)}" for r, found in rises.items()
+        f"R = {r:g}: {sum(rise > TOLERANCE for rise in values)} of {len(values)}" for r, values in rises.items()
     )
-    words = (
+    training = (
         f"a 64-128-128-10 ReLU network, SGD (learning rate {LEARNING_RATE}, momentum {MOMENTUM}, batch {BATCH}, "
         f"{EPOCHS} epochs) on 1,437 of scikit-learn's 1,797 digits"
     )
     return [
         Section(
-            "A network as people train it",
-            f"The line from the initialisation to the trained network: {words}, seed {SEEDS[0]}.",
+            "A network with the usual training",
+            f"The line from the initialisation to the trained network: {training}, seed {SEEDS[0]}.",
             (*profiles["plain"], certificates["plain"]),
         ),
         Section(
-            "The same start, pushed away",
+            "The same initialisation, with a norm target",
             f"The same initialisation, data order and recipe, with {STRENGTH:g} · Σ (‖p‖ − {PUSHED:g})² over all "
             "tensors added to the loss while training. The curve shows the plain loss, without that term.",
             (*profiles["pushed"], certificates["pushed"]),
         ),
         Section(
-            "Which knob does it",
+            "What the norm target does",
             f"The norm target R, for {len(SEEDS)} seeds each, nothing else changed. Networks that rise by more than "
             f"{TOLERANCE:g} nats on the training data: {counts}.",
             figure=figure,

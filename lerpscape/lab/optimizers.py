@@ -1,6 +1,6 @@
-"""The rules of a step: torch's optimisers in their fused form, decoupled weight decay, Lookahead, schedules.
+"""Optimisers: torch's, in their fused form, with decoupled weight decay, Lookahead and learning-rate schedules.
 
-K-FAC is not among them: no light, maintained package has it; see `docs/laboratory.md`.
+K-FAC is not included; `docs/laboratory.md` says why.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from lerpscape.lab.config import OptimizerConfig, TrainingConfig
 
 
 class Optimizer:
-    """One of torch's optimisers with what torch leaves out: decoupled decay for all of them, and Lookahead.
+    """One of torch's optimisers, with two additions: decoupled weight decay for all of them, and Lookahead.
 
-    Lookahead (Zhang, Lucas, Hinton & Ba 2019): every `lookahead_steps` steps the slow weights move by
-    `lookahead_share` of the way to the fast ones, and the fast ones start again from there.
+    Lookahead (Zhang, Lucas, Hinton & Ba 2019): every `lookahead_steps` steps the slow weights move a share
+    `lookahead_share` of the way to the fast weights, which then restart from the slow ones.
 
     >>> weight = nn.Parameter(torch.tensor([1.0]))
     >>> optimizer = Optimizer([weight], OptimizerConfig(lr=0.5, weight_decay=0.1, decoupled=True))
@@ -31,7 +31,7 @@ class Optimizer:
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
         self.parameters = list(parameters)
         self.config = config
-        self.inner = _inner(self.parameters, config)
+        self.inner = _torch_optimizer(self.parameters, config)
         self.steps = 0
         self.slow = [p.detach().clone() for p in self.parameters] if config.lookahead_steps else []
 
@@ -51,30 +51,30 @@ class Optimizer:
                     fast.copy_(slow.lerp_(fast, self.config.lookahead_share))
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.inner.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors."""
-        found = {"steps": torch.tensor(self.steps)}
+        state = {"steps": torch.tensor(self.steps)}
         for number, parameter in enumerate(self.parameters):
             for name, value in self.inner.state.get(parameter, {}).items():
                 if value is not None:
-                    found[f"{number}.{name}"] = torch.as_tensor(value)
-        return found | {f"{number}.slow": slow for number, slow in enumerate(self.slow)}
+                    state[f"{number}.{name}"] = torch.as_tensor(value)
+        return state | {f"{number}.slow": slow for number, slow in enumerate(self.slow)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`, to the same bits."""
+        """Continue from a `state`, with the same bits as without the interruption."""
         self.steps = int(state["steps"])
         for number, parameter in enumerate(self.parameters):
-            mine = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{number}.")}
-            if "slow" in mine:
-                self.slow[number] = mine.pop("slow")
-            if mine:
-                self.inner.state[parameter] = mine
+            own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{number}.")}
+            if "slow" in own:
+                self.slow[number] = own.pop("slow")
+            if own:
+                self.inner.state[parameter] = own
 
 
-def _inner(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+def _torch_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     decay = 0.0 if config.decoupled else config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(
@@ -95,7 +95,7 @@ def _inner(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.opt
 
 
 def learning_rate(optimizer: OptimizerConfig, training: TrainingConfig, epoch: float) -> float:
-    """The learning rate at a time, in epochs since the start with fractions for the steps within.
+    """The learning rate at a time in epochs since the start, with fractions within an epoch.
 
     >>> training = TrainingConfig(epochs=10, schedule="step", milestones=(5,), warm_up=2)
     >>> [round(learning_rate(OptimizerConfig(lr=1.0), training, epoch), 3) for epoch in (0.5, 3, 5, 9)]

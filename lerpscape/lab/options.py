@@ -1,4 +1,4 @@
-"""Values and options from a configuration, held to the types of fields and to signatures."""
+"""Type checks of configuration values against dataclass fields, and of options against function signatures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def check_options(
     name: str, function: Callable[..., Any], options: Mapping[str, Any], given: Collection[str] = ()
 ) -> None:
-    """Hold options to the arguments of a function: their names, those that it needs, and the types that it states.
+    """Check options against the keyword arguments of a function: names, required ones, and annotated types.
 
-    `name` is what messages call the function, `given` are arguments that are not options. Known types are bool, int,
-    float, str, `Size`, sequences, Literal and unions of them; any other type takes any value.
+    `name` is the function's name in messages, `given` are arguments that are not options. The types checked are bool,
+    int, float, str, `Size`, sequences, Literal and unions of these; an argument of another type takes any value.
 
-    Raises `ConfigError` for an unknown option, with the nearest, for a missing one and for a value of another type.
+    Raises `ConfigError` for an unknown option (suggesting the nearest), a missing one, and a value of the wrong type.
 
     >>> def factory(inputs, *, depth: int = 2): ...
     >>> check_options("mine", factory, {"dept": 3}, given=["inputs"])
@@ -31,15 +31,15 @@ def check_options(
     got: 'dept'.
     try: Did you mean 'depth'?
     """
-    parameters = {each.name: each for each in inspect.signature(function).parameters.values()}
-    known = {key: each for key, each in parameters.items() if key not in given and each.kind not in _VARIADIC}
-    free = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    parameters = inspect.signature(function).parameters
+    known = {key: p for key, p in parameters.items() if key not in given and p.kind not in _VARIADIC}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     try:
         hints = get_type_hints(function, include_extras=True)
-    except NameError:  # a type that is imported for type checkers alone
+    except NameError:  # an annotation that is imported under TYPE_CHECKING only
         hints = {}
     for option, value in options.items():
-        if option not in known and not free:
+        if option not in known and not takes_any:
             raise ConfigError(unknown_name(f"option of {name!r}", option, known))
         typed(value, hints.get(option, Any), f"{option} of {name!r}")
     for option, parameter in known.items():
@@ -48,55 +48,56 @@ def check_options(
                 explain(
                     expected=f"{_words(hints.get(option, Any))} for {option} of {name!r}.",
                     got="nothing.",
-                    hint="It has no default: say what you want.",
+                    hint="It has no default: give a value.",
                 )
             )
 
 
 def typed(value: Any, hint: Any, place: str) -> Any:
-    """A value from TOML as the type wants it: 1 is 1.0 for a float, a list is a tuple, and True is no number.
+    """Convert a TOML value to a type: 1 to 1.0 for a float, a list to a tuple; True is not a number.
 
-    Raises `ConfigError` that says what `place` takes.
+    Raises `ConfigError`, which names the type that `place` takes, for a value that does not fit.
 
     >>> typed([1, 2], tuple[float, ...], "here")
     (1.0, 2.0)
     """
-    found = _fit(value, hint)
-    if found is _MISFIT:
-        came = f"{value!r} ({type(value).__name__})."
-        raise ConfigError(explain(expected=f"{_words(hint)} for {place}.", got=came, hint="Correct the value."))
-    return found
+    converted = _converted(value, hint)
+    if converted is _MISFIT:
+        got = f"{value!r} ({type(value).__name__})."
+        raise ConfigError(explain(expected=f"{_words(hint)} for {place}.", got=got, hint="Correct the value."))
+    return converted
 
 
 _MISFIT = object()
 
 
-def _fit(value: Any, hint: Any) -> Any:
-    """The value as the type wants it, or _MISFIT."""
+def _converted(value: Any, hint: Any) -> Any:
+    """The value converted to the type, or _MISFIT."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint == Size:
         return value if type(value) is int and value >= 1 else _MISFIT
     if origin in (Union, types.UnionType):
-        return next((found for each in inside if (found := _fit(value, each)) is not _MISFIT), _MISFIT)
+        return next((new for option in inside if (new := _converted(value, option)) is not _MISFIT), _MISFIT)
     if origin is Literal:
         return value if value in inside else _MISFIT
     if origin in (tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return _MISFIT
-        hints = inside if _counted(hint) else inside[:1] * len(value)
-        parts = [_fit(part, each) for part, each in zip(value, hints, strict=False)]
+        hints = inside if _fixed_length(hint) else inside[:1] * len(value)
+        parts = [_converted(part, option) for part, option in zip(value, hints, strict=False)]
         return tuple(parts) if len(value) == len(hints) and _MISFIT not in parts else _MISFIT
     if hint is float and type(value) is int:
         return float(value)
     return value if type(value) is hint or hint not in (bool, int, float, str, types.NoneType) else _MISFIT
 
 
-def _counted(hint: Any) -> bool:
-    """Whether a type says how many values it takes, as `tuple[float, float]` does and `tuple[float, ...]` does not."""
+def _fixed_length(hint: Any) -> bool:
+    """Whether a type has a fixed number of values: true for `tuple[float, float]`, false for `tuple[float, ...]`."""
     return get_origin(hint) is tuple and get_args(hint)[-1] is not Ellipsis
 
 
 def _words(hint: Any) -> str:
+    """A type in plain words, for messages."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint == Size:
         return "a whole number ≥ 1"
@@ -105,7 +106,7 @@ def _words(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, inside))
     if origin in (tuple, Sequence):
-        count = f"{len(inside)} " if _counted(hint) else ""
+        count = f"{len(inside)} " if _fixed_length(hint) else ""
         return f"a list of {count}{_words(inside[0]).removeprefix('a ').replace('number', 'numbers')}"
     known = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", types.NoneType: "nothing"}
     return known.get(hint, "a value")

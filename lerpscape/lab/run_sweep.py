@@ -1,4 +1,4 @@
-"""Running a sweep into a store, and saying how far it is."""
+"""Run a sweep and report its status."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.lab.store import State, Store
 from lerpscape.lab.sweep import Sweep
-from lerpscape.lab.workers import Lost, Workers, spread
+from lerpscape.lab.workers import WorkerDied, Workers, map_as_completed
 
 if TYPE_CHECKING:
-    from lerpscape.lab.runs import Item
+    from lerpscape.lab.runs import WorkItem
 
-SHOWN = 5  # failures that a status names
+SHOWN = 5  # failures listed in a status
 
 
 @dataclass(frozen=True)
 class Status:
-    """How many runs of a sweep are in which state, and the names and errors of those that failed."""
+    """The number of runs of a sweep in each state, and the names and errors of those that failed."""
 
     sweep: str
     runs: int
@@ -28,7 +28,7 @@ class Status:
 
     @property
     def pending(self) -> int:
-        """Runs that are not finished, in whatever way."""
+        """The number of runs that are neither done nor diverged nor failed."""
         return self.runs - sum(self.states.get(state, 0) for state in ("done", "diverged", "failed"))
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Status:
 
 
 def sweep_status(sweep: Sweep, store: Store) -> Status:
-    """Look into a store; needs no torch.
+    """Read the status of a sweep from a store; does not import torch.
 
     >>> import tempfile
     >>> print(sweep_status(Sweep.from_dict({"seeds": [0, 1]}, name="two"), Store(tempfile.mkdtemp())))
@@ -68,45 +68,47 @@ def run_sweep(
     gpus: float = 0,
     progress: Progress = None,
 ) -> Status:
-    """Do every run of a sweep that the store lacks, and say how the sweep then stands.
+    """Train and measure every run of a sweep that the store lacks, and return the status of the sweep.
 
-    A stop at any moment loses at most the epochs at hand: the same call goes on, to the same bits. Several processes
-    may run the same sweep into one store; each run is done by one of them, and all return when all runs are there.
-    Failed runs stay failed until `retry_failed`. See `spread` for `workers`.
+    An interrupted call loses at most the epoch in progress of each run; the same call then continues, with the same
+    bits as an uninterrupted one. Several processes may run the same sweep into one store: each run is done by one of
+    them, and every call returns when all runs are finished. Failed runs are skipped until `retry_failed`. `workers` and
+    `gpus` are those of `map_as_completed`.
 
-    Raises `ConfigError` before anything is trained where a model does not exist, `OSError` for a full disk or data that
-    are not there, `StoreConflict`.
+    Raises `ConfigError`, before anything is trained, for a model or data set that does not exist, `OSError` for a full
+    disk or missing data, and `StoreConflict`.
     """
-    from lerpscape.lab.runs import Item, perform, require
+    from lerpscape.lab.runs import WorkItem, check_items, perform
 
-    items = [Item(config, store.place, data_folder) for config in sweep.runs]
-    require(items)
-    missing = [item for item in items if store.run(item.config).state not in ("done", "diverged", "failed")]
-    busy: list[Item] = []
+    items = [WorkItem(config, str(store.root), data_folder) for config in sweep.runs]
+    check_items(items)
+    unfinished = [item for item in items if store.run(item.config).state not in ("done", "diverged", "failed")]
+    busy: list[WorkItem] = []
     counts: Counter[str] = Counter()
-    with progress_bar(progress, len(missing), sweep.name, unit="run") as report:
-        for item, outcome in spread(perform, missing, workers, gpus=gpus):
+    with progress_bar(progress, len(unfinished), sweep.name, unit="run") as report:
+        for item, outcome in map_as_completed(perform, unfinished, workers, gpus=gpus):
             if outcome == "busy":
                 busy.append(item)
                 continue
-            counts[_settled(store, item, outcome)] += 1
+            counts[_recorded(store, item, outcome)] += 1
             report(1, note=", ".join(f"{count} {state}" for state, count in counts.items()))
-        for item in busy:  # another process has them: wait until they are there, or finish what it left
-            counts[_settled(store, item, perform(replace(item, wait=True)))] += 1
+        for item in busy:  # wait for the process that holds the run, or finish what it left behind
+            counts[_recorded(store, item, perform(replace(item, wait=True)))] += 1
             report(1)
     return sweep_status(sweep, store)
 
 
 def retry_failed(sweep: Sweep, store: Store) -> int:
-    """Forget that runs failed, so that the next `run_sweep` tries them again; gives how many."""
+    """Clear the failures, so that the next `run_sweep` tries these runs again; returns how many there were."""
     failed = [store.run(config) for config in sweep.runs if store.run(config).state == "failed"]
     for folder in failed:
         folder.remove("failed.json")
     return len(failed)
 
 
-def _settled(store: Store, item: Item, outcome: str | Lost) -> str:
-    if isinstance(outcome, Lost):
+def _recorded(store: Store, item: WorkItem, outcome: str | WorkerDied) -> str:
+    """The state of a run, after a worker's death is recorded in the store as a failure."""
+    if isinstance(outcome, WorkerDied):
         store.run(item.config).write_json("failed.json", {"error": outcome.reason, "traceback": ""})
         return "failed"
     return outcome

@@ -1,4 +1,4 @@
-"""One run, from its configuration to its measurements in a store; whatever is finished is not done again."""
+"""One run, from its configuration to its measurements in a store; finished steps are not repeated."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lerpscape.lab import data as data_sets
 from lerpscape.lab import models
 from lerpscape.lab.config import DataConfig, RunConfig
 from lerpscape.lab.data import DataSet, Split
-from lerpscape.lab.resuming import Damaged, pack, unpack, weights
-from lerpscape.lab.store import RunFolder, State, Store, trained_part
-from lerpscape.lab.training import Progress, train
+from lerpscape.lab.resuming import DamagedFile, pack, unpack, weights
+from lerpscape.lab.store import RunFolder, State, Store, training_config
+from lerpscape.lab.training import TrainingState, train
 from lerpscape.networks.batch_norm import named_policy
 from lerpscape.networks.losses import Loss, find_loss
 from lerpscape.paths.line import Line
@@ -36,12 +36,15 @@ LOSS_OF_TASK = {
     "language": "cross_entropy",
     "regression": "squared_error",
 }
-REHEARSED = 8  # examples that the measurement is tried on before anything is trained
+TRIAL_EXAMPLES = 8  # size of the trial measurement before training
 
 
 @dataclass(frozen=True)
-class Item:
-    """The work of one run, small enough to travel: a configuration and where data and store are."""
+class WorkItem:
+    """What a worker needs for one run: the configuration and the folders of store and data.
+
+    With `wait`, the worker waits for another process that holds the run.
+    """
 
     config: RunConfig
     store: str
@@ -49,8 +52,8 @@ class Item:
     wait: bool = False
 
 
-def require(items: Sequence[Item]) -> None:
-    """Build every different network of some runs, without its weights, before the first is trained.
+def check_items(items: Sequence[WorkItem]) -> None:
+    """Load the data and build the network of every run, without weights, before the first run is trained.
 
     Raises `ConfigError` for a model, an option or a data set that does not exist, or batch norm without a policy.
     """
@@ -75,18 +78,18 @@ def require(items: Sequence[Item]) -> None:
             )
 
 
-def perform(item: Item) -> State | str:
-    """Train and measure one run, or whatever of it the store lacks; gives its state, "busy" where another has it.
+def perform(item: WorkItem) -> State | str:
+    """Train and measure one run, as far as the store lacks it; returns its state, or "busy" if another process has it.
 
-    What goes wrong inside the run is written into the store as `failed.json`; a full disk or a foreign store is not
-    the run's fault and is raised. On one thread: the bits of a result do not depend on how many there are.
+    An error inside the run is written to the store as `failed.json`; a full disk or another store's files are raised.
+    Runs on one thread, so that the bits of a result do not depend on the number of threads.
     """
     store = Store(item.store)
     with store.lock(item.config, wait=item.wait) as ours:
         if not ours:
             return "busy"
         folder = store.run(item.config)
-        if folder.state in ("done", "diverged", "failed") and not _damaged(folder):
+        if folder.state in ("done", "diverged", "failed") and not _quarantined_if_damaged(folder):
             return folder.state
         with one_thread():
             try:
@@ -98,26 +101,26 @@ def perform(item: Item) -> State | str:
         return folder.state
 
 
-def _train_and_measure(folder: RunFolder, item: Item) -> None:
+def _train_and_measure(folder: RunFolder, item: WorkItem) -> None:
     config = item.config
     data = load_data(config.data, item.data_folder)
     loss = find_loss(LOSS_OF_TASK[data.task])
-    folder.write_json("config.json", trained_part(config))
+    folder.write_json("config.json", training_config(config))
     if not folder.intact("trained.json"):
-        _rehearse(config, data, loss)
+        _try_measuring(config, data, loss)
         _train(folder, config, data, loss)
     folder.remove("resume.safetensors")
     if folder.read_json("trained.json")["outcome"] != "diverged" and not folder.intact(f"{folder.measured}/done.json"):
         _measure(folder, config, data, loss)
 
 
-def _damaged(folder: RunFolder) -> bool:
-    """Whether a file that a commit names is not what was committed; such a run is moved aside."""
+def _quarantined_if_damaged(folder: RunFolder) -> bool:
+    """Whether a committed file is missing or changed; if so, the run is moved to quarantine."""
     commits = [name for name in ("trained.json", f"{folder.measured}/done.json") if folder.exists(name)]
-    bad = [name for name in commits if not folder.intact(name)]
-    if bad:
-        folder.quarantine(f"files named in {bad[0]} are missing or changed")
-    return bool(bad)
+    damaged = [name for name in commits if not folder.intact(name)]
+    if damaged:
+        folder.quarantine(f"files listed in {damaged[0]} are missing or changed")
+    return bool(damaged)
 
 
 def new_model(config: RunConfig, data: DataSet) -> nn.Module:
@@ -129,58 +132,58 @@ def new_model(config: RunConfig, data: DataSet) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def load_data(config: DataConfig, folder: str | None) -> DataSet:
-    """The run's data set; the last one is kept, because the next run usually learns the same."""
-    # Only what is asked for: not every data set can be normalised or reconstructed.
-    asked = {"normalize": True} if config.normalize else {}
-    asked |= {"reconstruct": True} if config.reconstruct else {}
-    return data_sets.load(config.name, folder, train_size=config.train_size, **asked, **config.options)
+    """The run's data set; the last one is cached, because the next run usually has the same."""
+    # False is not passed on: not every data set has these options.
+    switches = {"normalize": True} if config.normalize else {}
+    switches |= {"reconstruct": True} if config.reconstruct else {}
+    return data_sets.load(config.name, folder, train_size=config.train_size, **switches, **config.options)
 
 
 def _train(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) -> None:
-    before = _earlier(folder)
+    resumed = _resumed_state(folder)
     model = new_model(config, data)
-    if before is None:
+    if resumed is None:
         folder.write("start.safetensors", weights(model.state_dict()))
     began = time.perf_counter()
 
-    def keep(progress: Progress) -> None:
+    def save(state: TrainingState) -> None:
         nonlocal began
-        epoch = progress.history[-1].number
+        epoch = state.history[-1].number
         if epoch in config.training.snapshots:
-            folder.write(f"epoch-{epoch:04d}.safetensors", weights(progress.parameters))
+            folder.write(f"epoch-{epoch:04d}.safetensors", weights(state.parameters))
         spent, began = time.perf_counter() - began, time.perf_counter()
         folder.add_seconds(training=spent)
-        if not progress.finished(config.training):
-            folder.write("resume.safetensors", pack(progress))
+        if not state.finished(config.training):
+            folder.write("resume.safetensors", pack(state))
 
-    progress = train(model, data.train, loss, config, before=before, after_epoch=keep)
-    epochs = [epoch.number for epoch in progress.history]
-    folder.write("end.safetensors", weights(progress.parameters))
-    folder.write_json("history.json", progress.history_table())
+    final = train(model, data.train, loss, config, state=resumed, after_epoch=save)
+    epochs = [epoch.number for epoch in final.history]
+    folder.write("end.safetensors", weights(final.parameters))
+    folder.write_json("history.json", final.history_table())
     snapshots = [f"epoch-{epoch:04d}.safetensors" for epoch in config.training.snapshots if epoch in epochs]
     folder.commit(
         "trained.json",
         ["config.json", "start.safetensors", *snapshots, "end.safetensors", "history.json"],
-        outcome="diverged" if progress.diverged else "finished",
+        outcome="diverged" if final.diverged else "finished",
         epochs=len(epochs),
     )
 
 
-def _earlier(folder: RunFolder) -> Progress | None:
-    """Where a killed run stood; a damaged file is moved aside and the run starts again."""
+def _resumed_state(folder: RunFolder) -> TrainingState | None:
+    """The state that an interrupted run saved, if any; if its file is damaged, the run is moved to quarantine."""
     if not folder.exists("resume.safetensors"):
         return None
     try:
-        progress = unpack(folder.read("resume.safetensors"))
-    except Damaged as error:
+        state = unpack(folder.read("resume.safetensors"))
+    except DamagedFile as error:
         folder.quarantine(f"resume.safetensors is damaged ({error})")
-        folder.write_json("config.json", trained_part(folder.config))
+        folder.write_json("config.json", training_config(folder.config))
         return None
-    return progress if folder.exists("start.safetensors") else None
+    return state if folder.exists("start.safetensors") else None
 
 
-def measured_split(split: Split, config: RunConfig) -> Split:
-    """The training examples that are measured: those of the last epoch, labels as they were learnt."""
+def measured_examples(split: Split, config: RunConfig) -> Split:
+    """The training examples with the labels of the last epoch, label noise included, as they are measured."""
     noisy = config.data.label_noise and config.training.epochs > config.data.label_noise_from
     return split.corrupted(config.data.label_noise, seed=config.seed) if noisy else split
 
@@ -189,15 +192,15 @@ def _measure(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) ->
     wanted = config.measure
     start, end = (load_weights(folder.read(f"{name}.safetensors")) for name in ("start", "end"))
     model, line = new_model(config, data), Line(start, end)
-    train_batches = First(measured_split(data.train, config).batches(wanted.batch_size), wanted.examples)
+    train_batches = FirstExamples(measured_examples(data.train, config).batches(wanted.batch_size), wanted.examples)
     parts: dict[str, Any] = {"train": train_batches}
     if wanted.held_out:
-        parts["held-out"] = First(data.test.batches(wanted.batch_size), wanted.examples)
+        parts["held-out"] = FirstExamples(data.test.batches(wanted.batch_size), wanted.examples)
     policy = named_policy(wanted.batch_norm, train_batches)
     files = [f"{folder.measured}/config.json"]
     folder.write_json(files[0], config.to_dict().get("measure", {}))
     for label, batches in parts.items():
-        found = profile(
+        measured = profile(
             model,
             line,
             batches,
@@ -208,19 +211,19 @@ def _measure(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) ->
             progress=False,
             label=label,
         )
-        files.append(_keep(folder, f"{label}.json", found.to_dict()))
+        files.append(_write_result(folder, f"{label}.json", measured.to_dict()))
     if wanted.gauss:
-        batches = First(data.train.batches(wanted.batch_size), wanted.gauss)
+        batches = FirstExamples(data.train.batches(wanted.batch_size), wanted.gauss)
         try:
-            turning = gauss_length(model, line, batches, batch_norm=policy, progress=False, label="train").to_dict()
-        except NonFiniteOutput as error:  # a network that overflows has a profile with invalid points, and no direction
-            turning = {"undefined": str(error), "how": {}}
-        files.append(_keep(folder, "gauss.json", turning))
+            gauss = gauss_length(model, line, batches, batch_norm=policy, progress=False, label="train").to_dict()
+        except NonFiniteOutput as error:  # the outputs overflow, so their paths have no direction
+            gauss = {"undefined": str(error), "how": {}}
+        files.append(_write_result(folder, "gauss.json", gauss))
     folder.commit(f"{folder.measured}/done.json", files)
 
 
-def _keep(folder: RunFolder, name: str, result: dict[str, Any]) -> str:
-    """Write a result without its seconds, which are no part of it."""
+def _write_result(folder: RunFolder, name: str, result: dict[str, Any]) -> str:
+    """Write a result, with its duration in seconds.json instead, so that equal results have equal bytes."""
     how = dict(result["how"])
     seconds = how.pop("seconds", None)
     if seconds is not None:
@@ -229,19 +232,19 @@ def _keep(folder: RunFolder, name: str, result: dict[str, Any]) -> str:
     return f"{folder.measured}/{name}"
 
 
-def _rehearse(config: RunConfig, data: DataSet, loss: Loss) -> None:
-    """Measure a line between two initialisations on a few examples: what measuring refuses is known before training."""
-    model, other = new_model(config, data), new_model(config.with_seed(config.seed + 1), data)
-    few = First(data.train.batches(REHEARSED), REHEARSED)
+def _try_measuring(config: RunConfig, data: DataSet, loss: Loss) -> None:
+    """Measure a line between two initialisations on a few examples, so that a refusal comes before training."""
+    model, end = new_model(config, data), new_model(config.with_seed(config.seed + 1), data)
+    few = FirstExamples(data.train.batches(TRIAL_EXAMPLES), TRIAL_EXAMPLES)
     policy = named_policy(config.measure.batch_norm, few)
-    profile(model, Line(model, other), few, loss=loss, alphas=2, batch_norm=policy, derivative=False, progress=False)
+    profile(model, Line(model, end), few, loss=loss, alphas=2, batch_norm=policy, derivative=False, progress=False)
 
 
 @dataclass(frozen=True)
-class First:
-    """The first `examples` of a re-iterable of batches; None: all of them.
+class FirstExamples:
+    """The first `examples` examples of a re-iterable of batches; None: all of them.
 
-    >>> [len(inputs) for inputs, _ in First([(torch.zeros(4), torch.zeros(4))] * 3, 6)]
+    >>> [len(inputs) for inputs, _ in FirstExamples([(torch.zeros(4), torch.zeros(4))] * 3, 6)]
     [4, 2]
     """
 
@@ -270,7 +273,7 @@ class First:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread inside the block: small networks gain nothing from more."""
+    """Use one torch thread inside the block; small networks gain nothing from more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

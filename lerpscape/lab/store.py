@@ -1,14 +1,14 @@
-"""Where runs live: one folder per run, weights and profiles first, a commit file last.
+"""The store: one folder per run, in which the data files are written first and a commit file last.
 
 The layout::
 
-    STORE/runs/<key>/<seed>/config.json          what is trained
-                            resume.safetensors   while it trains: everything needed to go on
+    STORE/runs/<key>/<seed>/config.json          the training configuration
+                            resume.safetensors   while training: the state after the last epoch
                             start, end, epoch-NNNN.safetensors, history.json
-                            trained.json         commit: outcome, and the SHA-256 of each of these files
+                            trained.json         commit: the outcome, and the SHA-256 of each of these files
                             measured/<measure key>/config.json, train.json, held-out.json, gauss.json, done.json
-                            failed.json          what went wrong, until `sweep retry`
-                            seconds.json         times: the only file that differs between two identical runs
+                            failed.json          the error, until `sweep retry` removes it
+                            seconds.json         durations: the only file that differs between two identical runs
     STORE/locks/, STORE/quarantine/
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lerpscape.base.errors import ConfigError, StoreConflict, explain
-from lerpscape.lab import files
 from lerpscape.lab.config import RunConfig
 
 FORMAT = "lerpscape store 1"
@@ -33,7 +33,7 @@ State: TypeAlias = Literal["done", "diverged", "failed", "trained", "started", "
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run in the store whose folder is `root`."""
+    """The files of one run, in the store whose folder is `root`."""
 
     root: Path
     config: RunConfig
@@ -61,35 +61,35 @@ class RunFolder:
         return json.loads(self.read(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one of the run's files, whole."""
-        files.write(self.path / name, content)
+        """Write one of the run's files atomically."""
+        write_file(self.path / name, content)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one of the run's JSON files, whole."""
+        """Write one of the run's JSON files atomically."""
         self.write(name, (json.dumps(content, indent=1, allow_nan=False, sort_keys=True) + "\n").encode())
 
     def remove(self, name: str) -> None:
         """Remove one of the run's files, if it is there."""
-        files.remove(self.path / name)
+        remove_file(self.path / name)
 
-    def commit(self, name: str, written: list[str], **facts: Any) -> None:
-        """Write the file that says that these files are complete, with their SHA-256."""
-        digests = {each: hashlib.sha256(self.read(each)).hexdigest() for each in written}
+    def commit(self, name: str, files: list[str], **facts: Any) -> None:
+        """Write a commit file: it states that `files` are complete, with the SHA-256 of each."""
+        digests = {file: hashlib.sha256(self.read(file)).hexdigest() for file in files}
         self.write_json(name, {"files": digests, **facts})
 
     def intact(self, name: str) -> bool:
-        """Whether a commit file is there and every file that it names still has its SHA-256."""
+        """Whether the commit file exists and every file that it lists still has its SHA-256."""
         if not self.exists(name):
             return False
         try:
             digests = self.read_json(name)["files"]
-            return all(hashlib.sha256(self.read(each)).hexdigest() == found for each, found in digests.items())
+            return all(hashlib.sha256(self.read(file)).hexdigest() == digest for file, digest in digests.items())
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
     @property
     def state(self) -> State:
-        """What the commit files say."""
+        """The state of the run, read from its commit files."""
         if self.exists("failed.json"):
             return "failed"
         if self.exists("trained.json"):
@@ -99,26 +99,25 @@ class RunFolder:
         return "started" if self.exists("resume.safetensors") else "pending"
 
     def add_seconds(self, **seconds: float) -> None:
-        """Note how long something took, beside what was noted before."""
+        """Add durations, by name, to those in seconds.json."""
         before = self.read_json("seconds.json") if self.exists("seconds.json") else {}
         total = {name: round(before.get(name, 0) + spent, 3) for name, spent in seconds.items()}
         self.write_json("seconds.json", before | total)
 
-    def quarantine(self, reason: str, said: Any = print) -> None:
-        """Move the run's folder aside, keep the reason beside it, and say so."""
+    def quarantine(self, reason: str) -> None:
+        """Move the run's folder to quarantine/, write the reason beside it, and print a message."""
         number = 1
         while (aside := self.root / "quarantine" / f"{self.config.name}-{number}").exists():
             number += 1
-        files.move(self.path, aside)
-        files.write(aside / "reason.txt", f"{reason}\n".encode())
-        said(f"runs/{self.config.name}: {reason}; moved to {aside}, the run starts again")
+        move_file(self.path, aside)
+        write_file(aside / "reason.txt", f"{reason}\n".encode())
+        print(f"runs/{self.config.name}: {reason}; moved to {aside}, the run starts again")  # noqa: T201
 
 
 class Store:
     """A folder of runs on a local or shared file system, used by any number of processes at once.
 
-    Raises `StoreConflict` where the folder holds something that is no store, or one of another format, and
-    `ConfigError` for a URL.
+    Raises `StoreConflict` if the folder holds other files or a store of another format, and `ConfigError` for a URL.
 
     >>> import tempfile
     >>> store = Store(tempfile.mkdtemp())
@@ -126,57 +125,56 @@ class Store:
     ('pending', [])
     """
 
-    def __init__(self, place: str | Path) -> None:
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(place), re.IGNORECASE):
+    def __init__(self, folder: str | Path) -> None:
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder), re.IGNORECASE):
             raise ConfigError(
                 explain(
                     expected="a folder for the store.",
-                    got=f"the URL {place}; a store needs locks and atomic renames, which object storage lacks.",
+                    got=f"the URL {folder}; a store needs locks and atomic renames, which object storage lacks.",
                     hint="Use a folder on a local or shared file system.",
                 )
             )
-        self.place = str(place)
-        self.root = Path(place).absolute()
+        self.root = Path(folder).absolute()
         if not (self.root / "store.json").exists():
-            foreign = [name for name in files.entries(self.root) if name != "locks" and not name.endswith(".draft")]
+            foreign = [name for name in folder_entries(self.root) if name != "locks" and not name.endswith(".draft")]
             if foreign:
                 raise self._conflict(f"{len(foreign)} other files, such as {foreign[0]}")
-            files.write(self.root / "store.json", (json.dumps({"format": FORMAT}) + "\n").encode())
+            write_file(self.root / "store.json", (json.dumps({"format": FORMAT}) + "\n").encode())
             return
         try:
-            found = json.loads((self.root / "store.json").read_bytes())["format"]
+            stored_format = json.loads((self.root / "store.json").read_bytes())["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise self._conflict(f"a store.json that cannot be read ({error})") from error
-        if found != FORMAT:
-            raise self._conflict(f"format {found!r}")
+        if stored_format != FORMAT:
+            raise self._conflict(f"format {stored_format!r}")
 
-    def _conflict(self, found: str) -> StoreConflict:
+    def _conflict(self, contents: str) -> StoreConflict:
         return StoreConflict(
             explain(
-                expected=f"{self.place} to be an empty folder or a {FORMAT}.",
-                got=f"{found}.",
-                hint="Choose another --store.",
+                expected=f"{self.root} to be an empty folder or a {FORMAT}.",
+                got=f"{contents}.",
+                hint="Choose another folder for --store.",
             )
         )
 
     def run(self, config: RunConfig) -> RunFolder:
         """The folder of a run.
 
-        Raises `StoreConflict` where it was written for another configuration.
+        Raises `StoreConflict` if that folder was written for another configuration.
         """
         folder = RunFolder(self.root, config)
         if folder.exists("config.json"):
-            wanted = trained_part(config)
+            wanted = training_config(config)
             try:
-                found = folder.read_json("config.json")
+                stored = folder.read_json("config.json")
             except ValueError:
-                found = None
-            if found != wanted:
+                stored = None
+            if stored != wanted:
                 raise StoreConflict(
                     explain(
                         expected=f"{folder.path} to hold the run {json.dumps(wanted, sort_keys=True)}.",
-                        got=f"{json.dumps(found, sort_keys=True)}.",
-                        hint="Move that folder away, or use another --store.",
+                        got=f"{json.dumps(stored, sort_keys=True)}.",
+                        hint="Move that folder away, or choose another folder for --store.",
                     )
                 )
         return folder
@@ -184,13 +182,26 @@ class Store:
     def names(self) -> list[str]:
         """The runs that have a folder, as key/seed."""
         runs = self.root / "runs"
-        return [f"{key}/{seed}" for key in files.entries(runs) for seed in files.entries(runs / key)]
+        return [f"{key}/{seed}" for key in folder_entries(runs) for seed in folder_entries(runs / key)]
+
+    def configs(self) -> list[RunConfig]:
+        """One configuration for each measurement of each run; for a run without any, the default measurement."""
+        configs = []
+        for name in self.names():
+            run = self.root / "runs" / name
+            if not (run / "config.json").exists():
+                continue
+            trained = json.loads((run / "config.json").read_bytes())
+            measured = run / "measured"
+            measures = [json.loads((measured / key / "config.json").read_bytes()) for key in folder_entries(measured)]
+            configs += [RunConfig.from_dict({**trained, "measure": measure}) for measure in measures or [{}]]
+        return configs
 
     @contextmanager
     def lock(self, config: RunConfig, wait: bool = False) -> Iterator[bool]:
-        """Hold a run: True while it is ours, False where another process has it and we do not wait.
+        """Lock a run: yields True while this process holds the lock, False if another does and `wait` is false.
 
-        The lock falls with its process, also by `kill -9`.
+        The lock is released when its process ends, even by `kill -9`.
         """
         from filelock import FileLock, Timeout
 
@@ -207,8 +218,52 @@ class Store:
             lock.release()
 
 
-def trained_part(config: RunConfig) -> Mapping[str, Any]:
-    """What of a configuration decides the trained network, its seed too."""
+def training_config(config: RunConfig) -> Mapping[str, Any]:
+    """The part of a configuration that determines the trained network, including its seed."""
     table = config.to_dict()
     table.pop("measure", None)
     return {"seed": 0, **table}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically: a draft in the same folder, then a rename.
+
+    Raises `OSError` in three parts if it cannot be written; the draft is removed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_file(folder / "runs" / "a.json", b"{}")
+    >>> folder_entries(folder / "runs"), folder_entries(folder / "nowhere")
+    (['a.json'], [])
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            explain(
+                expected=f"{path} to be written ({len(content):,} bytes).",
+                got=f"{error.strerror or error}.",
+                hint="Free some space or choose another folder, then repeat the command: what is finished stays.",
+            ),
+        ) from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it exists."""
+    path.unlink(missing_ok=True)
+
+
+def move_file(path: Path, to: Path) -> None:
+    """Rename a file or folder."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to)
+
+
+def folder_entries(folder: Path) -> list[str]:
+    """The names directly inside a folder, sorted; [] if there is no such folder."""
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []

@@ -1,4 +1,4 @@
-"""Many runs in one file: a base, grids over it, random draws and runs named one by one.
+"""Sweeps: many runs in one file, given by a base, grids over it, random draws and single runs.
 
 A sweep file in TOML::
 
@@ -8,16 +8,16 @@ A sweep file in TOML::
     [base]
     data.name = "fashion_mnist"
     optimizer = {name = "sgd", momentum = 0.9}
-    [[grid]]                               # every combination; several grids are put together
+    [[grid]]                               # every combination of the lists; several grids are concatenated
     optimizer.lr = [0.1, 0.03]
     model.widths = [[128], [128, 128]]
-    cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "end"}]   # tables, laid over the whole
-    [random]                               # draws: each key from its own stream
+    cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "end"}]   # merged into the configuration
+    [random]                               # random draws, each key from its own random stream
     draws = 300
     optimizer.lr = {log_uniform = [1e-4, 1.0]}
-    [[runs]]                               # exactly these
+    [[runs]]                               # one run each
     optimizer.lr = 3.0
-    [[tables]]                             # see tables.py
+    [[tables]]                             # see tables/table.py
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ DRAWS = {"log_uniform", "uniform", "integers", "choice"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep file, in its order, replicates of a configuration next to each other.
+    """The runs of a sweep file, in its order; the seeds of one configuration stand next to each other.
 
-    `counts_below`: a run counts in tables if its final training loss is at most this; None: every run that was
-    measured. `tables` are the layouts that the file asks for. `repeated` is how many runs were asked for twice.
+    A run counts in tables if its final training loss is at most `counts_below`; None: every measured run. `tables` are
+    the layouts in the file. `repeated` counts the duplicates that were removed. `varied` are the dotted names of the
+    fields in which the runs differ.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Sweep:
     def load(cls, path: str | Path) -> Sweep:
         """Read a sweep file.
 
-        Raises `ConfigError` for anything in it that no run can use, `FileNotFoundError` for a missing file.
+        Raises `ConfigError` for an entry that no run can use, `FileNotFoundError` for a missing file.
         """
         try:
             content = Path(path).read_text()
@@ -76,13 +77,13 @@ class Sweep:
             table = tomllib.loads(content)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                explain(expected=f"{path} to be TOML.", got=f"{error}.", hint="Correct the line it names.")
+                explain(expected=f"{path} to be TOML.", got=f"{error}.", hint="Correct the line that the error names.")
             ) from error
         return cls.from_dict(table, name=Path(path).stem)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], name: str = "sweep") -> Sweep:
-        """The sweep of the tables of a file.
+        """Read a sweep from the parsed tables of a file.
 
         >>> sweep = Sweep.from_dict({"seeds": [0, 1], "grid": [{"optimizer": {"lr": [0.1, 0.3, 0.1]}}]})
         >>> len(sweep.runs), sweep.repeated, sweep.varied
@@ -94,53 +95,54 @@ class Sweep:
         seeds = table.get("seeds", [0])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
             raise ConfigError(
-                explain(expected="seeds as a list of whole numbers.", got=f"{seeds!r}.", hint="seeds = [0, 1, 2]")
+                explain(expected="seeds as a list of whole numbers.", got=f"{seeds!r}.", hint="Write seeds = [0, 1, 2]")
             )
-        found: dict[tuple[str, str], RunConfig] = {}
-        asked = 0
+        unique: dict[tuple[str, str], RunConfig] = {}
+        requested = 0
         for overlay in _overlays(table):
-            config = RunConfig.from_dict(laid_over(table.get("base", {}), overlay))
+            config = RunConfig.from_dict(deep_merge(table.get("base", {}), overlay))
             for seed in seeds:
-                asked += 1
+                requested += 1
                 run = config.with_seed(seed)
-                found.setdefault((run.name, run.measure_key), run)
-        runs = tuple(found.values())
+                unique.setdefault((run.name, run.measure_key), run)
+        runs = tuple(unique.values())
         return cls(
             name=table.get("name", name),
             about=table.get("about", ""),
             runs=runs,
             counts_below=table.get("counts_below"),
             tables=tuple(table.get("tables", [])),
-            repeated=asked - len(runs),
-            varied=varied(runs),
+            repeated=requested - len(runs),
+            varied=varied_fields(runs),
         )
 
     def first(self, count: int) -> Sweep:
-        """The sweep cut to its first runs."""
+        """The sweep reduced to its first `count` runs."""
         return Sweep(self.name, self.about, self.runs[:count], self.counts_below, self.tables)
 
 
-def varied(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
+def varied_fields(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
     """The dotted names of the fields in which the runs differ, in the order of the fields."""
     flat = [run.flat() for run in runs]
-    names = dict.fromkeys(name for each in flat for name in each)
-    return tuple(name for name in names if any(each.get(name) != flat[0].get(name) for each in flat))
+    names = dict.fromkeys(name for run in flat for name in run)
+    return tuple(name for name in names if any(run.get(name) != flat[0].get(name) for run in flat))
 
 
-def laid_over(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, the overlay's values where both have one.
+def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables; the overlay's values replace the base's.
 
-    >>> laid_over({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    >>> deep_merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
     {'a': {'x': 1, 'y': 3}}
     """
-    found = dict(base)
+    merged = dict(base)
     for key, value in overlay.items():
-        below = found.get(key)
-        found[key] = laid_over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
-    return found
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return merged
 
 
 def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One table for each configuration of the sweep, to be merged into the base."""
     grids = table.get("grid", [])
     grids = [grids] if isinstance(grids, Mapping) else grids
     for grid in grids:
@@ -149,14 +151,16 @@ def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if not isinstance(values, list) or not values:
                 raise ConfigError(
                     explain(
-                        expected=f"a list of values for {name} in a grid.", got=f"{values!r}.", hint=f"{name} = [ … ]"
+                        expected=f"a list of values for {name} in a grid.",
+                        got=f"{values!r}.",
+                        hint=f"Write {name} = [ … ]",
                     )
                 )
         for combination in itertools.product(*(values for _, values in axes)):
-            found: dict[str, Any] = {}
+            overlay: dict[str, Any] = {}
             for (name, _), value in zip(axes, combination, strict=True):
-                found = laid_over(found, value if name.startswith("cases.") else _nested(name, value))
-            yield found
+                overlay = deep_merge(overlay, value if name.startswith("cases.") else _nested(name, value))
+            yield overlay
     yield from _draws(table.get("random", {}))
     yield from table.get("runs", [])
     if not grids and not table.get("random") and not table.get("runs"):
@@ -164,12 +168,12 @@ def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Independent draws; every key has its own stream, so adding one leaves the others as they were."""
+    """Independent random draws; every key has its own random stream, so adding a key does not change the others."""
     if not random:
         return
     draws, seed = random.get("draws"), random.get("seed", 0)
     if type(draws) is not int or draws < 1:
-        raise ConfigError(explain(expected="draws = a count in [random].", got=f"{draws!r}.", hint="draws = 300"))
+        raise ConfigError(explain(expected="draws = a count in [random].", got=f"{draws!r}.", hint="Write draws = 300"))
     columns: dict[str, list[Any]] = {}
     for name, spec in _leaves({key: value for key, value in random.items() if key not in ("draws", "seed")}):
         path, _, kind = name.rpartition(".")
@@ -178,24 +182,28 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 explain(
                     expected=f"a distribution for {path or name}: {', '.join(sorted(DRAWS))}.",
                     got=f"{kind} = {spec!r}.",
-                    hint="optimizer.lr = {log_uniform = [1e-4, 1.0]}",
+                    hint="Write optimizer.lr = {log_uniform = [1e-4, 1.0]}",
                 )
             )
         stream = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big")
-        columns[path] = _drawn(path, kind, spec, draws, np.random.default_rng(stream))
+        columns[path] = _sample(path, kind, spec, draws, np.random.default_rng(stream))
     for number in range(draws):
-        found: dict[str, Any] = {}
+        overlay: dict[str, Any] = {}
         for path, values in columns.items():
-            found = laid_over(found, _nested(path, values[number]))
-        yield found
+            overlay = deep_merge(overlay, _nested(path, values[number]))
+        yield overlay
 
 
-def _drawn(path: str, kind: str, spec: list[Any], draws: int, generator: np.random.Generator) -> list[Any]:
+def _sample(path: str, kind: str, spec: list[Any], draws: int, generator: np.random.Generator) -> list[Any]:
     if kind == "choice":
         return [spec[index] for index in generator.integers(len(spec), size=draws)]
     if len(spec) != 2:
         raise ConfigError(
-            explain(expected=f"two ends for {path}.", got=f"{kind} = {spec!r}.", hint=f"{kind} = [low, high]")
+            explain(
+                expected=f"the two ends of a range for {path}.",
+                got=f"{kind} = {spec!r}.",
+                hint=f"Write {kind} = [low, high]",
+            )
         )
     low, high = spec
     if kind == "integers":
@@ -206,7 +214,7 @@ def _drawn(path: str, kind: str, spec: list[Any], draws: int, generator: np.rand
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no table, under its dotted name."""
+    """Every value that is not a table, with its dotted name."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

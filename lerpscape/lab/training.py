@@ -1,6 +1,6 @@
-"""Training, on one page: the same configuration, seed and machine give the same bits.
+"""The training loop: the same configuration and seed give the same bits on one machine.
 
-Everything random is a function of (seed, epoch), so a run that goes on after an epoch needs no generator's state.
+Every random number is a function of (seed, epoch), so that resuming after an epoch needs no generator state.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from lerpscape.networks.losses import Loss
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it went: the mean over its examples of the loss at the step that used them, and the last step's
-    learning rate.
-    """
+    """One epoch: its number, its mean training loss (each example's at the step that used it), and its last rate."""
 
     number: int
     loss: float
@@ -32,8 +30,8 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A training run after an epoch: everything that the next one depends on, and its history."""
+class TrainingState:
+    """The state of training after an epoch: everything that the next epoch depends on, and the history."""
 
     parameters: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -45,15 +43,15 @@ class Progress:
         return bool(self.history) and not math.isfinite(self.history[-1].loss)
 
     def finished(self, training: TrainingConfig) -> bool:
-        """Whether there is no further epoch to train."""
+        """Whether training ends here."""
         if not self.history:
             return False
         last = self.history[-1]
-        low = training.stop_below is not None and last.loss <= training.stop_below
-        return self.diverged or low or last.number >= training.epochs
+        reached = training.stop_below is not None and last.loss <= training.stop_below
+        return self.diverged or reached or last.number >= training.epochs
 
     def history_table(self) -> list[dict[str, float | str]]:
-        """The history for JSON, where NaN and infinity are words."""
+        """The history as JSON types, with NaN and infinity as strings."""
         return [
             {name: value if math.isfinite(value) else str(value) for name, value in asdict(epoch).items()}
             for epoch in self.history
@@ -66,34 +64,35 @@ def train(
     loss: Loss,
     config: RunConfig,
     *,
-    before: Progress | None = None,
-    after_epoch: Callable[[Progress], None] | None = None,
-) -> Progress:
-    """Train a model in place, from the beginning or from an earlier progress, and say how it went.
+    state: TrainingState | None = None,
+    after_epoch: Callable[[TrainingState], None] | None = None,
+) -> TrainingState:
+    """Train a model in place, from the start or from a saved state, and return the final state.
 
-    `after_epoch` sees the progress after every epoch; its tensors are those that training goes on with.
+    `after_epoch` is called with the state after every epoch; training continues with the same tensors, so copy them.
 
     >>> from lerpscape.lab.data import load
     >>> from lerpscape.lab.config import TrainingConfig
     >>> from lerpscape.networks.losses import find_loss
     >>> config = RunConfig(training=TrainingConfig(epochs=2))
     >>> model, loss = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), find_loss("cross_entropy")
-    >>> found = train(model, load("digits").train, loss, config)
-    >>> found.history[0].loss > found.history[1].loss
+    >>> state = train(model, load("digits").train, loss, config)
+    >>> state.history[0].loss > state.history[1].loss
     True
     """
     model.train()
     optimizer = Optimizer(model.parameters(), config.optimizer)
-    progress = before or Progress(model.state_dict(), {}, ())
-    if before:
-        model.load_state_dict(before.parameters)
-        optimizer.restore(before.optimizer)
-    while not progress.finished(config.training):
-        epoch = _one_epoch(model, split, loss, config, optimizer, len(progress.history))
-        progress = Progress(model.state_dict(), optimizer.state(), (*progress.history, epoch))
+    if state:
+        model.load_state_dict(state.parameters)
+        optimizer.restore(state.optimizer)
+    else:
+        state = TrainingState(model.state_dict(), {}, ())
+    while not state.finished(config.training):
+        epoch = _one_epoch(model, split, loss, config, optimizer, len(state.history))
+        state = TrainingState(model.state_dict(), optimizer.state(), (*state.history, epoch))
         if after_epoch:
-            after_epoch(progress)
-    return progress
+            after_epoch(state)
+    return state
 
 
 def _one_epoch(
@@ -102,18 +101,19 @@ def _one_epoch(
     training, data = config.training, config.data
     if data.label_noise and epoch >= data.label_noise_from:
         split = split.corrupted(data.label_noise, seed=config.seed)
-    generator = torch.Generator().manual_seed(seed_of(config.seed, epoch))
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, epoch))
     batches = torch.randperm(len(split), generator=generator).split(training.batch_size)  # type: ignore[no-untyped-call]
-    augmented = data.crop or data.flip
-    changed = partial(augment, generator=generator, crop=data.crop, flip=data.flip) if augmented else None
+    transform = None
+    if data.crop or data.flip:
+        transform = partial(augment, generator=generator, crop=data.crop, flip=data.flip)
     total, lr = torch.zeros((), dtype=torch.float64), 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed, epoch))  # dropout
+        torch.manual_seed(derived_seed(config.seed, epoch))  # dropout
         for step, indices in enumerate(batches):
-            inputs, targets = split.batch(indices, changed)
+            inputs, targets = split.batch(indices, transform)
             losses = loss.values(model(inputs), targets)
             optimizer.clear()
-            (losses.mean() + pressure(model, training)).backward()  # type: ignore[no-untyped-call]
+            (losses.mean() + penalty(model, training)).backward()  # type: ignore[no-untyped-call]
             if training.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip)
             lr = learning_rate(config.optimizer, training, epoch + (step + 0.5) / len(batches))
@@ -122,25 +122,25 @@ def _one_epoch(
     return Epoch(epoch + 1, float(total) / len(split), lr)
 
 
-def pressure(model: nn.Module, training: TrainingConfig) -> Tensor | float:
-    """What training adds to the loss: l1 · Σ|p| + norm_strength · Σ (‖p‖ − norm_target)², over all tensors.
+def penalty(model: nn.Module, training: TrainingConfig) -> Tensor | float:
+    """The penalty added to the training loss: l1 · Σ|p| + norm_strength · Σ (‖p‖ − norm_target)², over all tensors p.
 
     Source of the norm target: Lucas et al. (2021).
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(model.weight, 3.0)
-    >>> pressure(model, TrainingConfig(norm_strength=0.5, norm_target=1.0)).item()
+    >>> penalty(model, TrainingConfig(norm_strength=0.5, norm_target=1.0)).item()
     2.0
     """
-    added: Tensor | float = 0.0
+    total: Tensor | float = 0.0
     for parameter in model.parameters():
         if training.l1:
-            added = added + training.l1 * parameter.abs().sum()
+            total = total + training.l1 * parameter.abs().sum()
         if training.norm_strength:
-            added = added + training.norm_strength * (parameter.norm() - training.norm_target) ** 2
-    return added
+            total = total + training.norm_strength * (parameter.norm() - training.norm_target) ** 2
+    return total
 
 
-def seed_of(*parts: int) -> int:
-    """A seed for one purpose: unrelated for any two different lists of numbers, the same everywhere."""
+def derived_seed(*parts: int) -> int:
+    """A seed derived by hashing numbers: unrelated for different numbers, the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

@@ -1,1 +1,1 @@
-"""One network at given tensors: its operations, its batches and its loss."""
+"""A network with given tensors: its traced operations, calling it on batches of data, and its loss."""

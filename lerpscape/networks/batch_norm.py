@@ -1,6 +1,7 @@
-"""What batch norm normalises with along a path: a choice that changes the curve, so the caller makes it.
+"""Which mean and variance batch norm uses along a path; the caller chooses, because the choice changes the curve.
 
-A line fixes parameters. Running mean and variance are not parameters, and four answers are in use.
+A path determines the parameters of a network. Running means and variances are not parameters, and published work
+obtains them in the four ways below.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lerpscape.networks.batches import Data
 
 @dataclass(frozen=True)
 class InterpolateStatistics:
-    """Running statistics on the same line as the parameters. Both ends are exactly the two networks.
+    """Interpolate running statistics along the path like parameters. Both ends are exactly the two checkpoints.
 
     >>> InterpolateStatistics().describe()
     'running statistics interpolated with the parameters'
@@ -28,7 +29,7 @@ class InterpolateStatistics:
 
 @dataclass(frozen=True)
 class EndStatistics:
-    """The end's running statistics at every α. The start is then not the network that was saved there.
+    """Use the end's running statistics at every α. At α = 0 the network then differs from the start's checkpoint.
 
     >>> EndStatistics().describe()
     "the end's running statistics at every α"
@@ -41,7 +42,7 @@ class EndStatistics:
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """Each batch normalised by itself, as in training. The result depends on the batches.
+    """Normalise each batch by its own mean and variance, as in training. The losses then depend on the batches.
 
     >>> BatchStatistics().describe()
     'the statistics of each batch of the measured data'
@@ -54,13 +55,17 @@ class BatchStatistics:
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Statistics estimated anew at every α from `data`, usually the training data in evaluation mode.
+    """Estimate the statistics at every α from `data`, usually the training data without augmentation.
 
-    By default exact and free of the batch size: each layer's mean and (biased) variance are those of all examples,
-    fed by layers that already normalise with theirs. That takes one pass over the data for each batch-norm layer, or
-    one pass in all where the data is a single batch. `pooled=True` is the field's cheaper single pass, in which deeper
-    layers see inputs normalised by their own batch. `momentum` averages batches exponentially from (0, 1) over
-    `passes` passes, as torch's running statistics and the code of Lucas et al. (2021) do. Dropout stays off.
+    By default they are exact and do not depend on the batch size: the mean and biased variance of each layer's inputs
+    over all examples, in the network whose earlier layers already use theirs. That takes one pass over the data for
+    each batch-norm layer, or one pass in all if the data is a single batch.
+
+    * `pooled=True` is the usual cheaper estimate by one pass, in which every layer normalises each batch by itself.
+    * `momentum` averages the statistics of batches exponentially, starting from mean 0 and variance 1, over `passes`
+      passes, as torch's running statistics and the code of Lucas et al. (2021) do.
+
+    Dropout stays off.
 
     Raises `ValueError` for `pooled` together with `momentum`, or fewer than one pass.
 
@@ -105,9 +110,9 @@ BatchNormPolicy: TypeAlias = InterpolateStatistics | EndStatistics | BatchStatis
 
 
 def named_policy(name: str | None, data: Data) -> BatchNormPolicy | None:
-    """The policy of a name that files and commands use; what is estimated is estimated from `data`.
+    """The batch-norm policy with a name that configuration files and commands use; `data` is that of `Recalibrate`.
 
-    Raises `ValueError` for another name, listing those that exist.
+    Raises `ValueError` for an unknown name; the message lists the known ones.
 
     >>> named_policy("interpolate", []), named_policy(None, [])
     (InterpolateStatistics(), None)

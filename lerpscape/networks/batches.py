@@ -1,7 +1,8 @@
-"""Reading data: what a batch is, and proof that a second pass over the data gives the same batches.
+"""Reading data in batches, and checking that every pass over the data gives the same batches.
 
-Data is any re-iterable of batches: a DataLoader, a list, an object with `__iter__`. A batch is `(inputs, targets)`
-or a dict; inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments of the model.
+Data is any iterable of batches that can be read more than once: a DataLoader, a list, an object with `__iter__`.
+A batch is `(inputs, targets)` or a dict. Inputs are a tensor, a tuple of positional arguments of the model, or a dict
+of its keyword arguments.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from lerpscape.networks.losses import batch_size
 
 Data: TypeAlias = Iterable[Any]
 
-# Where dict batches keep what the loss compares with.
+# Keys under which dict batches may hold the targets.
 TARGET_KEYS = ("labels", "label", "targets", "target")
-# Batches are held in memory up to this size, so that every α sees them after one reading.
+# Data is read in chunks of this size, each of which is evaluated at every α before the next one is read.
 CHUNK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: what the model is called with, what the loss compares with, and how many examples it has."""
+    """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known."""
 
     inputs: Any
     targets: Any
     examples: int | None
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
-        """The batch on a device, its floating-point tensors in `dtype` where one is given."""
+        """The batch on a device, with its floating-point tensors in `dtype` unless that is None."""
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -50,22 +51,24 @@ class Batch:
             return model(*self.inputs)
         return model(self.inputs)
 
-    def rows(self, positions: Tensor) -> Batch:
-        """Some examples of a batch whose tensors all have a row for each."""
+    def select(self, positions: Tensor) -> Batch:
+        """The examples at these positions; every tensor of the batch must have a row for each example."""
 
-        def cut(tensor: Tensor) -> Tensor:
+        def rows(tensor: Tensor) -> Tensor:
             return tensor[positions.to(tensor.device)]
 
-        return Batch(_mapped(self.inputs, cut), _mapped(self.targets, cut), len(positions))
+        return Batch(_mapped(self.inputs, rows), _mapped(self.targets, rows), len(positions))
 
     def part(self, first: int, last: int) -> Batch:
-        """The examples from `first` to before `last` of such a batch, in the same memory."""
-        cut = slice(first, last)
-        inputs, targets = (_mapped(each, lambda tensor: tensor[cut]) for each in (self.inputs, self.targets))
-        return Batch(inputs, targets, min(last, self.examples or 0) - first)
+        """Views of the examples from `first` to `last` − 1; every tensor must have a row for each example."""
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor[first:last]
+
+        return Batch(_mapped(self.inputs, rows), _mapped(self.targets, rows), min(last, self.examples or 0) - first)
 
     def digest(self) -> bytes:
-        """sha256 over the shapes and checksums of every tensor of the batch, in order."""
+        """sha256 over the dtypes, shapes and checksums of the tensors of the batch, in order."""
         hasher = hashlib.sha256()
         for tensor in _tensors((self.inputs, self.targets)):
             hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -73,12 +76,12 @@ class Batch:
         return hasher.digest()
 
     def bytes(self) -> int:
-        """Memory that the tensors of the batch take."""
+        """Size of the tensors of the batch in bytes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors((self.inputs, self.targets)))
 
 
 class Caller(nn.Module):
-    """Calls a model on one batch, as a module, so that `functional_call` can set the model's tensors.
+    """A module that calls a model on one batch, so that `functional_call` can replace the model's tensors.
 
     >>> Caller(nn.Identity())(batch_of((torch.ones(1), torch.zeros(1))))
     tensor([1.])
@@ -94,7 +97,7 @@ class Caller(nn.Module):
 
 
 def batch_of(item: Any) -> Batch:
-    """Understand one item of the data as a batch.
+    """The batch that one item of the data stands for.
 
     Raises `TypeError` for anything but a pair or a dict.
 
@@ -122,12 +125,12 @@ def batch_of(item: Any) -> Batch:
 
 
 class Reader:
-    """Data read in chunks that fit into memory, once it is known to repeat itself.
+    """Reads data in chunks that fit into memory, after checking that it can be read repeatedly.
 
-    The first chunk is read twice and compared bit for bit; a list or tuple holds its batches and needs no check.
+    The first chunk is read twice, and the two readings are compared by checksums. Lists and tuples need no check.
 
-    Raises `TypeError` for an iterator or generator, `ValueError` for no data, and `NotRepeatable` where the second
-    pass differs.
+    Raises `TypeError` for an iterator or generator, `ValueError` for no data, and `NotRepeatable` if the second reading
+    differs.
     """
 
     def __init__(self, data: Data, name: str = "data", chunk_bytes: int | None = None) -> None:
@@ -136,7 +139,7 @@ class Reader:
                 explain(
                     expected=f"{name} that can be read more than once: a list, a DataLoader, an object with __iter__.",
                     got=f"a {type(data).__name__}, which is used up after one pass.",
-                    hint=f"list({name}) where it fits in memory, or a class whose __iter__ starts anew.",
+                    hint=f"list({name}) if it fits in memory, or a class whose __iter__ starts from the beginning.",
                 )
             )
         if not isinstance(data, Iterable):
@@ -163,18 +166,19 @@ class Reader:
             self._check_repeats()
 
     def __len__(self) -> int:
-        """Number of batches, or 0 where the data does not say before it is read."""
+        """Number of batches, or 0 if it is not known before all data is read."""
         if self.complete:
             return len(self.first)
         return len(self._data) if isinstance(self._data, Sized) else 0
 
     def chunks(self) -> Iterator[list[Batch]]:
-        """All batches in order, as lists of at most `CHUNK_BYTES`."""
+        """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
         if self.complete:
             return
         rest = iter(self._data)
-        self._fill(rest)  # the first chunk again; two open iterators would disturb a loader with persistent workers
+        # The first chunk is read again: keeping its iterator open would disturb a loader with persistent workers.
+        self._fill(rest)
         complete = False
         while not complete:
             chunk, complete = self._fill(rest)
@@ -187,7 +191,7 @@ class Reader:
             yield from chunk
 
     def _fill(self, items: Iterator[Any]) -> tuple[list[Batch], bool]:
-        """The next chunk, and whether the data ended in it."""
+        """The next chunk, and whether it is the last one."""
         chunk: list[Batch] = []
         size = 0
         for item in items:
@@ -209,24 +213,24 @@ class Reader:
         raise NotRepeatable(
             explain(
                 expected=f"{self._name} that gives the same batches on every pass.",
-                got=f"another batch {index} on the second pass, so it shuffles or augments."
+                got=f"a different batch {index} on the second pass, so it shuffles or augments."
                 if index >= 0
                 else "nothing on the second pass, so it is used up after one.",
-                hint="DataLoader(..., shuffle=False) over a dataset without random transforms measures "
-                "the same average.",
+                hint="DataLoader(..., shuffle=False) over a dataset without random transforms has the same mean loss.",
             )
         )
 
 
-def _mapped(value: Any, place: Callable[[Tensor], Tensor]) -> Any:
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A nested structure of tensors with a function applied to every tensor."""
     if isinstance(value, Tensor):
-        return place(value)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _mapped(part, place) for key, part in value.items()}
+        return {key: _mapped(part, function) for key, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(part, place) for part in value))
+        return type(value)(*(_mapped(part, function) for part in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(part, place) for part in value)
+        return type(value)(_mapped(part, function) for part in value)
     return value
 
 

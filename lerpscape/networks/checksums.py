@@ -1,4 +1,4 @@
-"""A fast fingerprint of bytes, to tell data from other data; not against a forger."""
+"""A fast checksum, to recognise data that has changed by accident; it does not protect against forgery."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Words that are weighed together; the weights are the same in every version of the library.
+# Words in a block; the random weights of a block are the same in every version of the library.
 BLOCK = 1 << 16
 _WEIGHTS = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, BLOCK, dtype=np.uint64, endpoint=False) * 2 + 1
 
 
 def checksum(data: memoryview | bytes) -> bytes:
-    """32 bytes that differ for different data but for a chance of about 2⁻³².
+    """A checksum of 32 bytes; two different inputs have the same one with a probability of about 2⁻³².
 
-    Each block of 64-bit words is summed with odd weights modulo 2⁶⁴, twice: once from its first byte and once from its
-    fifth, as the upper half of a word weighs little in the product. The sums go through sha256.
+    Each block of 64-bit words is summed with odd random weights modulo 2⁶⁴, once starting at byte 0 and once at byte 4,
+    because the upper half of a word affects few bits of a product. The checksum is the sha256 of the sums.
 
     >>> checksum(b"data") == checksum(bytes(b"data")), checksum(b"data") == checksum(b"date")
     (True, False)

@@ -1,4 +1,4 @@
-"""Dual numbers: tensors that carry their derivative, over torch's forward-mode differentiation."""
+"""Dual numbers, tensors that carry a derivative, by torch's forward-mode differentiation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def dual(value: Tensor, derivative: Tensor) -> Tensor:
     with warnings.catch_warnings():
         # On first use torch 2.13 warns about its own use of torch.jit.script.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
-        made: Tensor = forward_ad.make_dual(value, derivative)  # type: ignore[no-untyped-call]
-    return made
+        pair: Tensor = forward_ad.make_dual(value, derivative)  # type: ignore[no-untyped-call]
+    return pair
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A tensor's value and its derivative; None for a tensor that carries none."""
+    """The value of a tensor, and its derivative, None if it carries none."""
     value, derivative = forward_ad.unpack_dual(values)  # type: ignore[no-untyped-call]
     return value, derivative

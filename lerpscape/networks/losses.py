@@ -1,4 +1,4 @@
-"""One loss per example, by name or yours, and which examples are right."""
+"""Losses with one value per example, by name or by a function, and which predictions are correct."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.cross_entropy import entropies, entropies_and_right
+from lerpscape.networks.cross_entropy import entropies, entropies_and_correct
 
 PerExample: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A per-example loss: from outputs and targets to one value per example, in `unit`.
+    """A loss: `values` maps outputs and targets to one value per example, in `unit`.
 
-    `correct`, where there is such a thing, says for each example whether the prediction is right. Any callable with
-    the same signature as `values` can be passed as a loss; this class adds a name, a unit and an accuracy to it.
+    `correct` maps them to one value per example, 1 for a correct prediction and 0 for a wrong one; None for losses
+    without correct predictions. Any callable with the signature of `values` can be passed as a loss; this class adds a
+    name, a unit and an accuracy.
 
     >>> halved = Loss("half squared error", lambda z, y: 0.5 * (z - y).square().flatten(1).sum(1), unit="units²")
     >>> halved.values(torch.tensor([[2.0]]), torch.tensor([[0.0]]))
@@ -34,11 +35,11 @@ class Loss:
 
 
 def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
-    """−log softmax(z)_y per example, in nats; positions of a sequence are averaged first.
+    """−log softmax(z)_y per example, in nats, averaged over the positions of a sequence.
 
-    `outputs` are logits of shape (examples, classes) or (examples, positions, classes), `targets` class numbers of
-    shape (examples,) or (examples, positions) with −100 at positions to leave out, or probabilities shaped like the
-    outputs. A sequence without any position left has no loss (NaN).
+    `outputs` are logits of shape (examples, classes) or (examples, positions, classes). `targets` are class numbers of
+    shape (examples,) or (examples, positions), with −100 at positions to leave out, or probabilities of the outputs'
+    shape. The loss of a sequence whose positions are all left out is NaN.
 
     Raises `ValueError` for shapes that do not fit.
 
@@ -54,7 +55,7 @@ def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def _over_positions(values: Tensor, targets: Tensor) -> Tensor:
-    """The average of each example's kept positions, where there are positions."""
+    """The average over each example's positions that are not left out; values without positions are unchanged."""
     return values.flatten(1).sum(1) / (targets != -100).flatten(1).sum(1) if values.dim() > 1 else values
 
 
@@ -72,7 +73,9 @@ def squared_error(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def mean_squared_error(outputs: Any, targets: Tensor) -> Tensor:
-    """‖z − y‖² / d per example, averaged over the output's d dimensions; unit: squared output units.
+    """‖z − y‖² / d per example, with d the number of output dimensions; unit: squared output units.
+
+    Raises `ValueError` for shapes that differ.
 
     >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
     tensor([2.5000])
@@ -81,42 +84,45 @@ def mean_squared_error(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
-    """−y log σ(z) − (1−y) log(1−σ(z)) per example, in nats, averaged over labels where there are several.
+    """−y log σ(z) − (1−y) log(1−σ(z)) per example, in nats, averaged over the labels of an example.
 
     `outputs` are logits and `targets` numbers in [0, 1], both of shape (examples,), (examples, 1) or (examples, …).
+
+    Raises `ValueError` for shapes that differ.
 
     >>> binary_cross_entropy(torch.zeros(2, 1), torch.tensor([0, 1]))
     tensor([0.6931, 0.6931])
     """
-    logits, wanted = _binary(outputs, targets)
-    return _per_example(F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none"))
+    logits, labels = _binary(outputs, targets)
+    return _per_example(F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none"))
 
 
-def _right_class(outputs: Any, targets: Tensor) -> Tensor:
-    """Share of kept positions whose largest logit is at the target; 0 or 1 where there is one position."""
+def _correct_class(outputs: Any, targets: Tensor) -> Tensor:
+    """Share of an example's positions at which the target has the largest logit; 0 or 1 without positions."""
     logits = _tensor(outputs)
     if targets.shape == logits.shape:
         targets = targets.argmax(-1)
     return _over_positions(logits.argmax(-1) == targets, targets)
 
 
-def _right_side(outputs: Any, targets: Tensor) -> Tensor:
-    logits, wanted = _binary(outputs, targets)
-    return _per_example(((logits > 0) == (wanted > 0.5)).to(logits.dtype))
+def _correct_sign(outputs: Any, targets: Tensor) -> Tensor:
+    """Share of an example's labels for which the sign of the logit is that of target − ½."""
+    logits, labels = _binary(outputs, targets)
+    return _per_example(((logits > 0) == (labels > 0.5)).to(logits.dtype))
 
 
-NAMED = {
-    "cross_entropy": Loss("cross_entropy", cross_entropy, "nats", _right_class),
+LOSSES = {
+    "cross_entropy": Loss("cross_entropy", cross_entropy, "nats", _correct_class),
     "squared_error": Loss("squared_error", squared_error, "squared output units"),
     "mean_squared_error": Loss("mean_squared_error", mean_squared_error, "squared output units"),
-    "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, "nats", _right_side),
+    "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, "nats", _correct_sign),
 }
 
 
 def find_loss(loss: str | PerExample | Loss) -> Loss:
-    """The loss of a name, or the given callable as a `Loss`.
+    """The loss with a name, or a callable as a `Loss`.
 
-    Raises `ValueError` for an unknown name, which lists the known ones, and `TypeError` for anything else.
+    Raises `ValueError` for an unknown name (the message lists the known ones), `TypeError` for anything else.
 
     >>> find_loss("cross_entropy").unit
     'nats'
@@ -124,15 +130,15 @@ def find_loss(loss: str | PerExample | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str):
-        if loss not in NAMED:
+        if loss not in LOSSES:
             raise ValueError(
                 explain(
-                    expected=f"one of {', '.join(NAMED)}, or a callable.",
+                    expected=f"one of {', '.join(LOSSES)}, or a callable.",
                     got=f"{loss!r}.",
                     hint="For a loss of your own pass a function (outputs, targets) -> one value per example.",
                 )
             )
-        return NAMED[loss]
+        return LOSSES[loss]
     if callable(loss):
         return Loss(getattr(loss, "__name__", type(loss).__name__), loss)
     raise TypeError(
@@ -143,25 +149,28 @@ def find_loss(loss: str | PerExample | Loss) -> Loss:
 
 
 def per_example_values(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Tensor:
-    """Evaluate a loss and hold it to its contract: a vector with one value per example.
+    """The values of a loss, checked to be a vector with one value per example.
 
-    Raises `TypeError` for a scalar, which would average batch means, and `ValueError` for another number of values.
+    Raises `TypeError` for another shape, such as the scalar of a mean over the batch, and `ValueError` for another
+    number of values.
     """
     return _checked(loss, loss.values(outputs, targets), examples)
 
 
-def measured(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> tuple[Tensor, Tensor | None]:
-    """The `per_example_values`, and which examples are right where the loss knows; both at once where that is faster.
+def values_and_correct(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> tuple[Tensor, Tensor | None]:
+    """The `per_example_values`, and which predictions are correct, None for losses without correct predictions.
 
-    >>> measured(find_loss("cross_entropy"), torch.eye(2), torch.tensor([0, 0]), 2)
+    >>> values_and_correct(find_loss("cross_entropy"), torch.eye(2), torch.tensor([0, 0]), 2)
     (tensor([0.3133, 1.3133]), tensor([ True, False]))
     """
-    if loss.values is cross_entropy and loss.correct is _right_class and isinstance(targets, Tensor):
+    if loss.values is cross_entropy and loss.correct is _correct_class and isinstance(targets, Tensor):
         logits = _tensor(outputs)
         if logits.dim() > 1 and targets.shape == logits.shape[:-1]:
-            both = entropies_and_right(logits.flatten(0, -2), targets.flatten())
-            values, right = (_over_positions(each.view(targets.shape), targets) for each in both)
-            return _checked(loss, values, examples), right
+            values, correct = (
+                _over_positions(part.view(targets.shape), targets)
+                for part in entropies_and_correct(logits.flatten(0, -2), targets.flatten())
+            )
+            return _checked(loss, values, examples), correct
     values = per_example_values(loss, outputs, targets, examples)
     return values, loss.correct(outputs, targets) if loss.correct else None
 
@@ -173,7 +182,7 @@ def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
             explain(
                 expected="a loss that gives one value per example, a tensor of shape (examples,).",
                 got=f"{shape} from {loss.name!r}.",
-                hint='Use reduction="none" and average over everything but the first dimension.',
+                hint='Use reduction="none" and average over all dimensions but the first.',
             )
         )
     if examples is not None and len(values) != examples:
@@ -234,7 +243,7 @@ def _shapes(expected: str, outputs: Tensor, targets: Tensor) -> ValueError:
 
 
 def batch_size(targets: Any) -> int | None:
-    """Number of examples in a batch, where its targets tell.
+    """Number of examples in a batch, by the first tensor among its targets; None if there is none.
 
     >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3)}), batch_size("no")
     (5, 3, None)
@@ -249,7 +258,7 @@ def batch_size(targets: Any) -> int | None:
 
 
 __all__ = [
-    "NAMED",
+    "LOSSES",
     "Loss",
     "binary_cross_entropy",
     "cross_entropy",

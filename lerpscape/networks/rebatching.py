@@ -1,4 +1,8 @@
-"""Batches divided anew: where all have a row of the same kind for each example."""
+"""Putting the examples of several batches into batches of other sizes.
+
+Batches can be regrouped if they have the same layout: every tensor has a row for each example, and rows have the same
+shape and dtype in every batch.
+"""
 
 from __future__ import annotations
 
@@ -12,134 +16,145 @@ from torch import Tensor
 from lerpscape.networks.batches import Batch
 
 
-def alike(batches: Sequence[Batch]) -> bool:
-    """Whether batches can be divided anew: targets and every input are tensors with a row for each example.
+def layout(batch: Batch) -> Hashable:
+    """Nesting, dtypes and shapes of one example's inputs and targets; None if a part has no row for each example.
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> alike([batch_of((torch.zeros(3, 2), torch.zeros(3))), batch_of((torch.zeros(1, 2), torch.zeros(1)))])
-    True
-    >>> alike([batch_of({"ids": torch.zeros(3, 2), "labels": torch.zeros(3)})])
-    True
-    >>> alike([batch_of({"ids": torch.zeros(3, 2), "cached": False, "labels": torch.zeros(3)})])
-    False
+    >>> layout(batch_of((torch.zeros(3, 2), torch.zeros(3))))
+    ((torch.float32, torch.Size([2])), (torch.float32, torch.Size([])))
     """
-    kinds = [(_kind(batch.inputs, batch.examples), _kind(batch.targets, batch.examples)) for batch in batches]
-    return (
-        bool(kinds)
-        and all(kind == kinds[0] and None not in kind for kind in kinds)
-        and (isinstance(batches[0].targets, Tensor))
-    )
+    parts = _layout(batch.inputs, batch.examples), _layout(batch.targets, batch.examples)
+    return None if None in parts else parts
 
 
-def _kind(value: Any, rows: int | None) -> Hashable:
-    """Types and shapes of an example's tensors, by place; None where anything has no row for each example."""
+def _layout(value: Any, examples: int | None) -> Hashable:
     if isinstance(value, Tensor):
-        return (value.dtype, value.shape[1:]) if value.dim() and len(value) == rows else None
+        return (value.dtype, value.shape[1:]) if value.dim() and len(value) == examples else None
     if not isinstance(value, Mapping | tuple | list):
         return None
-    places = value.items() if isinstance(value, Mapping) else enumerate(value)
-    kinds = tuple((place, _kind(each, rows)) for place, each in places)
-    return None if not kinds or any(kind is None for _, kind in kinds) else (type(value), kinds)
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+    layouts = tuple((key, _layout(part, examples)) for key, part in parts)
+    return None if not layouts or any(part is None for _, part in layouts) else (type(value), layouts)
 
 
-def counted(batches: Sequence[Batch]) -> int:
-    """How many examples batches that are `alike` have.
+def same_layout(batches: Sequence[Batch]) -> bool:
+    """Whether batches can be regrouped: they have one layout, and their targets are a tensor.
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> counted([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))])
+    >>> same_layout([batch_of((torch.zeros(3, 2), torch.zeros(3))), batch_of((torch.zeros(1, 2), torch.zeros(1)))])
+    True
+    >>> same_layout([batch_of({"ids": torch.zeros(3, 2), "labels": torch.zeros(3)})])
+    True
+    >>> same_layout([batch_of({"ids": torch.zeros(3, 2), "cached": False, "labels": torch.zeros(3)})])
+    False
+    """
+    layouts = {layout(batch) for batch in batches}
+    return len(layouts) == 1 and None not in layouts and isinstance(batches[0].targets, Tensor)
+
+
+def count_examples(batches: Sequence[Batch]) -> int:
+    """Number of examples in batches whose targets are tensors.
+
+    >>> from lerpscape.networks.batches import batch_of
+    >>> count_examples([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))])
     5
     """
     return sum(len(batch.targets) for batch in batches)
 
 
-def divided(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
-    """The examples of batches that are `alike`, in the same order, in batches of at most `rows`.
+def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The examples of batches of the same layout, in the same order, in batches of `size` (the last may be smaller).
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> found = divided([batch_of((torch.ones(3, 1), torch.ones(3))), batch_of((torch.ones(2, 1), torch.ones(2)))], 4)
-    >>> [batch.examples for batch in found]
+    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2)]
+    >>> [batch.examples for batch in rebatched(batches, 4)]
     [4, 1]
     """
     pieces: list[Batch] = []
-    size = 0
+    count = 0
     for batch in batches:
         done = 0
         while done < len(batch.targets):
-            taken = min(rows - size, len(batch.targets) - done)
+            taken = min(size - count, len(batch.targets) - done)
             pieces.append(batch.part(done, done + taken))
-            done, size = done + taken, size + taken
-            if size == rows:
-                yield joined(pieces)
-                pieces, size = [], 0
+            done, count = done + taken, count + taken
+            if count == size:
+                yield concatenated(pieces)
+                pieces, count = [], 0
     if pieces:
-        yield joined(pieces)
+        yield concatenated(pieces)
 
 
-def joined(pieces: Sequence[Batch]) -> Batch:
-    """The examples of several batches as one; every tensor has a row for each example.
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """The examples of several batches of the same layout as one batch.
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> joined([batch_of(({"ids": torch.ones(rows)}, torch.ones(rows))) for rows in (2, 1)])
+    >>> concatenated([batch_of(({"ids": torch.ones(n)}, torch.ones(n))) for n in (2, 1)])
     Batch(inputs={'ids': tensor([1., 1., 1.])}, targets=tensor([1., 1., 1.]), examples=3)
     """
-    if len(pieces) == 1:
-        return pieces[0]
-    inputs, targets = (_concatenated([getattr(piece, part) for piece in pieces]) for part in ("inputs", "targets"))
-    return Batch(inputs, targets, sum(piece.examples or 0 for piece in pieces))
+    if len(batches) == 1:
+        return batches[0]
+    inputs, targets = (_concatenated([getattr(batch, part) for batch in batches]) for part in ("inputs", "targets"))
+    return Batch(inputs, targets, sum(batch.examples or 0 for batch in batches))
 
 
-def first_rows(batches: Sequence[Batch], rows: int) -> list[Batch]:
-    """The first `rows` examples, in batches that are `alike`, the last one cut.
+def first_examples(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The first `count` examples of batches of the same layout; the last batch is cut.
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> three, two = (batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2))
-    >>> found = first_rows([three, two], 4)
-    >>> [batch.examples for batch in found]
+    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2)]
+    >>> [batch.examples for batch in first_examples(batches, 4)]
     [3, 1]
     """
-    found: list[Batch] = []
+    first: list[Batch] = []
     for batch in batches:
-        taken = min(rows - counted(found), counted([batch]))
+        taken = min(count - count_examples(first), len(batch.targets))
         if taken:
-            found.append(batch.part(0, taken))
-    return found
+            first.append(batch.part(0, taken))
+    return first
 
 
-def spread(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """About `count` examples, evenly spread over batches that are `alike`, as one batch.
+def evenly_spaced(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """At most `count` examples, evenly spaced over batches of the same layout, as one batch.
 
     >>> from lerpscape.networks.batches import batch_of
     >>> inputs = torch.arange(6.0)[:, None]
-    >>> [found] = spread([batch_of((inputs[:4], inputs[:4])), batch_of((inputs[4:], inputs[4:]))], 3)
-    >>> found.inputs.flatten()
+    >>> [batch] = evenly_spaced([batch_of((inputs[:4], inputs[:4])), batch_of((inputs[4:], inputs[4:]))], 3)
+    >>> batch.inputs.flatten()
     tensor([0., 2., 5.])
     """
     ends = list(accumulate(len(batch.targets) for batch in batches))
-    places = torch.linspace(0, ends[-1] - 1, min(count, ends[-1]), dtype=torch.float64).round().long()
+    positions = torch.linspace(0, ends[-1] - 1, min(count, ends[-1]), dtype=torch.float64).round().long()
     pieces = []
     for batch, end in zip(batches, ends, strict=True):
         first = end - len(batch.targets)
-        pieces.append(batch.rows(places[(places >= first) & (places < end)] - first))
-    return [joined(pieces)]
+        pieces.append(batch.select(positions[(positions >= first) & (positions < end)] - first))
+    return [concatenated(pieces)]
 
 
-def gathered(batches: list[Batch], rows: int) -> Iterator[tuple[list[Batch], float]]:
-    """Groups of about so many rows, of the caller's batches: whole ones, but for those of more than twice the rows.
+def grouped(batches: list[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
+    """Groups of at most about `size` examples, and how many of the batches each group makes up.
 
-    With each group, the caller's batches in it, a part of one counting as a fraction.
+    Batches stay whole, except that those with more than 2·`size` examples are cut into pieces, each of which counts as
+    a fraction of a batch.
+
+    >>> from lerpscape.networks.batches import batch_of
+    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (2, 2, 12)]
+    >>> [([batch.examples for batch in group], round(share, 2)) for group, share in grouped(batches, 4)]
+    [([2, 2], 2.0), ([4], 0.33), ([4], 0.33), ([4], 0.33)]
     """
     group: list[Batch] = []
-    size, progress = 0, 0.0
+    count, share = 0, 0.0
     for batch in batches:
-        pieces = list(divided([batch], rows)) if len(batch.targets) > 2 * rows else [batch]
+        pieces = list(rebatched([batch], size)) if len(batch.targets) > 2 * size else [batch]
         for piece in pieces:
-            if group and size + len(piece.targets) > rows:
-                yield group, progress
-                group, size, progress = [], 0, 0.0
-            group, size = [*group, piece], size + len(piece.targets)
-            progress += len(piece.targets) / len(batch.targets) if len(batch.targets) else 1.0
+            if group and count + len(piece.targets) > size:
+                yield group, share
+                group, count, share = [], 0, 0.0
+            group, count = [*group, piece], count + len(piece.targets)
+            share += len(piece.targets) / len(batch.targets) if len(batch.targets) else 1.0
     if group:
-        yield group, progress
+        yield group, share
 
 
 def _concatenated(values: list[Any]) -> Any:

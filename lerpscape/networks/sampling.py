@@ -1,27 +1,26 @@
-"""Examples of batches in a random order: every set of so many examples is equally likely to come first."""
+"""Random samples of the examples of a data set, without replacement."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.batches import CHUNK_BYTES, Batch, Data, Reader
-from lerpscape.networks.rebatching import joined
+from lerpscape.networks.rebatching import concatenated, layout
 
 
 class Sample:
-    """The examples of data in memory, in the random order of a seed.
+    """The examples of data in memory, in a random order: the first n are a random sample of n examples.
 
-    Whole batches in random order would be no sample of examples: those of one batch may be alike. So data must be known
-    example by example: batches in memory, all of whose tensors have one row for each example.
+    Taking whole batches in random order would not give a random sample of examples, because the examples of one batch
+    may be similar. So single examples must be accessible: the data must be in memory, and every tensor of a batch must
+    have one row for each example, of the same shape and dtype in every batch.
 
-    Raises `ValueError` for data of more than a gigabyte that are no list, and for batches that cannot be cut into rows;
-    and what `Reader` raises.
+    Raises `ValueError` for data of more than a gigabyte that is not a list, and for batches without such rows; and
+    whatever `Reader` raises.
 
     >>> sample = Sample([(torch.arange(3.0), torch.arange(3)), (torch.arange(3.0, 5.0), torch.arange(3, 5))], seed=0)
     >>> len(sample), [batch.examples for batch in sample.batches(0, 4)]
@@ -31,30 +30,28 @@ class Sample:
     """
 
     def __init__(self, data: Data, seed: int) -> None:
-        # A list is in memory already, however large.
+        # A list is in memory already, whatever its size.
         reader = Reader(data, chunk_bytes=sys.maxsize if isinstance(data, (list, tuple)) else None)
         if not reader.complete:
             raise ValueError(
                 explain(
-                    expected="data that fit in memory, as their examples are measured in random order.",
+                    expected="data that fits in memory, as its examples are measured in random order.",
                     got=f"at least {CHUNK_BYTES / 2**30:.3g} GiB from a {type(data).__name__}, whose batches in random "
-                    "order would be no random sample of examples.",
-                    hint="list(data) where there is memory for it; profile() reads such data in order, all of them.",
+                    "order would not be a random sample of examples.",
+                    hint="list(data) if there is memory for it; profile() reads such data in order, all of it.",
                 )
             )
         self._batches = reader.first
-        layouts = [_layout(batch) for batch in self._batches]
-        for number, layout in enumerate(layouts):
-            if layout is None or layout != layouts[0]:
+        layouts = [layout(batch) for batch in self._batches]
+        for index, other in enumerate(layouts):
+            if other is None or other != layouts[0]:
                 raise ValueError(
                     explain(
-                        expected="batches whose tensors all have one row for each example, of the same shape "
-                        "and dtype in every "
-                        "batch, so that single examples can be drawn.",
-                        got=f"batch {number}, which has "
-                        + ("others." if layout is None else "another layout than batch 0."),
-                        hint="Give pairs or dicts of tensors, sequences padded to one length; or use "
-                        "profile() on all data.",
+                        expected="batches whose tensors all have one row for each example, of the same shape and dtype "
+                        "in every batch, so that single examples can be drawn.",
+                        got=f"batch {index}, which has "
+                        + ("parts without such rows." if other is None else "another layout than batch 0."),
+                        hint="Give pairs or dicts of tensors, with sequences padded to one length; or use profile().",
                     )
                 )
         self._ends = torch.tensor([batch.examples for batch in self._batches]).cumsum(0)
@@ -66,42 +63,22 @@ class Sample:
         return int(self._ends[-1])
 
     @property
-    def one_batch(self) -> Batch:
-        """The first batch of the data as it was given."""
+    def first_batch(self) -> Batch:
+        """The first batch of the data, as it was given."""
         return self._batches[0]
 
-    def batches_in(self, begin: int, end: int) -> int:
-        """How many batches the examples at these places come in."""
+    def batch_count(self, begin: int, end: int) -> int:
+        """Number of batches that `batches(begin, end)` gives."""
         return -(-(end - begin) // self._size)
 
     def batches(self, begin: int, end: int) -> Iterator[Batch]:
-        """The examples at these places of the random order, in batches no larger than the data's largest."""
+        """The examples from `begin` to `end` − 1 of the random order, in batches no larger than the data's largest."""
         for first in range(begin, end, self._size):
-            # In the order of the data, which does not matter inside a sample, so that a batch is cut once.
-            numbers = self._order[first : min(first + self._size, end)].sort().values
-            homes = torch.searchsorted(self._ends, numbers, right=True)
+            # Sorted, so that each batch of the data is indexed once; the order within a sample does not matter.
+            positions = self._order[first : min(first + self._size, end)].sort().values
+            sources = torch.searchsorted(self._ends, positions, right=True)
             pieces = []
-            for home in sorted(set(homes.tolist())):
-                before = int(self._ends[home - 1]) if home else 0
-                pieces.append(self._batches[home].rows(numbers[homes == home] - before))
-            yield joined(pieces)
-
-
-def _layout(batch: Batch) -> Any:
-    """Structure, dtypes and shapes of a row; None where some part has no row for each example."""
-
-    def described(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if not value.dim() or len(value) != batch.examples:
-                raise LookupError
-            return value.dtype, tuple(value.shape[1:])
-        if isinstance(value, Mapping):
-            return {name: described(part) for name, part in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [described(part) for part in value]
-        raise LookupError
-
-    try:
-        return described(batch.inputs), described(batch.targets)
-    except LookupError:
-        return None
+            for source in sorted(set(sources.tolist())):
+                before = int(self._ends[source - 1]) if source else 0
+                pieces.append(self._batches[source].select(positions[sources == source] - before))
+            yield concatenated(pieces)

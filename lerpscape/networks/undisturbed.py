@@ -1,4 +1,4 @@
-"""Calling a module without leaving a trace: its mode, its flags and every random generator are as before."""
+"""Calling a module without side effects: afterwards its mode, torch's flags and all random generators are as before."""
 
 from __future__ import annotations
 
@@ -15,25 +15,35 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, after which mode, flags and every random generator are as before."""
+    """Evaluation mode without gradients while inside; afterwards modes and random generators are as before."""
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with preserved_generators(), torch.no_grad():
             model.eval()
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the random generators of Python, numpy and torch afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def seed(device: torch.device) -> None:
-    """Make what a model draws on this device the same at every α; inside `undisturbed`, which puts generators back.
+    """Seed the device's generator, so that a model that draws random numbers draws the same ones at every α.
 
-    Not `torch.manual_seed`: for every device that is not in use it keeps a stack trace, in time and memory.
+    For use inside `undisturbed`. `torch.manual_seed` would also record a stack trace for every device not in use, which
+    takes time and memory.
     """
     torch.default_generator.manual_seed(0)
     if device.type == "cuda":
@@ -42,9 +52,9 @@ def seed(device: torch.device) -> None:
 
 @contextmanager
 def forward_mode(model: nn.Module) -> Iterator[None]:
-    """Kernels that have a forward-mode derivative, while inside.
+    """Make torch choose kernels with a forward-mode derivative while inside.
 
-    Fused attention has none on the CPU, nor have the fast path of torch's Transformer layers and the fused LSTM.
+    On the CPU fused attention, the fast path of torch's Transformer layers and the fused LSTM have none.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
@@ -52,7 +62,7 @@ def forward_mode(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.LSTM) for module in model.modules()):
-            stack.enter_context(warnings.catch_warnings())  # torch's own switch warns about hardware that is not here
+            stack.enter_context(warnings.catch_warnings())  # the switch warns about hardware that is not present
             warnings.simplefilter("ignore")
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield

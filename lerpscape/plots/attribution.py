@@ -77,7 +77,7 @@ def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
             curves.plot(
                 each.profile.alphas, each.profile.loss, ("-", "--", ":")[index % 3], color=colour, label=each.name
             )
-        curves.set(xlabel=ALPHA, ylabel=with_unit("loss", found.rows[0].profile.unit))
+        curves.set(xlabel=ALPHA, ylabel=with_unit("loss", found.policies[0].profile.unit))
         legend_above(curves, 3)
         known = [each for each in found if each.split is not None]
         rows = np.arange(len(known))[::-1]
@@ -89,7 +89,7 @@ def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
             f"{each.name}\n{each.split.between[0]:.2g} to {each.split.between[1]:.2g}" for each in known if each.split
         ]
         bars.set_yticks(rows, labels)
-        bars.set(xlabel=with_unit("part of the change of the loss", found.rows[0].profile.unit))
+        bars.set(xlabel=with_unit("part of the change of the loss", found.policies[0].profile.unit))
         legend_above(bars, 2)
     return axes
 

@@ -11,7 +11,7 @@ import numpy as np
 from lerpscape.certificates.results import Certificate
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.profiles.results import Profile
-from lerpscape.readings.crosswalk_results import Readings
+from lerpscape.readings.results import Readings
 
 Rows: TypeAlias = list[tuple[str, list[str], str, str]]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lerpscape.certificates.results import Certificate
     from lerpscape.profiles.results import Profile
+    from lerpscape.profiles.sequential_verdicts import SequentialVerdict
 
 
 def plot_profile(profile: Profile, ax: Axes | None = None, beside: Sequence[Profile] = ()) -> Axes:
@@ -113,6 +114,24 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
             ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
         ax.set(xlabel=ALPHA, ylabel=with_unit("loss", certificate.unit), xlim=(0, 1))
         legend_above(ax, 2)
+    return ax
+
+
+def plot_sequential(verdict: SequentialVerdict, ax: Axes | None = None) -> Axes:
+    """Draw the bracket of the largest rise at every interim analysis against its sample size, and the tolerance."""
+    with style():
+        ax = axes_or_new(ax)
+        counts = [analysis.examples for analysis in verdict.analyses]
+        lower = [analysis.lower for analysis in verdict.analyses]
+        upper = [analysis.upper for analysis in verdict.analyses]
+        ax.vlines(counts, lower, upper, color=COLOURS[0], linewidth=2, label="largest rise over all examples")
+        ax.plot(counts, lower, "_", counts, upper, "_", color=COLOURS[0], markersize=9)
+        ax.axhline(verdict.tolerance, color=RISE_COLOUR, linewidth=1.2, label="tolerance")
+        ax.axvline(verdict.of, color=INK, linewidth=0.8, linestyle=":", label="all examples")
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.set(xlabel="examples measured", ylabel=f"largest rise ({verdict.unit or 'loss'})")
+        legend_above(ax, 3)
     return ax
 
 

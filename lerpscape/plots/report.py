@@ -130,7 +130,7 @@ def _parts(results: Sequence[Reported], tolerance: float) -> Iterator[Part]:
                 picture=as_svg(each.figure()),
                 labels=["value"],
                 rows=certificate_rows(each),
-                how=[("certificate", _how({"loss": each.loss_name, "seconds": each.seconds} | each.how))],
+                how=[("certificate", _how({"loss": each.loss_name} | each.how))],
             )
 
 

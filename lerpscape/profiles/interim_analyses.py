@@ -1,7 +1,7 @@
-"""What a random sample of examples, drawn without replacement, says about the largest rise over all of them.
+"""Interim analyses of a sequential test: brackets of the largest rise over all examples, from a random sample of them.
 
-The population is finite: the examples at hand. A look at some of them brackets the largest rise of the mean loss of
-all; at a look at all of them there is nothing left to guess.
+The population is finite, namely the examples of the data, and they are drawn without replacement. Once all examples
+have been drawn, the bracket has no width.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import numpy as np
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.profiles.bounded_means import least_differences
+from lerpscape.readings.intervals import covariance_root
 
-# Draws of the simulated maximum beyond its quantile, on average.
+# Expected number of bootstrap draws beyond the quantile that is estimated from them.
 DRAWS_BEYOND = 20
-# A mean loss is known to this share of it, and a deviation of differences to this share of the losses' own.
+# Relative rounding error allowed for in a mean loss.
 ROUNDING = 1e-12
+# Standard deviations of differences below this share of the losses' own are rounding; they are raised to it.
 LEAST_DEVIATION = 1e-5
 
 
 @dataclass(frozen=True)
-class Look:
-    """lower ≤ largest rise over all examples ≤ upper, as seen by the first `examples` of a random order.
+class InterimAnalysis:
+    """lower ≤ largest rise over all examples ≤ upper, estimated from the first `examples` of a random order.
 
-    `first` and `second` are the grid points of the pair whose rise is bounded by `lower`. In the unit of the loss.
+    `lower` and `upper` have the unit of the loss. The loss rises by at least `lower` from grid point number `first` to
+    grid point number `second`.
     """
 
     examples: int
@@ -37,10 +40,10 @@ class Look:
     second: int
 
 
-def schedule(first: int, most: int) -> list[int]:
-    """How many examples have been seen at each look: doubling from the first to the most.
+def sample_sizes(first: int, most: int) -> list[int]:
+    """Number of examples at each interim analysis: `first`, then twice as many each time, up to `most`.
 
-    >>> schedule(1024, 5000), schedule(1024, 100)
+    >>> sample_sizes(1024, 5000), sample_sizes(1024, 100)
     ([1024, 2048, 4096, 5000], [100])
     """
     counts = []
@@ -50,29 +53,33 @@ def schedule(first: int, most: int) -> list[int]:
     return [*counts, most]
 
 
-def look(losses: Floats, of: int, error: float, *, bounds: tuple[float, float] | None = None, seed: int = 0) -> Look:
-    """Bracket the largest rise of the mean over `of` examples from the losses of some, shape (points, examples).
+def interim_analysis(
+    losses: Floats, of: int, error: float, *, bounds: tuple[float, float] | None = None, seed: int = 0
+) -> InterimAnalysis:
+    """Bracket the largest rise of the mean loss over `of` examples from the losses of a random sample of them.
 
-    With d_ij = mean ℓ_j − mean ℓ_i over the sample and s_ij its standard error, (1 − n/N) S²_ij / n under the root:
+    `losses` has shape (points, n), one column per example of the sample; N = `of`. Let d_ij = mean ℓ_j − mean ℓ_i over
+    the sample, and s_ij = √((1 − n/N) S²_ij / n) its standard error.
 
-    * `upper` = max over i < j of d_ij + t·s_ij. If the largest rise exceeds `upper`, then the rise of *its own* pair
-      exceeds that pair's bound: t need only hold for one pair at a time, and is a normal quantile.
-    * `lower` = max over i < j of d_ij − q·s_ij, where any pair may err: q is the quantile of the largest of all
-      studentised differences of Gaussian draws with the covariance of the sample.
+    * `upper` = max over i < j of d_ij + t·s_ij, with t the normal quantile of 1 − `error`. One quantile is enough for
+      all pairs: `upper` is too small only if the bound of the one pair with the largest rise is.
+    * `lower` = max over i < j of d_ij − q·s_ij, with q the quantile of the largest studentised difference of all pairs,
+      estimated from Gaussian draws with the covariance of the sample. `lower` is too large if any pair's bound is.
 
-    Each fails with a probability of `error`, in the limit of many examples. Both margins are widened, never narrowed,
-    by the first term of Cornish & Fisher's expansion for the studentised mean of a skewed finite population,
-    γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), f = n/N, γ_ij the skewness of the difference in the sample.
+    In the limit of many examples each fails with probability `error`. Both margins are widened, never narrowed,
+    by the first term of the Cornish–Fisher expansion for the studentised mean of a skewed finite population,
+    γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), where f = n/N and γ_ij is the skewness of the difference.
 
-    With `bounds` of a single loss both ends are those of `least_differences`, with error over the number of pairs for
-    `lower`: true for every n.
+    `bounds` are the least and the greatest possible loss of one example. With them both ends come from
+    `least_differences`, where `lower` divides the error among the pairs, and hold for every n. `seed` is that of the
+    Gaussian draws, or of the order in which `least_differences` takes the examples.
 
     Sources: Chernozhukov, Chetverikov & Kato (2013) for the maximum; Berger (1982) for the intersection; Hall (1992)
-    for the expansion, with the finite population's cumulants *derived* here.
+    for the expansion. Its cumulants for a finite population are derived here.
 
     >>> losses = np.array([[1.0], [0.0], [0.5]]) + 0.1 * np.random.default_rng(0).standard_normal((3, 400))
-    >>> found = look(losses, of=10_000, error=0.01)
-    >>> found.lower < 0.5 < found.upper, (found.first, found.second)
+    >>> analysis = interim_analysis(losses, of=10_000, error=0.01)
+    >>> analysis.lower < 0.5 < analysis.upper, (analysis.first, analysis.second)
     (True, (1, 2))
     """
     points, count = losses.shape
@@ -83,14 +90,14 @@ def look(losses: Floats, of: int, error: float, *, bounds: tuple[float, float] |
         below = above = rise
     elif bounds is not None:
         width = bounds[1] - bounds[0]
-        # In an order of its own, as examples may come in the order of the data within a sample.
+        # `least_differences` needs a random order; the columns of the sample may be in the order of the data.
         scaled = (np.random.default_rng(seed).permutation(losses, axis=1) - bounds[0]) / width
         below = width * least_differences(scaled, of, error / len(rise))[first, second]
         above = -width * least_differences(scaled, of, error)[second, first]
     else:
         below, above = _gaussian(losses, mean, rise, of, error, seed)
     largest = int(np.argmax(below))
-    return Look(
+    return InterimAnalysis(
         examples=count,
         lower=max(0.0, float(below[largest])),
         upper=max(0.0, float(above.max())),
@@ -100,7 +107,7 @@ def look(losses: Floats, of: int, error: float, *, bounds: tuple[float, float] |
 
 
 def _gaussian(losses: Floats, mean: Floats, rise: Floats, of: int, error: float, seed: int) -> tuple[Floats, Floats]:
-    """Bounds of every pair's rise that hold as means become normal."""
+    """Lower and upper bounds of every pair's rise, valid as the sample means approach a normal distribution."""
     points, count = losses.shape
     if count < 2:
         return np.full_like(rise, -np.inf), np.full_like(rise, np.inf)
@@ -108,9 +115,9 @@ def _gaussian(losses: Floats, mean: Floats, rise: Floats, of: int, error: float,
     centred = losses - mean[:, None]
     covariance = centred @ centred.T / (count - 1)
     variance = np.diag(covariance)
-    both = variance[first] + variance[second]  # next to which smaller ones drown in rounding: they are taken as larger
+    both = variance[first] + variance[second]  # the scale of the rounding error in the variance of a difference
     deviation = np.sqrt(np.maximum(both - 2 * covariance[first, second], LEAST_DEVIATION**2 * both))
-    mixed = np.square(centred) @ centred.T / count  # mean of a_i² a_j, whence the third moments of a_j − a_i
+    mixed = np.square(centred) @ centred.T / count  # mean of a_i² a_j, which give the third moments of a_j − a_i
     cubes = np.diag(mixed)
     third = cubes[second] - 3 * mixed[second, first] + 3 * mixed[first, second] - cubes[first]
     rounding = ROUNDING * max(1.0, float(np.abs(mean).max()))
@@ -132,13 +139,15 @@ def _gaussian(losses: Floats, mean: Floats, rise: Floats, of: int, error: float,
 def _largest_quantile(
     covariance: Floats, varies: np.ndarray[tuple[int], np.dtype[np.bool_]], deviation: Floats, error: float, seed: int
 ) -> float:
-    """Quantile 1 − error of max over i < j of (g_j − g_i) / s_ij for g ~ N(0, covariance).
+    """Quantile 1 − error of max over i < j of (g_j − g_i) / s_ij for g ~ N(0, covariance), by simulation.
 
-    The order statistic is one that the chance of the draws does not make too small: with B draws, the
-    ⌈(1 − error)(B + 1)⌉-th is exceeded by a further draw with probability ≤ error.
+    With B draws it is the ⌈(1 − error)(B + 1)⌉-th smallest, which a further draw exceeds with probability ≤ error.
     """
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(eigenvalues, 0))
+    # The root of the correlations, not of the covariance: eigenvalues have rounding errors in proportion to the largest
+    # one, which would exceed the variance of points whose losses vary little.
+    spread = np.sqrt(np.diag(covariance))
+    divisor = np.where(spread > 0, spread, 1.0)
+    root = spread[:, None] * covariance_root(covariance / np.outer(divisor, divisor))
     points = len(covariance)
     scale = np.zeros((points, points))  # 1 / s_ij, or 0 for a pair that does not vary
     scale[np.triu_indices(points, k=1)] = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
@@ -156,9 +165,10 @@ def _largest_quantile(
 
 
 def unseen(examples: int, of: int, error: float) -> int:
-    """How many given examples may all be missing from the sample with a probability of more than `error`.
+    """Size of the largest group of examples that the sample may miss entirely with a probability of more than `error`.
 
-    A group of more of them has one in the sample with probability 1 − error: (1 − n/N)^M bounds the chance to miss M.
+    A sample of n = `examples` out of N = `of` misses a given group of M examples with probability ≤ (1 − n/N)^M, so
+    the size is ⌊ln(error) / ln(1 − n/N)⌋; the sample contains a member of any larger group with probability 1 − error.
 
     >>> unseen(500, of=10_000, error=0.01), unseen(10_000, of=10_000, error=0.01)
     (89, 0)
@@ -167,16 +177,16 @@ def unseen(examples: int, of: int, error: float) -> int:
 
 
 def check_confidence(confidence: float, bounds: tuple[float, float] | None) -> None:
-    """Make sure that a confidence is one that the method can give.
+    """Refuse a confidence that `interim_analysis` cannot give.
 
-    Raises `ValueError` outside (0, 1), and above 0.999 without bounds: so far out, means are not normal.
+    Raises `ValueError` outside (0, 1), and above 0.999 without bounds, where the normal approximation of means fails.
     """
     if not 0 < confidence < 1 or (bounds is None and confidence > 0.999):
         raise ValueError(
             explain(
-                expected="0 < confidence < 1, and at most 0.999 where losses have no bounds: farther out, "
-                "means are not normal.",
+                expected="0 < confidence < 1, and at most 0.999 without bounds, as the normal approximation of means "
+                "fails in the far tails.",
                 got=f"{confidence}.",
-                hint="0.99 is usual; profile() on all data has no sampling error.",
+                hint="0.99 is usual; profile() measures all examples and has no sampling error.",
             )
         )

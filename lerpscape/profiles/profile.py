@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from lerpscape.base.errors import explain
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
+from lerpscape.engine.measurement import Alphas, alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.planner import Evaluator
 from lerpscape.engine.provenance import measured_with
@@ -30,8 +30,6 @@ from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
 
-Alphas: TypeAlias = int | Sequence[float] | Floats | str
-
 
 def profile(
     model: nn.Module,
@@ -39,7 +37,7 @@ def profile(
     data: Data,
     *,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: Alphas = 50,
+    alphas: Alphas | str = 50,
     tolerance: float = 1e-3,
     batch_norm: BatchNormPolicy | None = None,
     derivative: bool = True,
@@ -154,33 +152,6 @@ def profile(
         ),
     )
     return found
-
-
-def alpha_grid(alphas: Alphas) -> Floats:
-    """The values of α: so many evenly spaced points on [0, 1], or the given increasing values.
-
-    Values within 1e-12 of 0 or 1 are meant to be the ends, and become them.
-
-    Raises `ValueError` for fewer than two points or values that do not increase.
-
-    >>> alpha_grid(3)
-    array([0. , 0.5, 1. ])
-    """
-    if isinstance(alphas, int):
-        grid = np.linspace(0.0, 1.0, max(alphas, 0))
-    else:
-        grid = np.array([] if isinstance(alphas, str) else alphas, dtype=np.float64)
-        for end in (0.0, 1.0):
-            grid[np.abs(grid - end) < 1e-12] = end
-    if grid.ndim != 1 or len(grid) < 2 or not np.isfinite(grid).all() or not np.all(np.diff(grid) > 0):
-        raise ValueError(
-            explain(
-                expected="alphas as a count of at least 2, or at least two finite, increasing values.",
-                got=f"{alphas!r}."[:200],
-                hint='alphas=50 is usual, "adaptive" places them; np.linspace(-0.25, 1.25, 61) looks beyond both ends.',
-            )
-        )
-    return grid
 
 
 def _fingerprint(

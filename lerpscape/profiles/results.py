@@ -1,4 +1,4 @@
-"""A profile: what the loss, accuracy and derivative are along a path, and every reading of that curve."""
+"""The result of `profile`: loss, accuracy and derivative along a path, and the readings of that curve."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
-from lerpscape.readings import between_points, intervals, monotonicity
-from lerpscape.readings.between_points import HiddenRise
-from lerpscape.readings.crosswalk import Curve, crosswalk
-from lerpscape.readings.crosswalk_results import Readings
+from lerpscape.readings import intervals, monotonicity, rises_between_points
 from lerpscape.readings.intervals import RiseInterval
 from lerpscape.readings.monotonicity import BarrierKind, Rise
+from lerpscape.readings.published import Curve, published_readings
+from lerpscape.readings.results import Readings
+from lerpscape.readings.rises_between_points import HiddenRise
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Invalid:
-    """One α at which losses are NaN or infinite: of how many examples, and which is the first in the data's order."""
+    """An α at which `examples` losses are NaN or infinite; `first` is the number of the first such example."""
 
     alpha: float
     examples: int
@@ -35,11 +35,12 @@ class Invalid:
 class Profile(Result):
     """Mean loss, accuracy and dL/dα over the examples at every α of a path.
 
-    Arrays have shape (points,): `alphas`, `loss` and `derivative` (both in `unit`), `accuracy` (a share), with
-    `derivative_error` its standard error; `covariance` (points, points) is that of the per-example losses, in unit².
-    `accuracy` is None for losses without a right answer, `derivative` is None with `derivative_reason`.
-    `invalid` marks every α with NaN or infinite losses; values are never altered, and readings of such a curve raise
-    `NonFiniteLoss`. Readings look at 0 ≤ α ≤ 1: points beyond are for the eye. `how` says how it was measured.
+    `alphas`, `loss` and `derivative` (both in `unit`), `derivative_error` (its standard error) and `accuracy` (from 0
+    to 1) have shape (points,). `covariance` (points, points) is that of the per-example losses, in unit².
+    `accuracy` is None for losses without right answers. `derivative` is None if it was not measured, and
+    `derivative_reason` says why. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
+    readings of such a curve raise `NonFiniteLoss`. `distance` is ‖θ_T − θ₀‖₂, and `relative_distance` is ‖θ_T − θ₀‖ /
+    ‖θ₀‖. Readings use the points with 0 ≤ α ≤ 1 only. `how` is metadata: device, threads, versions, digests.
     """
 
     FORMAT = "lerpscape profile 1"
@@ -69,15 +70,20 @@ class Profile(Result):
 
     @property
     def rises(self) -> tuple[Rise, ...]:
-        """Every excursion above the running minimum; see `lerpscape.rises`."""
+        """Every excursion of the loss above its running minimum; see `lerpscape.rises`."""
         return monotonicity.rises(self._inside("loss"), self._inside("alphas"))
 
     @property
     def hidden_rises(self) -> tuple[HiddenRise, ...]:
-        """Grid intervals where the derivative shows a rise that the losses do not; () without derivatives."""
+        """Rises between grid points that only the derivative shows; () without derivatives.
+
+        See `lerpscape.readings.hidden_rises`.
+        """
         if self.derivative is None:
             return ()
-        return between_points.hidden_rises(self._inside("loss"), self._inside("derivative"), self._inside("alphas"))
+        return rises_between_points.hidden_rises(
+            self._inside("loss"), self._inside("derivative"), self._inside("alphas")
+        )
 
     def is_monotonic(self, tolerance: float) -> bool:
         """Whether `max_rise` ≤ tolerance, in the unit of the loss. A grid can refute monotonicity, not prove it."""
@@ -85,22 +91,22 @@ class Profile(Result):
 
     @property
     def relative_rise(self) -> float:
-        """`max_rise` / (L(0) − L(1)); nan where the loss does not fall from end to end."""
+        """`max_rise` / (L(0) − L(1)); nan if the loss at the end is not below that at the start."""
         self._require_ends()
         return monotonicity.relative_rise(self._inside("loss"))
 
     @property
     def max_step(self) -> float:
-        """Largest increase between neighbouring grid points; depends on the grid."""
+        """Largest increase between neighbouring grid points; it shrinks as the grid is refined."""
         return monotonicity.max_step(self._inside("loss"))
 
     def barrier(self, kind: BarrierKind) -> float:
-        """Height over a reference made of both ends; see `lerpscape.barrier` for the five kinds."""
+        """Height above a reference value of both ends; see `lerpscape.barrier` for the five kinds."""
         return monotonicity.barrier(self._inside("loss"), kind, self._inside("alphas"))
 
     @property
     def local_convexity(self) -> float:
-        """Share of interior points at which the curve bends upwards; see `lerpscape.readings.local_convexity`."""
+        """Share of interior points at which the curve is convex; see `lerpscape.readings.local_convexity`."""
         return monotonicity.local_convexity(self._inside("loss"), self._inside("alphas"))
 
     @property
@@ -109,17 +115,18 @@ class Profile(Result):
         return monotonicity.global_convexity(self._inside("loss"), self._inside("alphas"))
 
     def plateau(self, eps: float) -> float:
-        """How far the loss stays within a share `eps` of its drop from L(0)."""
+        """The α up to which the loss stays within a share `eps` of its drop; see `lerpscape.readings.plateau`."""
         return monotonicity.plateau(self._inside("loss"), eps, self._inside("alphas"))
 
     @property
     def area(self) -> float:
-        """∫ (L(α) − L(1)) / (L(0) − L(1)) dα: ½ for a straight line, near 1 for a plateau."""
+        """∫ (L(α) − L(1)) / (L(0) − L(1)) dα: ½ for a straight line, near 1 for a long plateau."""
         return monotonicity.area(self._inside("loss"), self._inside("alphas"))
 
     def rise_interval(self, level: float = 0.95, draws: int = 2000, seed: int = 0) -> RiseInterval:
-        """Interval and p-value of the largest rise, for examples that are a sample; see "
-        "`lerpscape.readings.rise_interval`.
+        """Confidence interval and p-value of the largest rise, if the examples are a random sample.
+
+        See `lerpscape.readings.rise_interval`.
         """
         inside = self._positions()
         return intervals.rise_interval(
@@ -133,7 +140,7 @@ class Profile(Result):
 
     @property
     def loss_error(self) -> Floats:
-        """Standard error of the mean loss at every α, for examples that are a sample; shape (points,)."""
+        """Standard error of the mean loss at every α, if the examples are a random sample; shape (points,)."""
         return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -145,10 +152,11 @@ class Profile(Result):
         return data_frame(columns)
 
     def readings(self, tolerance: float = 0.0) -> Readings:
-        """Every published monotonicity, barrier, convexity and plateau reading, with its user, on this grid and half.
+        """Every published monotonicity, barrier, convexity and plateau reading, on this grid and on half of it.
 
-        `tolerance`, in the unit of the loss, is what verdicts forgive. `readings["max_rise"].value` is one number,
-        `.disagreements` the questions on which definitions part; see `lerpscape.readings.Readings`.
+        `tolerance`, in the unit of the loss, is the largest rise or barrier that verdicts still count as none. The
+        result's `["max_rise"].value` is one number, its `disagreements` are the questions that definitions answer
+        differently; see `lerpscape.readings.Readings`.
 
         Raises `NonFiniteLoss` for a curve with invalid points.
         """
@@ -157,17 +165,17 @@ class Profile(Result):
         }
         error = None if parts["accuracy"] is None else 100 * (1 - parts["accuracy"])
         curve = Curve(self._inside("alphas"), self._inside("loss"), error, parts["derivative"])
-        return crosswalk(curve, tolerance=tolerance, unit=self.unit)
+        return published_readings(curve, tolerance=tolerance, unit=self.unit)
 
     @property
     def summary(self) -> str:
-        """The verdict that forgives no rise."""
+        """The verdict with tolerance 0."""
         return self.verdict(0)
 
     def verdict(self, tolerance: float) -> str:
-        """What the curve does, in a sentence; the tolerance has the unit of the loss.
+        """Whether the curve is monotonic, in a sentence; `tolerance` has the unit of the loss.
 
-        Never more than the grid shows: a rise may hide between points.
+        The verdict is about the grid points, and the rises between them that the derivative shows.
         """
         if self.invalid:
             first = self.invalid[0]
@@ -184,9 +192,9 @@ class Profile(Result):
                 "never falls" if losses.min() == losses[0] else f"rises by {largest.height:.4g} {self.unit}".rstrip()
             )
             return f"Not monotonic: the loss {shape}, from α = {largest.opens:.4g} to {largest.peak:.4g} ({where})."
-        unseen = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
-        if unseen:
-            worst = max(unseen, key=lambda rise: rise.estimate)
+        hidden = [rise for rise in self.hidden_rises if rise.estimate > tolerance]
+        if hidden:
+            worst = max(hidden, key=lambda rise: rise.estimate)
             return (
                 f"Falls from point to point, but the derivative shows a rise of about {worst.estimate:.2g} {self.unit} "
                 f"hidden between α = {worst.left:.4g} and {worst.right:.4g} ({where})."
@@ -194,7 +202,10 @@ class Profile(Result):
         return f"Monotonic as far as the grid shows: the loss never rises by more than the tolerance ({where})."
 
     def _positions(self) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Grid points on the path itself; a reading is of these."""
+        """Indices of the points with 0 ≤ α ≤ 1, which readings use.
+
+        Raises `NonFiniteLoss` if one of them is invalid.
+        """
         inside = np.flatnonzero((self.alphas >= 0) & (self.alphas <= 1))
         bad = [point for point in self.invalid if 0 <= point.alpha <= 1]
         if bad:
@@ -220,7 +231,7 @@ class Profile(Result):
         if not self._has_ends():
             raise ValueError(
                 explain(
-                    expected="a grid that contains 0 and 1, as this reading compares both ends.",
+                    expected="a grid that contains 0 and 1, as this reading uses the losses at both ends.",
                     got=f"a grid from {self.alphas.min():.4g} to {self.alphas.max():.4g}.",
                     hint="Include both among alphas.",
                 )

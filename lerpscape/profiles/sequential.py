@@ -16,6 +16,7 @@ from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluate import rows_of
 from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.measurement import alpha_grid
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.plan import MOST_GROUP
 from lerpscape.engine.planner import PROBE_ALPHA, PROBE_ROWS, Evaluator
@@ -27,8 +28,7 @@ from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.networks.sampling import Sample
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.interim_analyses import Look, check_confidence, look, schedule
-from lerpscape.profiles.profile import alpha_grid
+from lerpscape.profiles.interim_analyses import InterimAnalysis, check_confidence, interim_analysis, sample_sizes
 from lerpscape.profiles.sequential_verdicts import SequentialVerdict
 
 
@@ -54,18 +54,18 @@ def sequential_verdict(
 ) -> SequentialVerdict:
     """Decide whether max_rise of the mean loss over *all* data exceeds `tolerance`, from as few examples as it takes.
 
-    Examples are taken in a random order, without replacement. There is a look at 1,024, 2,048, 4,096, … of them, which
-    brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Every
-    look measures new examples only. A line that cannot be decided from a sample costs somewhat more than `profile`, and
-    the answer is then exact.
+    Examples are drawn in a random order, without replacement. After 1,024, 2,048, 4,096, … of them an interim analysis
+    brackets the largest rise over all; the first bracket that lies on one side of the tolerance ends the search. Each
+    analysis measures new examples only. A line that no sample decides costs somewhat more than `profile`, and the
+    answer is then exact.
 
     * `tolerance`: the rise that is forgiven, in the unit of the loss. With 0, lines that are flat somewhere need all.
     * `confidence`: a wrong verdict has a probability of at most 1 − confidence over the random order, which is divided
-      evenly among the looks before the last example. Without `bounds` that holds as sample means become normal; see
-      `looks.look` and [engine](../engine.md) for what was measured, and where it fails.
+      evenly among the analyses before the last example. Without `bounds` that holds as sample means become normal; see
+      `interim_analysis` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
-    * `first`: examples at the first look. `budget`: the most to measure, after which it is `undecided`; all by default.
+    * `first`: examples at the first analysis. `budget`: the most to measure before it is `undecided`; all by default.
     * `seed`: of the random order. Choosing among seeds by their verdicts would void the confidence.
     * `data`: in memory, example by example: a list of batches, or anything re-iterable below a gigabyte.
     * `alphas`: points in [0, 1]. The rest as for `profile`; `Recalibrate(data)` keeps its own data whole.
@@ -73,7 +73,7 @@ def sequential_verdict(
     Raises what `profile` raises, `NonFiniteLoss` for a NaN among the losses seen, and `ValueError` for arguments out of
     range, a loss outside its bounds, and losses that depend on the other examples of a batch.
 
-    Sources: Armitage (1975) and Pocock (1977) for repeated looks; `interim_analyses.look` for each of them.
+    Sources: Armitage (1975) and Pocock (1977) for repeated analyses; `interim_analysis` for each of them.
 
     >>> from lerpscape.paths.line import Line
     >>> model = nn.Linear(1, 1, bias=False).double()
@@ -103,16 +103,16 @@ def sequential_verdict(
         check_workers(workers, on_path.device)
         statistics = BatchNormStatistics(on_path, batch_norm)
         _check_alone(on_path, chosen, statistics, next(sample.batches(0, min(PROBE_ROWS, len(sample)))))
-        counts = schedule(first, min(budget or len(sample), len(sample)))
+        counts = sample_sizes(first, min(budget or len(sample), len(sample)))
         guesses = sum(count < len(sample) for count in counts)
         error = (1 - confidence) / guesses if guesses else 0.0
         losses = np.empty((len(grid), 0))
-        looks: list[Look] = []
+        analyses: list[InterimAnalysis] = []
         pieces = [list(_pieces(before, count)) for before, count in pairwise([0, *counts])]
-        total = sum(sample.batches_in(*piece) for look_pieces in pieces for piece in look_pieces)
+        total = sum(sample.batch_count(*piece) for new in pieces for piece in new)
         with progress_bar(progress, total=total * len(grid), what=f"verdict {label}".strip()) as report:
             walker = Evaluator(
-                on_path, chosen, statistics, report, derivative=False, probe=sample.one_batch, workers=workers
+                on_path, chosen, statistics, report, derivative=False, probe=sample.first_batch, workers=workers
             )
             for new in pieces:
                 for begin, end in new:
@@ -122,10 +122,10 @@ def sequential_verdict(
                     rows, _ = rows_of(walker, grid, Reader([(each.inputs, each.targets) for each in batches]))
                     losses = np.hstack([losses, rows.numbers()[0]])
                 _check_losses(losses, grid, bounds)
-                looks.append(look(losses, len(sample), error, bounds=bounds, seed=seed + len(looks)))
-                if looks[-1].lower > tolerance or looks[-1].upper <= tolerance:
+                last = interim_analysis(losses, len(sample), error, bounds=bounds, seed=seed + len(analyses))
+                analyses.append(last)
+                if last.lower > tolerance or last.upper <= tolerance:
                     break
-    last = looks[-1]
     missing = 1 - last.examples / len(sample)
     deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.zeros(len(grid))
     return SequentialVerdict(
@@ -138,7 +138,7 @@ def sequential_verdict(
         peaks=float(grid[last.second]),
         examples=last.examples,
         of=len(sample),
-        looks=tuple(looks),
+        analyses=tuple(analyses),
         alphas=grid,
         loss=losses.mean(axis=1),
         loss_error=deviation * np.sqrt(missing / last.examples),
@@ -151,8 +151,8 @@ def sequential_verdict(
             on_path,
             statistics,
             began,
-            planned_looks=counts,
-            error_of_a_look=error,
+            planned_analyses=counts,
+            error_per_analysis=error,
             plan=walker.choice.describe(),
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
@@ -161,7 +161,7 @@ def sequential_verdict(
 
 
 def _pieces(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The examples of a look as they are copied from the data: as many as the engine has at work for all α."""
+    """The examples of an analysis as they are copied from the data: as many as the engine has at work for all α."""
     for first in range(begin, end, MOST_GROUP):
         yield first, min(first + MOST_GROUP, end)
 
@@ -216,7 +216,7 @@ def _check_alone(on_path: ModelOnPath, loss: Loss, statistics: BatchNormStatisti
     plan = ModuleExecution(
         on_path, loss, statistics.on([(probe.inputs, probe.targets)]), lambda _: None, derivative=False
     )
-    halves = [probe.rows(part) for part in torch.arange(count).tensor_split(2)]
+    halves = [probe.select(part) for part in torch.arange(count).tensor_split(2)]
     whole, parts = (plan.row(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
     tolerance = 4096 * torch.finfo(on_path.compute_dtype()).eps
     if not np.allclose(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True):

@@ -1,4 +1,4 @@
-"""A verdict on a line from as few examples as it takes, with the looks that led to it."""
+"""The result of `sequential_verdict`: a verdict on a path from a sample of the data, and the interim analyses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lerpscape.base.arrays import Floats
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
-from lerpscape.profiles import interim_analyses as samples_seen
-from lerpscape.profiles.interim_analyses import Look
+from lerpscape.profiles import interim_analyses
+from lerpscape.profiles.interim_analyses import InterimAnalysis
 
 if TYPE_CHECKING:
     import pandas
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SequentialVerdict(Result):
-    """Is the largest rise of the mean loss over all `of` examples, on the grid, above `tolerance`? From `examples`.
+    """Whether the largest rise of the mean loss over all `of` examples exceeds `tolerance`, judged from `examples`.
 
-    `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance) or, where the budget ended first,
-    `undecided`. A wrong verdict has a probability of at most 1 − `confidence` over the random order, as far as `basis`
-    goes; `lower` and `upper`, those of the last of the `looks`, each hold with that confidence at all looks together.
-    With all examples both are the largest rise itself.
+    `verdict` is `monotonic` (upper ≤ tolerance), `violated` (lower > tolerance), or `undecided` where the budget was
+    used up first. Over the random order of the examples it is wrong with a probability of at most 1 − `confidence`,
+    under the assumption that `basis` names. `lower` and `upper` are those of the last of the `analyses`; each holds
+    with that confidence at all analyses together. Once all examples are measured, both equal the largest rise.
 
-    `loss` (points,) is the mean over the examples seen, `loss_error` (points,) its standard error about the mean over
-    all. `opens` and `peaks` are the α between which the loss rises by at least `lower`.
+    `loss` (points,) is the mean over the measured examples, `loss_error` (points,) its standard error as an estimate
+    of the mean over all. The loss rises by at least `lower` from α = `opens` to α = `peaks`. Losses are in `unit`.
     """
 
-    FORMAT = "lerpscape sequential verdict 1"
-    PLOT = "sequential.plot_looks"
+    FORMAT = "lerpscape sequential verdict 2"
+    PLOT = "profiles.plot_sequential"
     PAGE = (5.8, 3.4)
 
     verdict: str
@@ -41,7 +41,7 @@ class SequentialVerdict(Result):
     peaks: float
     examples: int
     of: int
-    looks: tuple[Look, ...]
+    analyses: tuple[InterimAnalysis, ...]
     alphas: Floats
     loss: Floats
     loss_error: Floats
@@ -54,36 +54,39 @@ class SequentialVerdict(Result):
 
     @property
     def share(self) -> float:
-        """Share of all examples that was measured."""
+        """Share of all examples that were measured."""
         return self.examples / self.of
 
     @property
     def basis(self) -> str:
-        """What the confidence rests on: `all examples`, `bounds` of every loss, or `normal means` of many examples."""
+        """What the confidence assumes.
+
+        `all examples`: nothing, as there is no sampling error. `bounds`: that every example's loss is within them.
+        `normal means`: that the sample is large enough for means to be normally distributed.
+        """
         if self.examples == self.of:
             return "all examples"
         return "normal means" if self.bounds is None else "bounds"
 
     @property
     def unseen(self) -> int:
-        """A group of so many examples may have gone unseen with a probability of more than 1 − confidence.
+        """Size of the largest group that the sample may miss entirely with a probability of more than 1 − confidence.
 
-        Means of a sample know nothing of what it misses: a verdict with the basis `normal means` takes for granted that
-        no group of this size moves the mean by itself.
+        A verdict with the basis `normal means` assumes that no group of this size changes the mean by itself.
         """
-        return samples_seen.unseen(self.examples, self.of, 1 - self.confidence)
+        return interim_analyses.unseen(self.examples, self.of, 1 - self.confidence)
 
     @property
     def summary(self) -> str:
         """The verdict in a sentence."""
         unit = f" {self.unit}".rstrip()
         complete = self.examples == self.of
-        seen = (
+        sample = (
             f"all {self.of:,} examples, no sampling error"
             if complete
             else f"{self.examples:,} of {self.of:,} examples, {100 * self.share:.2g} %"
         )
-        where = f"on {len(self.alphas)} points, tolerance {self.tolerance:g}{unit}, {seen}"
+        where = f"on {len(self.alphas)} points, tolerance {self.tolerance:g}{unit}, {sample}"
         sure = "" if complete else f" at {100 * self.confidence:g} % confidence"
         bracket = f"{self.lower:.4g}" if complete else f"between {self.lower:.4g} and {self.upper:.4g}"
         if self.verdict == "violated":
@@ -93,18 +96,18 @@ class SequentialVerdict(Result):
             )
         if self.verdict == "undecided":
             return f"Undecided{sure}: the largest rise is {bracket}{unit} ({where}). More examples would decide it."
-        blind = "" if self.basis != "normal means" else f" A group of {self.unseen:,} examples may have gone unseen."
+        unseen = f" A group of {self.unseen:,} examples may have gone unseen." if self.basis == "normal means" else ""
         most = f"no later loss exceeds an earlier one by more than {self.upper:.4g}{unit}"
-        return f"Monotonic{sure}: {most} ({where}).{blind}"
+        return f"Monotonic{sure}: {most} ({where}).{unseen}"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per look. Needs pandas (`pip install "lerpscape[pandas]"`)."""
+        """One row per interim analysis. Needs pandas (`pip install "lerpscape[pandas]"`)."""
         return data_frame(
             {
-                "examples": [each.examples for each in self.looks],
-                "lower": [each.lower for each in self.looks],
-                "upper": [each.upper for each in self.looks],
-                "opens": [float(self.alphas[each.first]) for each in self.looks],
-                "peaks": [float(self.alphas[each.second]) for each in self.looks],
+                "examples": [analysis.examples for analysis in self.analyses],
+                "lower": [analysis.lower for analysis in self.analyses],
+                "upper": [analysis.upper for analysis in self.analyses],
+                "opens": [float(self.alphas[analysis.first]) for analysis in self.analyses],
+                "peaks": [float(self.alphas[analysis.second]) for analysis in self.analyses],
             }
         )

@@ -1,12 +1,10 @@
-"""Numbers read off a sequence of losses along a path. They need numpy and scipy alone."""
+"""Numbers that describe a sequence of losses along a path, without torch."""
 
 from typing import TYPE_CHECKING
 
 from lerpscape.base.lazy_names import attach
 
 if TYPE_CHECKING:
-    from lerpscape.readings.between_points import HiddenRise, hidden_rises
-    from lerpscape.readings.crosswalk_results import Disagreement, Reading, Readings
     from lerpscape.readings.intervals import RiseInterval, rise_interval
     from lerpscape.readings.monotonicity import (
         Rise,
@@ -21,5 +19,7 @@ if TYPE_CHECKING:
         relative_rise,
         rises,
     )
+    from lerpscape.readings.results import Disagreement, Reading, Readings
+    from lerpscape.readings.rises_between_points import HiddenRise, hidden_rises
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

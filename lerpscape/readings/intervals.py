@@ -1,7 +1,7 @@
-"""How sure a curve measured on a sample of examples is: paired standard errors, intervals and p-values.
+"""Sampling error of a curve that is measured on a sample of examples: standard errors, intervals and p-values.
 
-The losses at different α are measured on the same examples, so their errors are strongly correlated. Keeping the
-covariance between all points of the grid gives the error of every *difference* of two points exactly.
+The losses at different α are measured on the same examples, so their errors are strongly correlated. The covariance
+of the losses at all pairs of grid points gives the standard error of every difference between two points.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lerpscape.readings.monotonicity import Values, max_rise
 
 @dataclass(frozen=True)
 class RiseInterval:
-    """A simultaneous interval for the largest rise of the expected curve, and the p-value of "it never rises".
+    """A confidence interval for the largest rise of the expected loss, and the p-value of H₀: it never increases.
 
-    `lower ≤ max_rise ≤ upper` with probability `level` over the draw of the `examples`; `p_value` is for the
-    hypothesis that the expected loss never increases between any two grid points. Both by the Gaussian
-    multiplier bootstrap with `draws` draws. They speak about new examples from the same source: where the examples
-    measured are the whole data set of interest, the measured value has no sampling error at all.
+    `lower ≤ max_rise ≤ upper` with probability `level` over the draw of the `examples`. `p_value` is for the hypothesis
+    that the expected loss does not increase between any two grid points. Both come from a Gaussian multiplier bootstrap
+    with `draws` draws. They assume that the examples are a random sample; if they are the whole data set of interest,
+    the measured `max_rise` has no sampling error.
     """
 
     lower: float
@@ -38,10 +38,10 @@ class RiseInterval:
 
 @dataclass
 class Moments:
-    """Running mean and co-moments of vectors, one vector per example, in float64.
+    """Running mean and co-moments of vectors with `size` coordinates, one vector per example, in float64.
 
-    Batches are merged pairwise (Chan, Golub & LeVeque 1983), so neither the batch size nor a large common offset
-    costs accuracy.
+    Batches are merged pairwise (Chan, Golub & LeVeque 1983), which is accurate for every batch size and for data with a
+    large mean.
 
     >>> moments = Moments(1)
     >>> moments.add(np.array([[1.0, 2.0]])); moments.add(np.array([[6.0]]))
@@ -59,11 +59,11 @@ class Moments:
         self.comoment = np.zeros((self.size, self.size))
 
     def add(self, values: Floats) -> None:
-        """Take in a matrix of shape (size, examples)."""
+        """Add the examples of a matrix of shape (size, examples)."""
         count = values.shape[1]
         if not count:
             return
-        with np.errstate(invalid="ignore"):  # inf − inf: the mean is invalid there, and is marked so by the caller
+        with np.errstate(invalid="ignore"):  # inf − inf is NaN, which the caller marks as invalid
             mean = values.mean(axis=1)
             centred = values - mean[:, None]
             total, shift = self.count + count, mean - self.mean
@@ -89,7 +89,7 @@ def difference_errors(covariance: Floats, examples: int) -> Floats:
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval for a proportion from so many successes in so many trials; (0, 1) without any trial.
+    """Confidence interval for a proportion, given the number of successes and of trials; (0, 1) without any trial.
 
     (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n), p = successes / trials, z the normal quantile of the level.
 
@@ -127,39 +127,39 @@ def rise_interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> RiseInterval:
-    """Simultaneous interval for max over i ≤ j of E L_j − E L_i, and a p-value against "never rises".
+    """Simultaneous confidence interval for max over i ≤ j of E L_j − E L_i, and a p-value for H₀: E L never increases.
 
-    With differences d_ij and their standard errors s_ij, the quantile q of `max |d*_ij| / s_ij` over Gaussian
-    multiplier draws `d*` gives `lower = max(0, max(d_ij − q·s_ij))` and `upper = max(0, max(d_ij + q·s_ij))`. The
-    p-value compares `max d_ij / s_ij` with the same maximum of the draws, which is its law where the expected curve is
-    flat, the least favourable curve that never rises; it is therefore conservative on a falling one.
+    Let d_ij = L_j − L_i with standard error s_ij, and let q be the quantile at `level` of `max |d*_ij| / s_ij` over
+    Gaussian multiplier draws `d*`. Then `lower = max(0, max(d_ij − q·s_ij))` and `upper = max(0, max(d_ij + q·s_ij))`.
+    The p-value compares `max d_ij / s_ij` with `max d*_ij / s_ij`, which has its distribution if the expected curve is
+    flat. That is the least favourable curve under H₀, so the p-value is conservative for falling curves.
 
-    `covariance` is that of the per-example losses, shape (points, points). All in the unit of the loss.
+    `losses` has shape (points,). `covariance` is that of the per-example losses, shape (points, points).
 
     Raises `NonFiniteLoss` for NaN or inf among the losses, `ValueError` for fewer than two examples.
 
     Source: Chernozhukov, Chetverikov & Kato (2013), Gaussian multiplier bootstrap for maxima.
 
-    >>> found = rise_interval([1.0, 0.0, 0.5], np.diag([1.0, 1.0, 1.0]), examples=10_000)
-    >>> found.lower < 0.5 < found.upper, found.p_value < 0.01
+    >>> interval = rise_interval([1.0, 0.0, 0.5], np.diag([1.0, 1.0, 1.0]), examples=10_000)
+    >>> interval.lower < 0.5 < interval.upper, interval.p_value < 0.01
     (True, True)
     """
     if examples < 2:
         raise ValueError(explain(expected="at least two examples.", got=f"{examples}.", hint="Measure on more data."))
     if not 0 < level < 1:
         raise ValueError(explain(expected="0 < level < 1.", got=f"{level}.", hint="0.95 is usual."))
-    measured = max_rise(losses)  # also refuses NaN and inf
+    measured = max_rise(losses)  # raises for NaN and inf
     values = np.asarray(losses, dtype=np.float64)
     first, second = np.triu_indices(len(values), k=1)
     difference = values[second] - values[first]
     error = difference_errors(covariance, examples)[first, second]
-    varies = error > 1e-12 * max(1.0, float(np.abs(values).max()))  # below: rounding of the covariance, not sampling
+    varies = error > 1e-12 * max(1.0, float(np.abs(values).max()))  # smaller errors are rounding of the covariance
     if not varies.any():
         return RiseInterval(measured, measured, level, 0.0 if measured > 0 else 1.0, examples, draws, seed)
-    first, second, known = first[varies], second[varies], difference[~varies]
+    first, second, exact = first[varies], second[varies], difference[~varies]
     difference, error = difference[varies], error[varies]
 
-    root = _root(covariance / examples)
+    root = covariance_root(covariance / examples)
     generator = np.random.default_rng(seed)
     largest, largest_magnitude = np.empty(draws), np.empty(draws)
     for draw in range(draws):
@@ -167,7 +167,7 @@ def rise_interval(
         studentised = (noise[second] - noise[first]) / error
         largest[draw], largest_magnitude[draw] = studentised.max(), np.abs(studentised).max()
     quantile = float(np.quantile(largest_magnitude, level, method="higher"))
-    certain = max(0.0, float(known.max())) if len(known) else 0.0
+    certain = max(0.0, float(exact.max())) if len(exact) else 0.0  # the largest rise without sampling error
     reached = int(np.sum(largest >= (difference / error).max()))
     return RiseInterval(
         lower=max(certain, float((difference - quantile * error).max())),
@@ -180,8 +180,12 @@ def rise_interval(
     )
 
 
-def _root(covariance: Floats) -> Floats:
-    """A matrix whose product with its transpose is the (possibly singular) covariance."""
+def covariance_root(covariance: Floats) -> Floats:
+    """A matrix R with R Rᵀ = covariance, which may be singular; shape (points, points).
+
+    >>> covariance_root(np.array([[4.0, 0.0], [0.0, 0.0]])) @ [0.0, 1.0]
+    array([2., 0.])
+    """
     eigenvalues, vectors = np.linalg.eigh(covariance)
     root: Floats = vectors * np.sqrt(np.maximum(eigenvalues, 0))
     return root

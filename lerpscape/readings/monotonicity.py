@@ -1,8 +1,8 @@
-"""Readings of one sequence of losses along a path: how far it rises, bends and lingers.
+"""Numbers that describe a sequence of losses along a path: its rises, barriers, convexity and plateau.
 
-Every function takes plain sequences and needs numpy alone. `alphas` defaults to an even grid on [0, 1].
-A NaN or an infinity among the values raises `NonFiniteLoss`: such a curve has no verdict.
-A reading that is undefined for a curve (a share of a drop that is not there) is `nan`.
+Every function takes a sequence or a numpy array of losses. `alphas` defaults to an even grid on [0, 1].
+NaN or infinity among the losses raises `NonFiniteLoss`. A reading that is undefined for a curve, such as a ratio to a
+drop of the loss that does not occur, is `nan`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ BarrierKind: TypeAlias = Literal["mean", "chord", "max", "midpoint", "signed"]
 
 @dataclass(frozen=True)
 class Rise:
-    """One excursion of the loss above everything that came before it.
+    """One excursion of the loss above its running minimum.
 
-    `opens` is the last grid point at the running minimum, `peak` the highest point after it, `closes` the first
-    point back at or below that minimum (or the last point, with `returns` false). Positions are grid points, so
-    a width is known to one grid step at either side.
+    `opens` is the α of the last grid point at the running minimum, `peak` that of the highest point after it, and
+    `closes` that of the first point back at or below the minimum. If there is none, `closes` is the last α and
+    `returns` is false. `height` is the loss at `peak` minus the minimum.
     """
 
     opens: float
@@ -38,15 +38,15 @@ class Rise:
 
     @property
     def width(self) -> float:
-        """Length in α from opening to closing, quantised by the grid."""
+        """`closes` − `opens`, accurate to one grid step at either side."""
         return self.closes - self.opens
 
 
 def max_rise(losses: Values) -> float:
-    """Largest amount by which a later loss exceeds an earlier one; the min Δ of Lucas et al.
+    """Largest amount by which a later loss exceeds an earlier one, called min Δ by Lucas et al.
 
-    max over i ≤ j of L_j − L_i. Never negative; 0 exactly when the sequence never increases. Same unit as the
-    losses. The last point counts like any other. Refining a grid never lowers it.
+    max over i ≤ j of L_j − L_i, in the unit of the losses. Never negative, and 0 exactly if the sequence never
+    increases. Adding points to a grid never lowers it.
 
     Raises `NonFiniteLoss` for NaN or inf, `ValueError` for fewer than two values.
 
@@ -64,7 +64,7 @@ def max_rise(losses: Values) -> float:
 def is_monotonic(losses: Values, tolerance: float) -> bool:
     """Whether no later loss exceeds an earlier one by more than `tolerance`: max_rise ≤ tolerance.
 
-    The tolerance has the unit of the loss and no default, because published work uses 0, 1e-3 and 1e-2.
+    `tolerance` has the unit of the loss. It has no default, because published work uses 0, 1e-3 and 1e-2.
 
     Raises `NonFiniteLoss` for NaN or inf, `ValueError` for a negative tolerance.
 
@@ -81,9 +81,9 @@ def is_monotonic(losses: Values, tolerance: float) -> bool:
 
 
 def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
-    """Every maximal excursion of the losses above their running minimum, in order of α.
+    """Every maximal excursion of the losses above their running minimum (bumps of Lucas et al.), in order of α.
 
-    The largest height is `max_rise`. Lucas et al. call them bumps.
+    The largest height is `max_rise`.
 
     Raises `NonFiniteLoss` for NaN or inf, `ValueError` for a grid that does not fit.
 
@@ -91,7 +91,7 @@ def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
     (Rise(opens=0.25, peak=0.5, closes=0.75, height=0.5, returns=True),)
     """
     values, grid = checked_curve(losses, alphas)
-    found: list[Rise] = []
+    excursions: list[Rise] = []
     low = 0  # last index at the running minimum
     index = 1
     while index < len(values):
@@ -102,7 +102,7 @@ def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
         back = np.flatnonzero(values[index:] <= values[low])
         end = index + int(back[0]) if len(back) else len(values) - 1
         peak = index + int(np.argmax(values[index : end + 1]))
-        found.append(
+        excursions.append(
             Rise(
                 opens=float(grid[low]),
                 peak=float(grid[peak]),
@@ -114,13 +114,13 @@ def rises(losses: Values, alphas: Values | None = None) -> tuple[Rise, ...]:
         if not len(back):
             break
         low, index = end, end + 1
-    return tuple(found)
+    return tuple(excursions)
 
 
 def relative_rise(losses: Values) -> float:
-    """`max_rise` as a share of the drop from the first to the last loss: max_rise / (L(0) − L(1)).
+    """`max_rise` relative to the drop from the first to the last loss: max_rise / (L(0) − L(1)).
 
-    Makes losses in different units comparable. `nan` where the last loss is not below the first.
+    Has no unit, so that different losses can be compared. `nan` if the last loss is not below the first.
 
     >>> relative_rise([2.0, 1.0, 1.5, 0.0]), relative_rise([1.0, 1.0])
     (0.25, nan)
@@ -131,9 +131,11 @@ def relative_rise(losses: Values) -> float:
 
 
 def max_step(losses: Values) -> float:
-    """Largest increase between neighbouring points: max_i (L_{i+1} − L_i). Negative on a falling curve.
+    """Largest increase between neighbouring points: max_i (L_{i+1} − L_i). Negative for a strictly falling curve.
 
-    It shrinks as the grid is refined and is not comparable to `max_rise`. Lim et al. (2024) use 25 points.
+    It shrinks as the grid is refined, so only grids of the same size are comparable.
+
+    Source: Lim et al. (2024), with 25 points.
 
     >>> max_step([2.0, 1.0, 1.5, 1.75])
     0.5
@@ -142,7 +144,7 @@ def max_step(losses: Values) -> float:
 
 
 def barrier(losses: Values, kind: BarrierKind, alphas: Values | None = None) -> float:
-    """Height of the curve over a reference made of its two ends, under one of five published definitions.
+    """Height of the curve above a reference value of its two ends, under one of five published definitions.
 
     * `"mean"`: max_α L(α) − (L(0) + L(1))/2 (linear mode connectivity, Frankle et al. 2020)
     * `"chord"`: max_α [L(α) − ((1−α)L(0) + αL(1))] (Git Re-Basin, Ainsworth et al. 2023)
@@ -188,9 +190,9 @@ def barrier(losses: Values, kind: BarrierKind, alphas: Values | None = None) -> 
 
 
 def local_convexity(losses: Values, alphas: Values | None = None) -> float:
-    """Share of interior points at which the curve bends upwards: L_{i+1} − 2L_i + L_{i−1} ≥ 0.
+    """Share of interior points at which the curve is convex: L_{i+1} − 2L_i + L_{i−1} ≥ 0.
 
-    On an uneven grid, the share at which the slope does not fall. `nan` for fewer than three points.
+    On an uneven grid, the share at which the slope does not decrease. `nan` for fewer than three points.
 
     Source: Lim et al. (2024), for even grids.
 
@@ -211,7 +213,9 @@ def local_convexity(losses: Values, alphas: Values | None = None) -> float:
 def global_convexity(losses: Values, alphas: Values | None = None) -> float:
     """Share of interior points at or below the chord between the ends: L(α) ≤ (1−α)L(0) + αL(1).
 
-    1 − α⁶ scores 0. Source: Lim et al. (2024). `nan` for fewer than three points.
+    `nan` for fewer than three points.
+
+    Source: Lim et al. (2024).
 
     >>> global_convexity([1.0, 0.2, 0.0]), global_convexity([1.0, 0.9, 0.0])
     (1.0, 0.0)
@@ -222,12 +226,14 @@ def global_convexity(losses: Values, alphas: Values | None = None) -> float:
 
 
 def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
-    """How far from the start the loss stays put.
+    """End of the plateau at the start: the α up to which the loss stays within a share `eps` of its total drop.
 
-    `sup{α : |L(β) − L(0)| ≤ eps·(L(0) − L(1)) for all β ≤ α}`.
-    Between grid points the curve is read as straight, so the crossing is interpolated. `nan` where L(0) ≤ L(1).
+    `sup{α : |L(β) − L(0)| ≤ eps·(L(0) − L(1)) for all β ≤ α}`, on the curve that interpolates linearly between grid
+    points. `nan` if L(0) ≤ L(1).
 
-    Raises `ValueError` unless 0 ≤ eps < 1. Source: Frankle (2020), Wang et al. (2022).
+    Raises `ValueError` unless 0 ≤ eps < 1.
+
+    Sources: Frankle (2020), Wang et al. (2022).
 
     >>> plateau([1.0, 1.0, 0.5, 0.0], eps=0.25, alphas=[0, 0.5, 0.75, 1])
     0.625
@@ -242,7 +248,7 @@ def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
         return float("nan")
     deviation = np.abs(values - values[0])
     outside = int(np.flatnonzero(deviation > allowed)[0])  # the last point deviates by the whole drop
-    # The signed curve is straight on the cell that leaves the band, so one linear equation gives the crossing.
+    # The curve is linear on the interval where it leaves the band, so one linear equation gives the crossing.
     before, after = values[outside - 1] - values[0], values[outside] - values[0]
     edge = allowed if after > 0 else -allowed
     share = (edge - before) / (after - before)
@@ -250,9 +256,9 @@ def plateau(losses: Values, eps: float, alphas: Values | None = None) -> float:
 
 
 def area(losses: Values, alphas: Values | None = None) -> float:
-    """∫ (L(α) − L(1)) / (L(0) − L(1)) dα by the trapezoid rule: ½ for a straight line, near 1 for a plateau.
+    """Area under the normalised curve, by the trapezoid rule: ∫ (L(α) − L(1)) / (L(0) − L(1)) dα.
 
-    `nan` where the last loss is not below the first.
+    ½ for a straight line, near 1 for a long plateau. `nan` if the last loss is not below the first.
 
     >>> area([1.0, 0.5, 0.0]), area([1.0, 0.0, 0.0])
     (0.5, 0.25)
@@ -281,14 +287,17 @@ def _losses(losses: Values) -> Floats:
             explain(
                 expected="finite losses: a curve with NaN or inf has no verdict.",
                 got=f"{values[wrong[0]]} at position {wrong[0]} ({len(wrong)} of {len(values)} points).",
-                hint="Measure in float64, or ask about the finite part alone.",
+                hint="Measure in float64, or read the finite part of the curve alone.",
             )
         )
     return values
 
 
 def checked_curve(losses: Values, alphas: Values | None, ends: bool = False) -> tuple[Floats, Floats]:
-    """Losses and grid as arrays, once both are fit to be read; with `ends`, the grid must run from 0 to 1."""
+    """Losses and grid as arrays, after checking them; with `ends`, the grid must run from exactly 0 to exactly 1.
+
+    Raises `NonFiniteLoss` for NaN or inf, `ValueError` for fewer than two losses and for a grid that does not fit.
+    """
     values = _losses(losses)
     grid = np.linspace(0, 1, len(values)) if alphas is None else np.asarray(alphas, dtype=np.float64)
     if grid.shape != values.shape or not np.all(np.diff(grid) > 0):
@@ -302,7 +311,7 @@ def checked_curve(losses: Values, alphas: Values | None, ends: bool = False) -> 
     if ends and (grid[0] != 0 or grid[-1] != 1):
         raise ValueError(
             explain(
-                expected="a grid from exactly 0 to exactly 1, as this reading compares with both ends.",
+                expected="a grid from exactly 0 to exactly 1, as this reading uses the losses at both ends.",
                 got=f"a grid from {grid[0]} to {grid[-1]}.",
                 hint="Include both ends, or cut the curve to [0, 1].",
             )
@@ -311,6 +320,6 @@ def checked_curve(losses: Values, alphas: Values | None, ends: bool = False) -> 
 
 
 def _chord(values: Floats, grid: Floats) -> Floats:
-    """The straight line between the ends, exact at both."""
+    """The straight line between the first and the last loss, exact at both."""
     chord: Floats = (1 - grid) * values[0] + grid * values[-1]
     return chord

@@ -1,27 +1,21 @@
-"""Which parts of a network make a rise: its layers, or, with batch norm, its weights against its statistics."""
+"""Which parts of a network make a rise: its layers or, with batch norm, its weights and its statistics."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, Unpack
 
 import numpy as np
-import torch
 from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.base.progress import Progress, progress_bar
-from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.execution import ModuleExecution
-from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
 from lerpscape.engine.planner import Evaluator
-from lerpscape.engine.provenance import measured_with
-from lerpscape.networks.batch_norm import BatchNormPolicy, InterpolateStatistics
-from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.batch_norm import InterpolateStatistics
+from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile
@@ -29,7 +23,7 @@ from lerpscape.studies.contributions import Contributions
 from lerpscape.studies.quadrature import Integral, integrate
 
 Groups: TypeAlias = Literal["module", "tensor"] | Callable[[str], str]
-# Which tensors a part moves, and whether batch-norm statistics stay where they are meanwhile.
+# Which tensors move in a part (None: all), and whether batch-norm statistics are held fixed.
 Part: TypeAlias = tuple[Collection[str] | None, bool]
 
 
@@ -42,27 +36,23 @@ def layer_contributions(
     between: tuple[float, float] | None = None,
     by: Groups = "module",
     alphas: int = 50,
-    tolerance: float = 1e-2,
+    precision: float = 1e-2,
     budget: int = 65,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> Contributions:
-    """Take the change of the mean loss between two α apart by layer: L(b) − L(a) = Σ_g ∫ ⟨∇_g L, dθ_g/dα⟩ dα.
+    """Split the change of the mean loss between two α by layer: L(b) − L(a) = Σ_g ∫ ⟨∇_g L, dθ_g/dα⟩ dα.
 
-    The parts add up to the change because the chain rule does; each is a path integral of exact forward-mode
-    derivatives, one pass per layer and α, under whatever batch-norm policy: a layer's part includes what it does
-    through the statistics of layers behind it. Attribution is along this path; another path shares the change out
-    differently.
+    The parts add up to the change by the chain rule; each is an integral of exact forward-mode derivatives, one pass
+    per layer and α. With batch norm, a layer's part includes its effect on the statistics of later layers. The split is
+    along this path; on another path it differs.
 
+    * `loss`: as for `profile`.
     * `between`: the two α; None takes the largest rise of a profile on `alphas` points.
-    * `by`: one part per module that owns parameters, per tensor, or what your function calls the group of a name.
-    * `tolerance`: the grid is halved until the parts add up, and each changes by no more, than this share of
+    * `by`: one part per module that owns parameters, per tensor, or per value of your function of a tensor's name.
+    * `precision`: the grid is halved until the residual, and the change of each part, is at most this share of
       `Σ |parts|`.
-    * `budget`: the most α that halving may use.
-    * the rest as for `profile`.
+    * `budget`: the most points that halving may use.
+    * `options`: see `MeasurementOptions`.
 
     Raises `ValueError` where nothing rises and no `between` is given, and for models without a forward-mode
     derivative; `NonFiniteLoss` for NaN losses.
@@ -71,17 +61,17 @@ def layer_contributions(
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     >>> ends = [{f"{i}.weight": torch.full((1, 1), w).double() for i in (0, 1)} for w in (0.0, 1.0)]
     >>> x = torch.ones(4, 1).double()
-    >>> found = layer_contributions(model, Line(*ends), [(x, 0 * x)], loss="squared_error", between=(0, 1))
-    >>> found.names, found.parts.round(12).tolist(), found.change  # y = α², L = α⁴, half of dL/dα each
+    >>> split = layer_contributions(model, Line(*ends), [(x, 0 * x)], loss="squared_error", between=(0, 1))
+    >>> split.names, split.parts.round(12).tolist(), split.change  # y = α², L = α⁴, half of dL/dα each
     (('0', '1'), [0.5, 0.5], 1.0)
     """
-    choices = {"batch_norm": batch_norm, "device": device, "dtype": dtype, "progress": progress}
+    check_options(layer_contributions, options)
     if between is None:
-        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **choices))  # type: ignore[arg-type]
-    with undisturbed(model):
-        slopes = _Slopes(model, path, data, find_loss(loss), batch_norm, device, dtype)
+        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
+    with opened(layer_contributions, model, path, data, options) as measurement:
+        slopes = _Slopes(measurement, find_loss(loss))
         groups: dict[str, Part] = {name: (names, False) for name, names in slopes.groups(by).items()}
-        return slopes.contributions(groups, between, tolerance, budget, progress, label)
+        return slopes.contributions(groups, between, precision, budget)
 
 
 def statistics_contributions(
@@ -89,21 +79,17 @@ def statistics_contributions(
     path: ParamPath,
     data: Data,
     *,
-    batch_norm: BatchNormPolicy,
     loss: str | PerExample | Loss = "cross_entropy",
     between: tuple[float, float] | None = None,
     alphas: int = 50,
-    tolerance: float = 1e-2,
+    precision: float = 1e-2,
     budget: int = 65,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> Contributions:
-    """How much of a change of the loss is weights, and how much is batch-norm statistics that move with α.
+    """Split the change of the mean loss between two α into that of the weights and that of the batch-norm statistics.
 
-    `weights` is ∫ of dL/dα with every statistic held at its value at α, `statistics` the rest: what the loss does
-    because means and variances move. Arguments as for `layer_contributions`.
+    `weights` is ∫ of dL/dα with every statistic held at its value at α, `statistics` the rest: the change of the loss
+    because means and variances change with α. Arguments as for `layer_contributions`.
 
     Raises `ValueError` for a model without batch norm, and what `layer_contributions` raises.
 
@@ -112,71 +98,59 @@ def statistics_contributions(
     >>> x = torch.tensor([[-1.0], [1.0]]).double()
     >>> states = [{**model.state_dict(), "0.weight": torch.full((1, 1), w).double()} for w in (1.0, 2.0)]
     >>> from lerpscape.networks.batch_norm import BatchStatistics
-    >>> found = statistics_contributions(
+    >>> split = statistics_contributions(
     ...     model, Line(*states), [(x, 0 * x)], batch_norm=BatchStatistics(), loss="squared_error", between=(0, 1)
     ... )
-    >>> found.names, bool(abs(found.parts.sum()) < 1e-4)  # normalised: what the weight does, its variance undoes
+    >>> split.names, bool(abs(split.parts.sum()) < 1e-4)  # normalisation cancels the scale of the weight
     (('weights', 'statistics'), True)
     """
-    choices = {"batch_norm": batch_norm, "device": device, "dtype": dtype, "progress": progress}
+    check_options(statistics_contributions, options)
     if between is None:
-        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **choices))  # type: ignore[arg-type]
-    with undisturbed(model):
-        slopes = _Slopes(model, path, data, find_loss(loss), batch_norm, device, dtype)
+        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
+    with opened(statistics_contributions, model, path, data, options) as measurement:
+        slopes = _Slopes(measurement, find_loss(loss))
         if not slopes.on_path.batch_norms:
             raise ValueError(
                 explain(
                     expected="a model with batch norm.",
                     got="one without.",
-                    hint="layer_contributions takes its layers apart.",
+                    hint="layer_contributions splits the change by layer.",
                 )
             )
         whole: dict[str, Part] = {"weights": (None, True), "statistics": (None, False)}
-        return slopes.contributions(whole, between, tolerance, budget, progress, label, remainder="statistics")
+        return slopes.contributions(whole, between, precision, budget, remainder="statistics")
 
 
 class _Slopes:
-    """dL/dα of a model on a path, in parts, at any α: sums over the examples in float64."""
+    """dL/dα of a model on a path, by part, at any α; sums over the examples in float64."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        path: ParamPath,
-        data: Data,
-        loss: Loss,
-        batch_norm: BatchNormPolicy | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, measurement: Measurement, loss: Loss) -> None:
+        self.measurement = measurement
+        self.on_path, self.reader = measurement.on_path, measurement.reader
         self.loss = loss
-        self.reader = Reader(data)
-        self.on_path = ModelOnPath(model, path, device, dtype)
-        self.policy = batch_norm
-        self.statistics = statistics = BatchNormStatistics(self.on_path, batch_norm)
-        self.tell: Callable[[int], None] = lambda _: None
-        self.walk = Evaluator(
-            self.on_path, loss, statistics, lambda _: None, derivative=True, probe=self.reader.first[0]
-        )
-        self.plan = ModuleExecution(self.on_path, loss, statistics, lambda done: self.tell(done), derivative=True)
+        self.report: Callable[[int], None] = lambda _: None
+        statistics, probe = measurement.statistics, self.reader.first[0]
+        self.evaluator = Evaluator(self.on_path, loss, statistics, lambda _: None, derivative=True, probe=probe)
+        self.plan = ModuleExecution(self.on_path, loss, statistics, lambda done: self.report(done), derivative=True)
         self.examples = 0
-        if self.walk.reason is not None:
+        if self.evaluator.reason is not None:
             raise ValueError(
                 explain(
                     expected="a model and a loss with a derivative in forward mode, to attribute the change to parts.",
-                    got=f"none: {self.walk.reason}.",
-                    hint="Where one operation lacks it, write that operation in plain torch ones.",
+                    got=f"none: {self.evaluator.reason}.",
+                    hint="If one operation lacks it, replace it by plain torch operations.",
                 )
             )
 
     def groups(self, by: Groups) -> dict[str, list[str]]:
-        """Names of the model's tensors that shape the curve, by part."""
+        """Names of the model's tensors that the loss depends on and that may move, by part."""
         statistics = set(self.on_path.end_statistics())
-        found: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         moving = {name for alpha in (0.0, 0.5, 1.0) for name in self.on_path.velocity(alpha)}
         for name in self.on_path.at(0.0):
             parameter = name in dict(self.on_path.model.named_parameters())
-            if name in statistics and not isinstance(self.policy, InterpolateStatistics):
-                continue  # the policy puts others in their place
+            if name in statistics and not isinstance(self.measurement.statistics.policy, InterpolateStatistics):
+                continue  # the policy replaces them
             if not parameter and name not in moving:
                 continue
             if callable(by):
@@ -186,29 +160,26 @@ class _Slopes:
             else:
                 owner = name.rpartition(".")[0] or "model"
                 group = owner if parameter else f"{owner} (statistics)" if name in statistics else name
-            found.setdefault(group, []).append(name)
-        return found
+            groups.setdefault(group, []).append(name)
+        return groups
 
     def contributions(
         self,
         parts: Mapping[str, Part],
         between: tuple[float, float],
-        tolerance: float,
+        precision: float,
         budget: int,
-        progress: Progress,
-        label: str,
         remainder: str | None = None,
     ) -> Contributions:
-        """Integrate the parts; `remainder` is what its derivative has beyond that of all other parts."""
+        """Integrate the parts; from the derivative of the part called `remainder`, those of the others are deducted."""
         left, right = _ordered(between)
-        began = time.perf_counter()
         names = list(parts)
-        with progress_bar(progress, total=0, what=f"contributions {label}".strip()) as self.tell:
+        with self.measurement.progress_bar(0, "contributions") as self.report:
             losses = self._sums([left, right], {"nothing moves": ((), False)})[0]
             if not np.isfinite(losses).all():
                 raise NonFiniteLoss(
                     explain(
-                        expected="finite losses at both ends of the stretch.",
+                        expected="finite losses at both ends of the interval.",
                         got=f"{losses.tolist()} at α = {left:.4g} and {right:.4g}.",
                         hint="profile() shows at which α and for which examples.",
                     )
@@ -221,26 +192,26 @@ class _Slopes:
                     values[:, at] = 2 * values[:, at] - values.sum(axis=1)
                 return values
 
-            def settled(found: Integral) -> bool:
-                allowed = tolerance * np.abs(found.values).sum()
-                off = abs(losses[1] - losses[0] - found.values.sum())
-                return bool(off <= allowed and (found.errors <= allowed).all())
+            def settled(integral: Integral) -> bool:
+                allowed = precision * np.abs(integral.values).sum()
+                residual = abs(losses[1] - losses[0] - integral.values.sum())
+                return bool(residual <= allowed and (integral.errors <= allowed).all())
 
-            found = integrate(slopes, left, right, settled=settled, budget=budget)
+            integral = integrate(slopes, left, right, settled=settled, budget=budget)
         return Contributions(
             names=tuple(names),
-            parts=found.values,
-            errors=found.errors,
+            parts=integral.values,
+            errors=integral.errors,
             between=(left, right),
             losses=(float(losses[0]), float(losses[1])),
-            alphas=found.points,
-            slopes=found.samples,
-            tolerance=tolerance,
+            alphas=integral.points,
+            slopes=integral.samples,
+            precision=precision,
             examples=self.examples,
             unit=self.loss.unit,
             loss_name=self.loss.name,
-            label=label,
-            how=measured_with(self.on_path, self.statistics, began),
+            label=self.measurement.label,
+            how=self.measurement.how(budget=budget),
         )
 
     def _sums(self, alphas: list[float], parts: Mapping[str, Part]) -> tuple[Floats, Floats]:
@@ -248,7 +219,7 @@ class _Slopes:
         losses, slopes = np.zeros(len(alphas)), np.zeros((len(alphas), len(parts)))
         self.examples = 0
         for chunk in self.reader.chunks():
-            placed = [self.walk.place(batch) for batch in chunk]
+            placed = [self.evaluator.place(batch) for batch in chunk]
             for i, alpha in enumerate(alphas):
                 for j, (only, held) in enumerate(parts.values()):
                     row = self.plan.row(alpha, placed, only=only, held=held)
@@ -258,16 +229,16 @@ class _Slopes:
         return losses / self.examples, slopes / self.examples
 
 
-def _largest_rise(found: Profile) -> tuple[float, float]:
-    if not found.rises:
+def _largest_rise(profile: Profile) -> tuple[float, float]:
+    if not profile.rises:
         raise ValueError(
             explain(
-                expected="a loss that rises somewhere, or the stretch to take apart.",
-                got=f"one that never rises on {len(found.alphas)} points.",
-                hint="between=(0, 1) takes the whole path; more alphas look closer.",
+                expected="a loss that rises somewhere, or between=(a, b).",
+                got=f"one that never rises on {len(profile.alphas)} points.",
+                hint="between=(0, 1) is the whole path; more alphas may find a rise.",
             )
         )
-    largest = max(found.rises, key=lambda rise: rise.height)
+    largest = max(profile.rises, key=lambda rise: rise.height)
     return largest.opens, largest.peak
 
 

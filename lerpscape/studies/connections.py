@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.base.errors import Diverged, explain
-from lerpscape.base.progress import Progress, progress_bar
+from lerpscape.base.progress import Progress
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.measurement import opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, Recalibrate
-from lerpscape.networks.batches import Batch, Data, Reader
+from lerpscape.networks.batches import Batch, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
 from lerpscape.paths.line import Line
 from lerpscape.paths.matching import twins
 
-# Where the curve is compared with the line that it began as.
+# The α at which the curve is compared with the line.
 _COMPARED = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -41,12 +41,13 @@ def connect(
 ) -> Bezier:
     """Train the control point θ_c of a Bezier curve for a low loss along it: min E_α L(θ(α)), α uniform on [0, 1].
 
-    θ_c begins halfway on the line. Each batch draws one α from `seed` and makes a step of SGD with `momentum`, at a
-    `learning_rate` that falls to 0 along a half cosine. Batches come in an order drawn from `seed`; they must fit in
-    memory. Buffers of the control point are halfway between those of the ends.
+    θ_c starts at the middle of the line. For each batch one α is drawn, and SGD with `momentum` makes one step; the
+    learning rate falls from `learning_rate` to 0 along a half cosine. `seed` decides the order of the batches, which
+    must fit in memory, and the α. Buffers of the control point are halfway between those of the ends.
 
-    `batch_norm` says what layers normalise with while training: `BatchStatistics()`, as usual, or fixed statistics
-    with `InterpolateStatistics()` or `EndStatistics()`. Measure the curve with `Recalibrate(data)`.
+    * `loss`, `device`, `progress`: as for `profile`.
+    * `batch_norm`: what layers normalise with in training: `BatchStatistics()`, as usual, or fixed statistics with
+      `InterpolateStatistics()` or `EndStatistics()`. Measure the curve with `Recalibrate(data)`.
 
     Raises `Diverged` for a loss that is not finite, or larger at the end than on the straight line (on average over
     α = 0.1, 0.3, …, 0.9 and all examples); `EndpointMismatch`; `ValueError` for no epochs, no batch-norm policy, or one
@@ -72,15 +73,17 @@ def connect(
             )
         )
     line, chosen = Line(start, end), find_loss(loss)
-    with undisturbed(model):
-        batches = list(Reader(data).batches())
-        on_device = ModelOnPath(model, line, device, None)
-        curve, control = _trainable(line, on_device.device)
-        losses_at = _LossesAt(ModelOnPath(model, curve, on_device.device, None), chosen, batch_norm)
+    with opened(
+        connect, model, line, data, {"batch_norm": batch_norm, "device": device, "progress": progress}
+    ) as measurement:
+        batches = list(measurement.reader.batches())
+        on_device = measurement.on_path.device
+        curve, control = _trainable(line, on_device)
+        losses_at = _LossesAt(ModelOnPath(model, curve, on_device, None), chosen, batch_norm)
         optimizer = torch.optim.SGD(control.values(), lr=learning_rate, momentum=momentum)
         generator = torch.Generator().manual_seed(seed)
         before = losses_at.mean(batches)  # of the line: the control point is halfway
-        with progress_bar(progress, total=epochs * len(batches), what="connect") as report:
+        with measurement.progress_bar(epochs * len(batches), "connect") as report:
             for epoch in range(epochs):
                 for position, index in enumerate(torch.randperm(len(batches), generator=generator).tolist()):
                     done = (epoch + position / len(batches)) / epochs
@@ -104,7 +107,7 @@ def connect(
 
 
 def _trainable(line: Line, device: torch.device) -> tuple[Bezier, Params]:
-    """A curve on the device whose control point is halfway on the line, and its parameters that learn, by name."""
+    """A curve on the device whose control point is the middle of the line, and its trainable parameters, by name."""
     line = line.to(device, None)
     middle, ties = line.at(0.5), twins(line.start, line.end)
     control = {name: middle[name].requires_grad_() for name in line.velocity(0.5) if name in line.start.parameters}
@@ -126,9 +129,9 @@ class _LossesAt:
         return losses
 
     def mean(self, batches: list[Batch]) -> float:
-        """Over all examples and a few points of the curve."""
-        found = [self(alpha, batch).detach().double() for alpha in _COMPARED for batch in batches]
-        return float(torch.cat(found).mean())
+        """The mean over all examples and a few points of the curve."""
+        losses = [self(alpha, batch).detach().double() for alpha in _COMPARED for batch in batches]
+        return float(torch.cat(losses).mean())
 
 
 class _Losses(nn.Module):

@@ -1,4 +1,4 @@
-"""What each part of a network contributes to a change of the loss along a path."""
+"""The contribution of each part of a network to a change of the loss along a path."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Contributions(Result):
-    """The change of the mean loss between two α, taken apart: `parts[i]` = ∫ ⟨∇L, velocity of the tensors of i⟩ dα.
+    """The change of the mean loss between two α, split: `parts[i]` = ∫ ⟨∇L, velocity of the tensors of i⟩ dα.
 
-    Arrays have shape (parts,): `parts` and `errors` (its change at the last halving of the grid) in `unit`; `slopes`
-    of shape (points, parts) is dL/dα of each at `alphas`. `losses` are those at both ends of `between`, measured, so
-    that `residual` = their difference − Σ parts is the quadrature error of the sum, known exactly.
+    Arrays have shape (parts,): `parts` and `errors` (their change at the last halving of the grid) in `unit`; `slopes`
+    of shape (points, parts) is dL/dα of each at `alphas`. `losses` are measured at both ends of `between`, so
+    `residual` = their difference − Σ parts is the exact quadrature error of the sum. `precision` is a share of
+    Σ |parts|.
     """
 
-    FORMAT = "lerpscape contributions 1"
+    FORMAT = "lerpscape contributions 2"
     PLOT = "attribution.plot_contributions"
     FIGURE = "attribution.contributions_figure"
 
@@ -35,7 +36,7 @@ class Contributions(Result):
     losses: tuple[float, float]
     alphas: Floats = field(repr=False)
     slopes: Floats = field(repr=False)
-    tolerance: float
+    precision: float
     examples: int
     unit: str
     loss_name: str
@@ -44,18 +45,18 @@ class Contributions(Result):
 
     @property
     def change(self) -> float:
-        """L(b) − L(a), measured at both ends: what is taken apart."""
+        """L(b) − L(a), measured at both ends: the sum of the parts and the residual."""
         return self.losses[1] - self.losses[0]
 
     @property
     def residual(self) -> float:
-        """What the parts do not add up to: L(b) − L(a) − Σ parts."""
+        """L(b) − L(a) − Σ parts."""
         return self.change - float(self.parts.sum())
 
     @property
     def converged(self) -> bool:
-        """Whether the residual and every part's error are within the tolerance, a share of `Σ |parts|`."""
-        allowed = self.tolerance * float(np.abs(self.parts).sum())
+        """Whether the residual and every part's error are at most `precision`·Σ |parts|."""
+        allowed = self.precision * float(np.abs(self.parts).sum())
         return bool(abs(self.residual) <= allowed and (self.errors <= allowed).all())
 
     def ranked(self) -> list[tuple[str, float]]:
@@ -65,16 +66,16 @@ class Contributions(Result):
 
     @property
     def summary(self) -> str:
-        """What makes the change, in a sentence, and how well the parts add up."""
+        """The largest parts and the residual, in sentences."""
         ranked = self.ranked()
         up = [f"{name} {value:+.4g}" for name, value in ranked[:3] if value > 0]
         down = [f"{name} {value:+.4g}" for name, value in ranked[::-1][:3] if value < 0]
         unit = f" {self.unit}" if self.unit else ""
-        kept = "" if self.converged else f" The budget ended before they did within {self.tolerance:g} of Σ |parts|."
+        budget = "" if self.converged else f" The budget ended above the precision of {self.precision:g} Σ |parts|."
         return (
             f"The loss changes by {self.change:+.4g}{unit} from α = {self.between[0]:.4g} to {self.between[1]:.4g}; "
-            f"up by {', '.join(up) or 'nothing'}; down by {', '.join(down) or 'nothing'}. The {len(self.parts)} parts "
-            f"add up to it but for {self.residual:+.2g} on {len(self.alphas)} points.{kept}"
+            f"up by {', '.join(up) or 'nothing'}; down by {', '.join(down) or 'nothing'}. {len(self.parts)} parts on "
+            f"{len(self.alphas)} points, residual {self.residual:+.2g}.{budget}"
         )
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -1,4 +1,4 @@
-"""Every layer of a network moved alone, all others held at one end."""
+"""Every layer of a network interpolated alone, with all others held at one end."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import numpy as np
 from torch import nn
 
 from lerpscape.base.arrays import Floats
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import listed
 from lerpscape.paths.path import Rest
-from lerpscape.studies.many_profiles import Choices, how_of, profiles_of, rise_of
+from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, rise_of
 
 
 @dataclass(frozen=True, eq=False)
 class Layerwise(Result):
-    """Loss along the line on which one layer moves, for every layer.
+    """Loss along the line on which only one layer moves, for every layer.
 
-    `layers` are the modules that own parameters, in the order of the checkpoint; `losses` has shape (layers, points);
-    `max_rise` and `distance` (layers,) belong to them. `together` is the loss where all layers move. `unmoved` are
-    layers that are the same at both ends.
+    `layers` are the modules that own parameters, in the order of the checkpoint; `losses` has shape (layers, points),
+    `max_rise` and `distance` (layers,). `together` is the loss when all layers move. `unmoved` are layers that are the
+    same at both ends.
     """
 
     FORMAT = "lerpscape layerwise 1"
@@ -75,38 +74,39 @@ def layerwise(
     data: Data,
     *,
     rest: Rest,
-    progress: Progress = None,
-    **choices: Unpack[Choices],
+    **options: Unpack[StudyOptions],
 ) -> Layerwise:
-    """Measure every layer alone on its way from start to end, with all other layers held at one end (`rest`).
+    """Measure the line on which one layer moves from start to end and all others are held at one end, for every layer.
 
-    A layer is a module that owns parameters; its running statistics go with it. Held at the end, the question is what
-    a layer's training is worth to the final network; held at the start, what it does alone.
+    A layer is a module that owns parameters; its running statistics move with it.
 
-    `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`, whose refusals hold here too.
+    * `rest`: `"end"` asks what a layer's training contributes to the final network, `"start"` what it does alone.
+    * `options`: see `StudyOptions`.
+
+    Raises what `profile` raises.
 
     Sources: Vlaar & Frankle (2021); Zhang, Bengio & Singer (2019).
 
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     >>> ends = ({"0.weight": torch.full((1, 1), k), "1.weight": torch.full((1, 1), k)} for k in (0.0, 1.0))
     >>> x = torch.ones(3, 1)
-    >>> found = layerwise(model, *ends, [(x, x)], rest="end", loss="squared_error", alphas=3)
-    >>> found.layers, found.losses[0]
+    >>> layers = layerwise(model, *ends, [(x, x)], rest="end", loss="squared_error", alphas=3)
+    >>> layers.layers, layers.losses[0]
     (('0', '1'), array([1.  , 0.25, 0.  ]))
     """
     line = Line(start, end)
     layers, unmoved = layers_of(line.start, line.end)
     alone = [line.only(*_owned(layer, line.start), rest=rest) for layer in layers]
-    profiles = profiles_of(model, [*alone, line], data, "layerwise", progress, choices)
+    profiles = profiles_of(layerwise, model, [*alone, line], data, options)
     return Layerwise(
         layers=tuple(layers),
         unmoved=tuple(unmoved),
         rest=rest,
         alphas=profiles[0].alphas,
-        losses=np.stack([each.loss for each in profiles[:-1]]),
+        losses=np.stack([profile.loss for profile in profiles[:-1]]),
         together=profiles[-1].loss,
-        max_rise=np.array([rise_of(each) for each in profiles[:-1]]),
-        distance=np.array([each.distance for each in profiles[:-1]]),
+        max_rise=np.array([rise_of(profile) for profile in profiles[:-1]]),
+        distance=np.array([profile.distance for profile in profiles[:-1]]),
         examples=profiles[0].examples,
         unit=profiles[0].unit,
         how=how_of(profiles[0]) | {"line": line.describe(), "moved": listed(layers)},

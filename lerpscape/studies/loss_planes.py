@@ -10,15 +10,15 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
+from lerpscape.engine.measurement import check_options
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Params, Source
 from lerpscape.paths.line import Line
 from lerpscape.paths.planes import Plane, Stops
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.profiles.profile import profile
-from lerpscape.studies.many_profiles import Choices, how_of
+from lerpscape.studies.many_profiles import StudyOptions, how_of
 from lerpscape.studies.trajectories import on_line
 
 
@@ -27,9 +27,9 @@ class LossPlane(Result):
     """Loss on a plane through a start, another start and an end, in distances of parameter space.
 
     `losses` has shape (len(y), len(x)) on the grid of `x` and `y`, with the start at (0, 0) and the end to the right of
-    it. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the
-    end at `alphas`. `trajectory` (snapshots, 2) is the projection of the snapshots, `heights` how far each is above
-    the plane, `travelled` the share of the way gone and `along` the loss there; empty without snapshots.
+    it. `corners` (3, 2) are start, other and end. `lines` (2, points) are the losses from start and other to the end at
+    `alphas`. `trajectory` (snapshots, 2) is the projection of the snapshots, `heights` their distance from the plane,
+    `travelled` the share of the trajectory's length up to each and `along` its loss; all empty without snapshots.
     """
 
     FORMAT = "lerpscape loss plane 1"
@@ -54,17 +54,17 @@ class LossPlane(Result):
 
     @property
     def summary(self) -> str:
-        """What the plane shows, in a sentence."""
+        """The range of the losses, and the distance of the trajectory from the plane, in sentences."""
         size = f"{len(self.x)} × {len(self.y)} points, n = {self.examples:,}"
-        found = f"Losses from {np.nanmin(self.losses):.4g} to {np.nanmax(self.losses):.4g} {self.unit} ({size})."
+        text = f"Losses from {np.nanmin(self.losses):.4g} to {np.nanmax(self.losses):.4g} {self.unit} ({size})."
         if len(self.heights):
             far = int(np.argmax(self.heights))
             length = float(np.linalg.norm(self.corners[2] - self.corners[0]))
-            found += (
+            text += (
                 f" The trajectory is up to {self.heights[far] / length:.3g} of the line's length above the plane, at "
                 f"{self.labels[far]}."
             )
-        return found
+        return text
 
 
 def plane(
@@ -77,15 +77,14 @@ def plane(
     trajectory: Snapshots | None = None,
     points: int = 25,
     margin: float = 0.2,
-    progress: Progress = None,
-    **choices: Unpack[Choices],
+    **options: Unpack[StudyOptions],
 ) -> LossPlane:
     """Measure the loss on the plane through a start, another start and an end, and on the lines to the end.
 
-    * `trajectory`: snapshots of training from start to end, projected on the plane.
-    * `points`: along each side of the grid; the grid covers corners and trajectory, and on every side `margin` times
-      their larger extent more.
-    * `choices`: `loss`, `alphas` (of the lines), `batch_norm`, `device`, `dtype` as in `profile`.
+    * `trajectory`: snapshots of training from start to end, projected onto the plane.
+    * `points`: number along each side of the grid. The grid covers corners and trajectory, with a margin on every side
+      of `margin` times their larger extent.
+    * `options`: see `StudyOptions`; `alphas` are those of the lines.
 
     Raises `ValueError` for three checkpoints on one line, fewer than two points, or a negative margin;
     `EndpointMismatch` for checkpoints of different networks.
@@ -94,8 +93,8 @@ def plane(
 
     >>> points = [{"weight": torch.tensor([corner])} for corner in ([0.0, 0.0], [0.0, 1.0], [2.0, 0.0])]
     >>> x = torch.eye(2)
-    >>> found = plane(nn.Linear(2, 1, bias=False), *points, [(x, x[:, 1:])], loss="squared_error", points=3, margin=0)
-    >>> found.x, found.y, found.losses[0]  # (x² + (y − 1)²) / 2
+    >>> grid = plane(nn.Linear(2, 1, bias=False), *points, [(x, x[:, 1:])], loss="squared_error", points=3, margin=0)
+    >>> grid.x, grid.y, grid.losses[0]  # (x² + (y − 1)²) / 2
     (array([0., 1., 2.]), array([0. , 0.5, 1. ]), array([0.5, 1. , 2.5]))
     """
     if points < 2 or margin < 0:
@@ -106,11 +105,12 @@ def plane(
                 hint="points=25, margin=0.2",
             )
         )
-    on = Plane(start, end, other)
-    corners = np.array([on.position(each)[:2] for each in (on.origin, on.y, on.x)])
-    road = {} if trajectory is None else snapshots(trajectory)
-    places = [on.position(each) for each in road.values()]
-    projected = np.array([place[:2] for place in places])
+    check_options(plane, options, StudyOptions, without=["label"])
+    through = Plane(start, end, other)
+    corners = np.array([through.position(corner)[:2] for corner in (through.origin, through.y, through.x)])
+    training = {} if trajectory is None else snapshots(trajectory)
+    positions = [through.position(snapshot) for snapshot in training.values()]
+    projected = np.array([position[:2] for position in positions])
     low, high = np.min([*corners, *projected], axis=0), np.max([*corners, *projected], axis=0)
     more = margin * (high - low).max()
     x, y = np.linspace(low - more, high + more, points).T
@@ -118,30 +118,30 @@ def plane(
 
     def stop(k: int) -> Params:
         if k >= count:
-            return list(road.values())[k - count].tensors
-        return on.at(*on.from_flat(float(x[k % points]), float(y[k // points])))
+            return list(training.values())[k - count].tensors
+        return through.at(*through.from_flat(float(x[k % points]), float(y[k // points])))
 
-    stops = Stops((on.origin, on.x), count + len(road), stop, on.describe())
-    rest: Choices = {**choices, "alphas": len(stops)}
-    found = profile(model, stops, data, derivative=False, label="plane", progress=progress, **rest)
+    stops = Stops((through.origin, through.x), count + len(training), stop, through.describe())
+    at_stops: StudyOptions = {**options, "alphas": len(stops), "label": "plane"}
+    surface = profile(model, stops, data, derivative=False, **at_stops)
     lines = [
-        profile(model, Line(each, on.x), data, derivative=False, progress=progress, **choices)
-        for each in (on.origin, on.y)
+        profile(model, Line(corner, through.x), data, derivative=False, **options)
+        for corner in (through.origin, through.y)
     ]
     return LossPlane(
-        names=(on.origin.source, on.y.source, on.x.source),
+        names=(through.origin.source, through.y.source, through.x.source),
         corners=corners,
         x=x,
         y=y,
-        losses=found.loss[:count].reshape(points, points),
+        losses=surface.loss[:count].reshape(points, points),
         alphas=lines[0].alphas,
-        lines=np.stack([each.loss for each in lines]),
-        labels=tuple(road),
+        lines=np.stack([line.loss for line in lines]),
+        labels=tuple(training),
         trajectory=projected,
-        heights=np.array([place.height for place in places]),
-        travelled=on_line(road)[2] if road else np.array([]),
-        along=found.loss[count:],
-        examples=found.examples,
-        unit=found.unit,
-        how=how_of(found) | {"plane": on.describe()},
+        heights=np.array([position.height for position in positions]),
+        travelled=on_line(training)[2] if training else np.array([]),
+        along=surface.loss[count:],
+        examples=surface.examples,
+        unit=surface.unit,
+        how=how_of(surface) | {"plane": through.describe()},
     )

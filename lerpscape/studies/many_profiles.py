@@ -1,16 +1,14 @@
-"""What studies share: the choices that every line is measured with, and what they keep of its profile."""
+"""What studies share: how they measure many lines, and what they keep of each profile."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import nn
 
-from lerpscape.base.arrays import Floats
-from lerpscape.base.progress import Progress, progress_bar
-from lerpscape.networks.batch_norm import BatchNormPolicy
+from lerpscape.base.progress import progress_bar
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, check_options
 from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
 from lerpscape.paths.path import ParamPath
@@ -18,34 +16,36 @@ from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile
 
 
-class Choices(TypedDict, total=False):
-    """How each line is measured: see `lerpscape.profile`."""
+class StudyOptions(MeasurementOptions, total=False):
+    """How each line is measured: `loss` and `alphas` as for `profile`, and all of `MeasurementOptions` but `label`."""
 
     loss: str | PerExample | Loss
-    alphas: int | Sequence[float] | Floats
-    batch_norm: BatchNormPolicy | None
-    device: torch.device | str | None
-    dtype: torch.dtype | None
+    alphas: Alphas
 
 
 def profiles_of(
-    model: nn.Module, lines: Sequence[ParamPath], data: Data, what: str, progress: Progress, choices: Choices
+    study: Callable[..., Any], model: nn.Module, lines: Sequence[ParamPath], data: Data, options: StudyOptions
 ) -> list[Profile]:
-    """The loss along each of the lines of a study called `what`."""
-    found = []
-    with progress_bar(progress, total=len(lines), what=what, unit="line") as report:
-        for each in lines:
-            found.append(profile(model, each, data, derivative=False, progress=False, **choices))
+    """The loss along each line, for a public function `study` called with these options; progress counts lines.
+
+    Raises `TypeError` for an option that the study does not take.
+    """
+    check_options(study, options, StudyOptions, without=["label"])
+    each_line: StudyOptions = {**options, "progress": False}
+    profiles = []
+    with progress_bar(options.get("progress"), total=len(lines), what=study.__name__, unit="line") as report:
+        for line in lines:
+            profiles.append(profile(model, line, data, derivative=False, **each_line))
             report(1)
-    return found
+    return profiles
 
 
 def rise_of(profile: Profile) -> float:
-    """The largest rise of a profile; nan where a loss is NaN or infinite, so that there is no verdict."""
+    """max_rise of a profile; nan if a loss is NaN or infinite."""
     return float("nan") if profile.invalid else profile.max_rise
 
 
 def how_of(profile: Profile) -> dict[str, Any]:
-    """How the lines of a study were measured, as one of them tells, without what belongs to it alone."""
-    alone = ("path", "path_digest", "seconds")
-    return {name: value for name, value in profile.how.items() if name not in alone} | {"loss": profile.loss_name}
+    """The `how` of a study, from one of its profiles, without what concerns that line alone."""
+    of_one_line = ("path", "path_digest", "seconds")
+    return {name: value for name, value in profile.how.items() if name not in of_one_line} | {"loss": profile.loss_name}

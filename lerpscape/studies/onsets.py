@@ -1,4 +1,4 @@
-"""From when on in training is the rest of the road monotone?"""
+"""The earliest snapshot of training from which the line to the final network is monotonic."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Source, checkpoint
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.snapshots import Snapshots, snapshots
-from lerpscape.studies.many_profiles import Choices, how_of, profiles_of, rise_of
+from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, rise_of
 
 
 @dataclass(frozen=True, eq=False)
 class Onset(Result):
-    """Loss along the lines from every snapshot of a run to its end.
+    """Loss along the lines from every snapshot of a training run to its end.
 
     `labels` name the snapshots in order, `losses` has shape (snapshots, points), `max_rise` (snapshots,) is nan where
-    a loss is NaN or infinite, and the verdicts forgive rises up to `tolerance`, in the unit of the loss.
+    a loss is NaN or infinite. A line is monotonic if `max_rise` is at most `tolerance`, in the unit of the loss.
     """
 
     FORMAT = "lerpscape onset 1"
@@ -42,18 +41,18 @@ class Onset(Result):
 
     @property
     def monotonic(self) -> tuple[bool, ...]:
-        """For each snapshot, whether the rest of its road rises by no more than the tolerance."""
+        """For each snapshot, whether the loss on its line rises by no more than the tolerance."""
         return tuple(bool(rise <= self.tolerance) for rise in self.max_rise)
 
     @property
     def onset(self) -> str | None:
-        """The first snapshot from which on every line is monotonic; None where the last one is not."""
-        found = None
+        """The first snapshot whose line, and that of every later one, is monotonic; None if that of the last is not."""
+        onset = None
         for label, fine in zip(reversed(self.labels), reversed(self.monotonic), strict=True):
             if not fine:
                 break
-            found = label
-        return found
+            onset = label
+        return onset
 
     @property
     def summary(self) -> str:
@@ -73,15 +72,14 @@ def onset(
     *,
     tolerance: float,
     end: Source | None = None,
-    progress: Progress = None,
-    **choices: Unpack[Choices],
+    **options: Unpack[StudyOptions],
 ) -> Onset:
-    """Measure the lines from every snapshot of a run to its end: checkpoint_k → final.
+    """Find the earliest snapshot from which the line to the final network is monotonic, and stays so.
 
     * `checkpoints`: a folder (ordered by the numbers in the names), a list or a mapping, in the order of training.
-    * `end`: the final network; by default the last of them. A snapshot equal to it is left out.
-    * `tolerance`: rise that a verdict forgives, in the unit of the loss.
-    * `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`.
+    * `end`: the final network; by default the last checkpoint. A snapshot equal to it is left out.
+    * `tolerance`: largest increase that still counts as monotonic, in the unit of the loss.
+    * `options`: see `StudyOptions`.
 
     Raises `EndpointMismatch` that names a snapshot of another network, `ValueError` for fewer than two.
 
@@ -89,23 +87,22 @@ def onset(
 
     >>> points = [{"weight": torch.full((1, 1), value)} for value in (-1.0, 2.0, 0.5, 1.0)]
     >>> x = torch.ones(3, 1)
-    >>> found = onset(nn.Linear(1, 1, bias=False), points, [(x, x)], tolerance=0, loss="squared_error", alphas=9)
-    >>> found.monotonic, found.onset
+    >>> result = onset(nn.Linear(1, 1, bias=False), points, [(x, x)], tolerance=0, loss="squared_error", alphas=9)
+    >>> result.monotonic, result.onset
     ((True, True, True), '0')
     """
-    found = snapshots(checkpoints, least=2 if end is None else 1)
-    final = found[list(found)[-1]] if end is None else checkpoint(end)
-    lines = {label: each for label, each in found.items() if moving(each, final)}
+    points = snapshots(checkpoints, least=2 if end is None else 1)
+    final = points[list(points)[-1]] if end is None else checkpoint(end)
+    lines = {label: Line(start, final) for label, start in points.items() if moving(start, final)}
     if not lines:
         raise ValueError(explain(expected="snapshots other than the end.", got="none.", hint="Give earlier ones."))
-    roads = [Line(each, final) for each in lines.values()]
-    profiles = profiles_of(model, roads, data, "onset", progress, choices)
+    profiles = profiles_of(onset, model, list(lines.values()), data, options)
     return Onset(
         labels=tuple(lines),
-        end=list(found)[-1] if end is None else final.source,
+        end=list(points)[-1] if end is None else final.source,
         alphas=profiles[0].alphas,
-        losses=np.stack([each.loss for each in profiles]),
-        max_rise=np.array([rise_of(each) for each in profiles]),
+        losses=np.stack([profile.loss for profile in profiles]),
+        max_rise=np.array([rise_of(profile) for profile in profiles]),
         tolerance=tolerance,
         examples=profiles[0].examples,
         unit=profiles[0].unit,

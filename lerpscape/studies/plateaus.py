@@ -1,27 +1,22 @@
-"""Where an example's plateau ends: what the last layer's biases predict, and what the network does."""
+"""The α at which the error plateau of each example ends: predicted from the last biases, and observed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats, Integers
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.outputs import OutputsOnPath
-from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.bias_depths import bias_depths
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.profile import alpha_grid
 
 if TYPE_CHECKING:
     import pandas
@@ -29,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Plateaus(Result):
-    """For every example, the α from which it is right until the end: `predicted` and `observed`, shape (examples,).
+    """For every example, the α from which its prediction is right until the end; arrays of shape (examples,).
 
-    inf for examples that are wrong at the end. `bias` (classes,) is the last layer's at the end, `signal`
-    (examples, classes) the logits there without it, `targets` the classes. `degree` is r of the model
-    z_j(α) = α^r s_j + α b_j. `step` is the widest step of the grid: observed ends are interpolated inside one.
+    `predicted` and `observed` are inf for examples that are wrong at the end. `bias` (classes,) is the last layer's
+    bias at the end, `signal` (examples, classes) the logits at the end minus that bias, `targets` the classes. `degree`
+    is r in z_j(α) = α^r s_j + α b_j. `step` is the widest step of the grid, within which `observed` is interpolated.
     """
 
-    FORMAT = "lerpscape plateaus 1"
+    FORMAT = "lerpscape plateaus 2"
     PLOT = "plateaus.plot_plateaus"
     FIGURE = "plateaus.plateaus_figure"
 
@@ -49,6 +44,7 @@ class Plateaus(Result):
     last_layer: str
     step: float
     label: str
+    how: dict[str, Any] = field(repr=False)
 
     @property
     def known(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -62,17 +58,17 @@ class Plateaus(Result):
         return float(np.abs(self.predicted[known] - self.observed[known]).mean()) if known.any() else float("nan")
 
     def by_class(self) -> list[dict[str, float]]:
-        """Per class: n, its last-layer bias, its mean signal over the best other's, and median plateau ends."""
+        """Per class: n, last-layer bias, mean lead of its signal over the best other, and median plateau ends."""
         rows = []
-        for each in np.unique(self.targets):
-            members = self.targets == each
-            others = np.delete(self.signal[members], each, axis=1).max(axis=1)
+        for label in np.unique(self.targets):
+            members = self.targets == label
+            others = np.delete(self.signal[members], label, axis=1).max(axis=1)
             rows.append(
                 {
-                    "class": float(each),
+                    "class": float(label),
                     "examples": float(members.sum()),
-                    "bias": float(self.bias[each]),
-                    "signal_margin": float((self.signal[members, each] - others).mean()),
+                    "bias": float(self.bias[label]),
+                    "signal_margin": float((self.signal[members, label] - others).mean()),
                     "predicted": float(np.median(self.predicted[members])),
                     "observed": float(np.median(self.observed[members])),
                 }
@@ -98,12 +94,12 @@ class Plateaus(Result):
 
 
 def predicted_plateau_ends(bias: Floats, signal: Floats, targets: Integers, degree: int) -> Floats:
-    """The α from which each example is right, were z_j(α) = α^r s_j + α b_j: shape (examples,), inf where never.
+    """The α from which each example is right, if z_j(α) = α^r s_j + α b_j: shape (examples,), inf where never.
 
-    max over j with b_j > b_y of ((b_j − b_y) / (s_y − s_j))^{1/(r−1)}: as α falls, signals fade by α^r and biases by α
-    only, so the class with the largest bias wins first. An example that is wrong at α = 1 has no end.
+    max over j with b_j > b_y of ((b_j − b_y) / (s_y − s_j))^{1/(r−1)}: as α → 0 the signals shrink by α^r, the biases
+    only by α, so near 0 the class with the largest bias is predicted. For an example that is wrong at α = 1, inf.
 
-    Raises `ValueError` for a degree below 2, at which biases fade as fast as signals.
+    Raises `ValueError` for a degree below 2, for which biases shrink as fast as signals.
 
     Source: the model is of Wang, Wang, Zhou & Ge (2022); the closed form is derived.
 
@@ -121,12 +117,9 @@ def predicted_plateau_ends(bias: Floats, signal: Floats, targets: Integers, degr
     lead = signal[rows, targets][:, None] - signal
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.where(ahead > 0, np.where(lead > 0, ahead / lead, np.inf), 0.0) ** (1 / (degree - 1))
-    found: Floats = ends.max(axis=1)
-    margin = signal + bias
-    others = margin.copy()
-    others[rows, targets] = -np.inf
-    found[margin[rows, targets] <= others.max(axis=1)] = np.inf
-    return found
+    latest: Floats = ends.max(axis=1)
+    latest[_margin(signal + bias, targets) <= 0] = np.inf
+    return latest
 
 
 def plateau_ends(
@@ -134,24 +127,21 @@ def plateau_ends(
     path: ParamPath,
     data: Data,
     *,
-    alphas: int | Sequence[float] | Floats = 101,
+    alphas: Alphas = 101,
     degree: int | None = None,
     last_layer: str | None = None,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
-    label: str = "",
+    **options: Unpack[MeasurementOptions],
 ) -> Plateaus:
-    """Where each example's error plateau ends on a path from a start without signal, predicted and observed.
+    """Find the α at which each example's error plateau ends, predicted and observed, on a path from a small start.
 
-    The prediction takes the last layer's biases and the logits of the end alone; it is exact on a straight line from
-    zero for layers homogeneous of degree r before a last bias, and an approximation from a small initialisation.
-    Observed is the last crossing of the margin over the best other class, linear between points of the grid.
+    The prediction needs only the last layer's biases and the logits at the end; it is exact on the straight line from
+    zero if the layers before the last bias are homogeneous of degree r, and approximate from a small initialisation.
+    Observed is the last α at which the margin over the best other class becomes positive, interpolated linearly.
 
+    * `alphas`: as for `profile`, up to 1.
     * `degree`: r, the number of layers with weights; None finds it by tracing.
-    * `last_layer`: the module whose bias it is; None takes the last one with a bias for every class.
-    * the rest as for `profile`.
+    * `last_layer`: the module with the last bias; None takes the last one with a bias for every class.
+    * `options`: see `MeasurementOptions`.
 
     Raises `ValueError` for targets that are no class numbers or a network without such a bias, `TypeError` where
     tracing finds no depth.
@@ -163,8 +153,8 @@ def plateau_ends(
     >>> end = {"0.weight": [[1.0]], "2.weight": [[2.0], [0.0]], "2.bias": [0.0, 1.0]}
     >>> end = {name: torch.tensor(value).double() for name, value in end.items()}
     >>> line = Line({name: 0 * tensor for name, tensor in end.items()}, end)
-    >>> found = plateau_ends(model, line, [(torch.ones(1, 1).double(), torch.tensor([0]))])
-    >>> found.predicted.tolist(), found.observed.round(3).tolist()  # 2α² > α from ½ on
+    >>> plateaus = plateau_ends(model, line, [(torch.ones(1, 1).double(), torch.tensor([0]))])
+    >>> plateaus.predicted.tolist(), plateaus.observed.round(3).tolist()  # 2α² > α from ½ on
     ([0.5], [0.5])
     """
     grid = alpha_grid(alphas)
@@ -172,36 +162,27 @@ def plateau_ends(
         raise ValueError(
             explain(expected="alphas up to 1, where the logits are read.", got=f"{grid[-1]:.4g}.", hint="Use a count.")
         )
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = OutputsOnPath(
-            model,
-            path,
-            reader.first[0],
-            order=0,
-            per="example",
-            batch_norm=batch_norm,
-            device=device,
-            dtype=dtype,
-        )
+    with opened(plateau_ends, model, path, data, options) as measurement:
+        reader, on_path = measurement.reader, measurement.on_path
+        outputs = OutputsOnPath(on_path, measurement.statistics, reader.first[0], order=0, per="example")
         targets = _classes(reader)
         margins, ends = [], []
-        with progress_bar(progress, total=len(reader), what=f"plateaus {label}".strip()) as report:
+        with measurement.progress_bar(len(reader), "plateaus") as report:
             offset = 0
             for batch in reader.batches():
-                placed = on_path.place(batch)
+                placed = outputs.place(batch)
                 own = targets[offset : offset + (batch.examples or 0)]
-                logits = [_logits(on_path.at(float(alpha), [placed])[0][0]) for alpha in grid]
-                margins.append(np.stack([_margin(each, own) for each in logits]))
+                logits = [_logits(outputs.at(float(alpha), [placed])[0][0]) for alpha in grid]
+                margins.append(np.stack([_margin(at_alpha, own) for at_alpha in logits]))
                 ends.append(logits[-1])
                 offset += len(own)
                 report(1)
         end = np.concatenate(ends)
         last = last_layer or _last_with_bias(model, end.shape[1])
-        if degree is None:
-            degree = bias_depths(model)[f"{last}.bias" if last else "bias"]
         bias_name = f"{last}.bias" if last else "bias"
-        state = on_path.on_path.at(1.0)
+        if degree is None:
+            degree = bias_depths(model)[bias_name]
+        state = on_path.at(1.0)
         if bias_name not in state or len(state[bias_name]) != end.shape[1]:
             raise ValueError(
                 explain(
@@ -211,6 +192,7 @@ def plateau_ends(
                 )
             )
         bias = state[bias_name].detach().cpu().double().numpy()
+        how = measurement.how()
     return Plateaus(
         bias=bias,
         signal=end - bias,
@@ -220,12 +202,13 @@ def plateau_ends(
         degree=degree,
         last_layer=last,
         step=float(np.diff(grid).max()),
-        label=label,
+        label=measurement.label,
+        how=how,
     )
 
 
 def _classes(reader: Reader) -> Integers:
-    found = []
+    classes = []
     for batch in reader.batches():
         targets = batch.targets
         if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
@@ -236,41 +219,41 @@ def _classes(reader: Reader) -> Integers:
                 explain(
                     expected="class numbers as targets, one per example.",
                     got=f"{shape}.",
-                    hint="Plateaus are of classes.",
+                    hint="Plateaus are defined for classes.",
                 )
             )
-        found.append(targets.cpu().numpy())
-    return np.concatenate(found).astype(np.int64)
+        classes.append(targets.cpu().numpy())
+    return np.concatenate(classes).astype(np.int64)
 
 
 def _logits(rows: Tensor) -> Floats:
-    found: Floats = rows.detach().cpu().double().numpy()
-    return found
+    logits: Floats = rows.detach().cpu().double().numpy()
+    return logits
 
 
 def _margin(logits: Floats, targets: Integers) -> Floats:
-    """The target's logit over the best other."""
+    """The logit of the target minus the largest other logit."""
     rows = np.arange(len(targets))
     others = logits.copy()
     others[rows, targets] = -np.inf
-    found: Floats = logits[rows, targets] - others.max(axis=1)
-    return found
+    margin: Floats = logits[rows, targets] - others.max(axis=1)
+    return margin
 
 
 def _last_crossing(margins: Floats, grid: Floats) -> Floats:
-    """The α from which each margin stays above 0, straight between points; 0 where always, inf where not at the end."""
-    found = np.zeros(margins.shape[1])
+    """The α from which each margin stays positive, interpolated linearly; 0 if always, inf if not at the end."""
+    crossings = np.zeros(margins.shape[1])
     for example, margin in enumerate(margins.T):
         wrong = np.flatnonzero(margin <= 0)
         if not len(wrong):
             continue
         last = int(wrong[-1])
         if last == len(grid) - 1:
-            found[example] = np.inf
+            crossings[example] = np.inf
             continue
         share = -margin[last] / (margin[last + 1] - margin[last])
-        found[example] = grid[last] + share * (grid[last + 1] - grid[last])
-    return found
+        crossings[example] = grid[last] + share * (grid[last + 1] - grid[last])
+    return crossings
 
 
 def _last_with_bias(model: nn.Module, classes: int) -> str:
@@ -284,7 +267,7 @@ def _last_with_bias(model: nn.Module, classes: int) -> str:
             explain(
                 expected=f"a last layer with a bias for each of the {classes} classes.",
                 got="a network without one.",
-                hint="Without a last bias there is no plateau of this kind: every prediction would be 0.",
+                hint="Without a last bias there is no such plateau: every predicted end would be 0.",
             )
         )
     return names[-1]

@@ -1,4 +1,4 @@
-"""Integrals of vector-valued functions over an interval, on a grid that is halved until they are known well enough."""
+"""Integrals of vector-valued functions over an interval by Simpson's rule, on a grid that is halved."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def integrate(
 ) -> Integral:
     """Simpson's rule for every column of a function, the grid halved until `settled` or the budget of points is spent.
 
-    `function` takes points of shape (k,) and gives samples of shape (k, parts); each point is asked for once. An
-    error is the change at the last halving: an estimate, and an overestimate where the function is smooth.
+    `function` takes points of shape (k,) and returns samples of shape (k, parts); each point is evaluated once. An
+    error is the change at the last halving: an estimate, and an overestimate for smooth functions.
 
     Raises `ValueError` for a budget below the first grid's 9 points.
 
-    >>> found = integrate(lambda x: np.stack([x**3, x], 1), 0.0, 2.0, settled=lambda _: True, budget=9)
-    >>> found.values.round(12).tolist(), bool(found.errors.max() < 1e-12)
+    >>> integral = integrate(lambda x: np.stack([x**3, x], 1), 0.0, 2.0, settled=lambda _: True, budget=9)
+    >>> integral.values.round(12).tolist(), bool(integral.errors.max() < 1e-12)
     ([4.0, 2.0], True)
     """
     if budget < FIRST + 1:
@@ -50,9 +50,9 @@ def integrate(
     samples = function(points)
     while True:
         values, coarse = _simpson(samples, right - left), _simpson(samples[::2], right - left)
-        found = Integral(values, np.abs(values - coarse), points, samples)
-        if settled(found) or 2 * len(points) - 1 > budget:
-            return found
+        integral = Integral(values, np.abs(values - coarse), points, samples)
+        if settled(integral) or 2 * len(points) - 1 > budget:
+            return integral
         finer = np.linspace(left, right, 2 * len(points) - 1)
         both = np.empty((len(finer), samples.shape[1]))
         both[::2], both[1::2] = samples, function(finer[1::2])

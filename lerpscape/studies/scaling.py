@@ -1,29 +1,27 @@
-"""Does a trained network survive being scaled down, and noise on top? Tao's reading of linear interpolation."""
+"""Predictions of a trained network scaled down, alone and with noise or its start added (Tao, 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, check_options, opened
 from lerpscape.geometry.outputs import OutputsOnPath
-from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
-from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.paths.endpoints import noise_like, zeros_like
 from lerpscape.paths.line import Line
-from lerpscape.profiles.profile import alpha_grid, profile
+from lerpscape.profiles.profile import profile
+from lerpscape.studies.many_profiles import how_of
 
 if TYPE_CHECKING:
     import pandas
@@ -33,9 +31,9 @@ if TYPE_CHECKING:
 class ScaleCurve:
     """One start ε on its line to θ_T: arrays of shape (points,).
 
-    `ratio` is κ‖ε‖/‖θ_T‖ with κ = (1−α)/α, how large the start is beside the end in (1−α)ε + αθ_T = α(θ_T + κε); for
-    a start of zero it is the own start's. `agreement` is the share of examples with the end's prediction, `cosine` the
-    mean cosine of logits to the end's, centred over classes; nan where a side is 0.
+    `ratio` is κ‖ε‖/‖θ_T‖ with κ = (1−α)/α: the norm of the start relative to the end in (1−α)ε + αθ_T = α(θ_T + κε).
+    For a start of zero it is that of the own start. `agreement` is the share of examples with the same prediction as at
+    the end, `cosine` the mean cosine between logits and those at the end, centred over classes; nan where either is 0.
     """
 
     name: str
@@ -49,7 +47,7 @@ class ScaleCurve:
 
 @dataclass(frozen=True, eq=False)
 class ScaleInvariance(Result):
-    """Lines from several starts to one end, on the axis of how much of each start is left. `end_norm` is ‖θ_T‖."""
+    """Lines from several starts to one end, by the ratio of start to end in the mixture. `end_norm` is ‖θ_T‖."""
 
     FORMAT = "lerpscape scale invariance 1"
     PLOT = "plateaus.plot_scaling"
@@ -66,28 +64,29 @@ class ScaleInvariance(Result):
         return iter(self.curves)
 
     def __getitem__(self, name: str) -> ScaleCurve:
-        return {each.name: each for each in self.curves}[name]
+        return {curve.name: curve for curve in self.curves}[name]
 
     @property
     def summary(self) -> str:
-        """How far the end can be scaled down, and how much of each start it bears, in a sentence."""
+        """The agreement with the end when scaled, and the ratio at which half of the predictions change."""
         zero = self["zero"]
         parts = [
             f"f(αθ_T) predicts as f(θ_T) for {100 * zero.agreement.min():.3g} % of {self.examples:,} examples or more "
             f"down to α = {self.alphas[0]:.3g}"
         ]
-        for each in self.curves:
-            if each.name != "zero":
-                far = np.flatnonzero(each.agreement < 0.5)
-                limit = f"up to {each.ratio[far[-1] + 1]:.3g}" if len(far) else "at every ratio measured"
-                parts.append(f"{each.name}: half of the predictions stay {limit}")
+        for curve in self.curves:
+            if curve.name != "zero":
+                changed = np.flatnonzero(curve.agreement < 0.5)
+                limit = f"up to {curve.ratio[changed[-1] + 1]:.3g}" if len(changed) else "at every ratio measured"
+                parts.append(f"{curve.name}: half of the predictions stay {limit}")
         return "; ".join(parts) + " (ratio κ‖ε‖/‖θ_T‖)."
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per start and α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
         points, first = len(self.alphas), vars(self.curves[0])
         columns = {
-            name: np.concatenate([np.broadcast_to(vars(each)[name], points) for each in self.curves]) for name in first
+            name: np.concatenate([np.broadcast_to(vars(curve)[name], points) for curve in self.curves])
+            for name in first
         }
         return data_frame(columns | {"alpha": np.tile(self.alphas, len(self.curves))})
 
@@ -101,20 +100,20 @@ def scale_invariance(
     others: Mapping[str, Source] | None = None,
     seed: int = 0,
     loss: str | PerExample | Loss = "cross_entropy",
-    alphas: int | Sequence[float] | Floats = 25,
-    batch_norm: BatchNormPolicy | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress = None,
+    alphas: Alphas = 25,
+    **options: Unpack[MeasurementOptions],
 ) -> ScaleInvariance:
-    """Compare the lines to one end from its own start, from noise and from zero: does the end outvote its start?
+    """Does the trained network alone determine the prediction? Compares lines from its start, from noise and from zero.
 
-    A point of the line is α(θ_T + κε) with κ = (1−α)/α. Where predictions do not change with scale, the line from zero
-    keeps the end's error at every α > 0, and the others show how much noise κε the end bears.
+    A point of the line is α(θ_T + κε) with κ = (1−α)/α. If predictions do not change with scale, the line from zero has
+    the end's error at every α > 0, and the others show how much noise κε leaves predictions unchanged.
 
-    * `others`: further starts by name. `own` is `start`, `noise` has its norms tensor by tensor (`seed`), `zero` is 0.
-    * `alphas`: how many points evenly spaced on (0, 1], or values there.
-    * the rest as for `profile`. With batch norm, `Recalibrate` makes scale disappear and stored statistics do not.
+    * `others`: further starts by name, besides `own`, which is `start`, `noise`, Gaussian with the norm of each of its
+      tensors (drawn with `seed`), and `zero`.
+    * `loss`: as for `profile`.
+    * `alphas`: number of points evenly spaced on (0, 1], or values in it.
+    * `options`: see `MeasurementOptions`; `label` is the start's name. With batch norm, scale has no effect under
+      `Recalibrate`, and has one with stored statistics.
 
     Raises `ValueError` for α outside (0, 1] or a loss without right answers, and what `profile` raises.
 
@@ -122,10 +121,11 @@ def scale_invariance(
 
     >>> model = nn.Linear(1, 2, bias=False).double()
     >>> ends = [{"weight": torch.tensor(w).double()} for w in ([[3.0], [0.0]], [[0.0], [4.0]])]
-    >>> found = scale_invariance(model, *ends, [(torch.ones(1, 1).double(), torch.tensor([1]))], alphas=4)
-    >>> found["zero"].error.tolist(), found["own"].error.tolist(), found["own"].ratio.tolist()
+    >>> lines = scale_invariance(model, *ends, [(torch.ones(1, 1).double(), torch.tensor([1]))], alphas=4)
+    >>> lines["zero"].error.tolist(), lines["own"].error.tolist(), lines["own"].ratio.tolist()
     ([0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [2.25, 0.75, 0.25, 0.0])
     """
+    check_options(scale_invariance, options, without=["label"])
     grid = np.linspace(0, 1, alphas + 1)[1:] if isinstance(alphas, int) else alpha_grid(alphas)
     if len(grid) < 2 or grid[0] <= 0 or grid[-1] > 1:
         raise ValueError(
@@ -145,21 +145,10 @@ def scale_invariance(
     starts |= others or {}
     lengths = _norm(own), _norm(target)
     curves = []
-    for name, each in starts.items():
-        line = Line(each, target)
-        curve = profile(
-            model,
-            line,
-            data,
-            loss=loss,
-            alphas=grid,
-            batch_norm=batch_norm,
-            derivative=False,
-            device=device,
-            dtype=dtype,
-            progress=progress,
-            label=name,
-        )
+    for name, source in starts.items():
+        line = Line(source, target)
+        named: MeasurementOptions = {**options, "label": name}
+        curve = profile(model, line, data, loss=loss, alphas=grid, derivative=False, **named)
         if curve.accuracy is None:
             raise ValueError(
                 explain(
@@ -168,35 +157,27 @@ def scale_invariance(
                     hint="cross_entropy.",
                 )
             )
-        agreement, cosine = _against_end(model, line, data, grid, batch_norm, device, dtype)
-        length = _norm(checkpoint(each))
+        agreement, cosine = _against_end(model, line, data, grid, options)
+        length = _norm(checkpoint(source))
         ratio = (1 - grid) / grid * (length if length > 0 else lengths[0]) / lengths[1]
         curves.append(ScaleCurve(name, length, ratio, curve.loss, 1 - curve.accuracy, agreement, cosine))
-    how = {"batch_norm": curve.how["batch_norm"], "loss": curve.loss_name, "seed": seed, "end": target.source}
+    how = how_of(curve) | {"seed": seed, "end": target.source}
     return ScaleInvariance(grid, tuple(curves), lengths[1], curve.examples, curve.unit, how)
 
 
 def _against_end(
-    model: nn.Module,
-    line: Line,
-    data: Data,
-    grid: Floats,
-    batch_norm: BatchNormPolicy | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
+    model: nn.Module, line: Line, data: Data, grid: Floats, options: MeasurementOptions
 ) -> tuple[Floats, Floats]:
-    """Share of equal predictions with α = 1, and mean cosine of centred logits, at every α."""
-    with undisturbed(model):
-        reader = Reader(data)
-        on_path = OutputsOnPath(
-            model, line, reader.first[0], order=0, per="example", batch_norm=batch_norm, device=device, dtype=dtype
-        )
+    """Share of examples with the same prediction as at α = 1, and mean cosine of centred logits, at every α."""
+    with opened(scale_invariance, model, line, data, options) as measurement:
+        reader = measurement.reader
+        outputs = OutputsOnPath(measurement.on_path, measurement.statistics, reader.first[0], order=0, per="example")
         same, cosines, known, count = (np.zeros(len(grid)) for _ in range(4))
         for batch in reader.batches():
-            placed = on_path.place(batch)
-            end = on_path.at(1.0, [placed])[0][0].double()
+            placed = outputs.place(batch)
+            end = outputs.at(1.0, [placed])[0][0].double()
             for i, alpha in enumerate(grid):
-                here = on_path.at(float(alpha), [placed])[0][0].double()
+                here = outputs.at(float(alpha), [placed])[0][0].double()
                 same[i] += float((here.argmax(1) == end.argmax(1)).sum())
                 count[i] += len(here)
                 one, two = _centred(here), _centred(end)

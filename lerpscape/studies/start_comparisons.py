@@ -1,4 +1,4 @@
-"""Is it the network's own initialisation that makes the line fall? Other starts, towards the same end."""
+"""Lines to one end from the network's own initialisation and from other starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.paths.endpoints import fresh_init, noise_like, zeros_like
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import matched
-from lerpscape.studies.many_profiles import Choices, how_of, profiles_of, rise_of
+from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, rise_of
 
 OWN = "own init"
 
@@ -35,8 +34,8 @@ class Excess(NamedTuple):
 class StartComparison(Result):
     """Loss along lines from different starts to one end.
 
-    `families` says of each line what its start is; `losses` (lines, points), `max_rise` and `relative_distance`
-    (lines,) belong to them; `max_rise` is nan for a line with NaN or infinite losses.
+    `families` is the kind of start of each line; `losses` has shape (lines, points), `max_rise` and
+    `relative_distance` (lines,); `max_rise` is nan for a line with NaN or infinite losses.
     """
 
     FORMAT = "lerpscape start comparison 1"
@@ -52,13 +51,13 @@ class StartComparison(Result):
     how: dict[str, Any] = field(repr=False)
 
     def curves(self, family: str) -> Floats:
-        """Losses of all lines whose starts are of one family, shape (lines, points)."""
+        """Losses of all lines whose start is of one family, shape (lines, points)."""
         return self.losses[self._lines(family)]
 
     def excess(self, family: str) -> Excess:
         """max_rise of the own initialisation minus the mean max_rise over a family of controls, in units of the loss.
 
-        Negative: the own initialisation has the smaller rise. The error is s/√n over the controls, nan for n = 1.
+        Negative if the own initialisation has the smaller rise. The error is s/√n over the controls, nan for n = 1.
         """
         rises = self.max_rise[self._lines(family)]
         error = float(rises.std(ddof=1) / np.sqrt(len(rises))) if len(rises) > 1 else float("nan")
@@ -78,7 +77,7 @@ class StartComparison(Result):
         return "\n".join(lines)
 
     def _lines(self, family: str) -> list[int]:
-        return [index for index, each in enumerate(self.families) if each == family]
+        return [index for index, name in enumerate(self.families) if name == family]
 
 
 def starts(
@@ -92,18 +91,17 @@ def starts(
     zero: bool = True,
     factory: Callable[[], nn.Module] | None = None,
     seed: int = 0,
-    progress: Progress = None,
-    **choices: Unpack[Choices],
+    **options: Unpack[StudyOptions],
 ) -> StartComparison:
-    """Measure the lines to `end` from the network's own start and from controls that training did not begin at.
+    """Compare the line from the network's own initialisation with lines to the same `end` from control starts.
 
-    * `fresh`: how many new initialisations, of `factory` or of the model's own layers (see `fresh_init`).
-    * `noise`: how many Gaussian starts with the norm of each parameter of `start`.
-    * `zero`: also from all parameters zero.
-    * `seed`: that of the first fresh init and the first noise; the next take the next numbers.
-    * `choices`: `loss`, `alphas`, `batch_norm`, `device`, `dtype` as in `profile`.
+    * `fresh`: number of new initialisations, by `factory` or by the model's own layers (see `fresh_init`).
+    * `noise`: number of Gaussian starts with the norm of each parameter of `start`.
+    * `zero`: also a start with all parameters zero.
+    * `seed`: of the first fresh init and the first noise; the others take the next numbers.
+    * `options`: see `StudyOptions`.
 
-    Raises `ValueError` for no control at all and for a seed that draws `start` itself, and whatever `fresh_init` and
+    Raises `ValueError` for no control at all and for a seed that draws `start` itself, and what `fresh_init` and
     `profile` raise.
 
     Sources: Lucas et al. (2021); Tao (2024).
@@ -111,8 +109,8 @@ def starts(
     >>> model = nn.Linear(1, 1, bias=False)
     >>> x = torch.ones(3, 1)
     >>> ends = {"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)}
-    >>> found = starts(model, *ends, [(x, x)], fresh=2, noise=0, zero=False, loss="squared_error", alphas=3)
-    >>> found.families, found.losses[0]
+    >>> comparison = starts(model, *ends, [(x, x)], fresh=2, noise=0, zero=False, loss="squared_error", alphas=3)
+    >>> comparison.families, comparison.losses[0]
     (('own init', 'fresh init', 'fresh init'), array([1.  , 0.25, 0.  ]))
     """
     if fresh + noise + zero < 1:
@@ -120,12 +118,12 @@ def starts(
             explain(expected="at least one control.", got="fresh=0, noise=0, zero=False.", hint="fresh=5 is usual.")
         )
     own, target = checkpoint(start), checkpoint(end)
-    starts: list[tuple[str, Checkpoint]] = [(OWN, own)]
-    starts += [("fresh init", fresh_init(factory or model, seed + index)) for index in range(fresh)]
-    starts += [("noise", noise_like(own, seed + index)) for index in range(noise)]
-    starts += [("zero", zeros_like(own))] if zero else []
-    for index, (_, each) in enumerate(starts[1 : fresh + 1]):
-        if not moving(own, matched(own, each)[1]):
+    candidates: list[tuple[str, Checkpoint]] = [(OWN, own)]
+    candidates += [("fresh init", fresh_init(factory or model, seed + index)) for index in range(fresh)]
+    candidates += [("noise", noise_like(own, seed + index)) for index in range(noise)]
+    candidates += [("zero", zeros_like(own))] if zero else []
+    for index, (_, drawn) in enumerate(candidates[1 : fresh + 1]):
+        if not moving(own, matched(own, drawn)[1]):
             raise ValueError(
                 explain(
                     expected="fresh inits other than the network's own start.",
@@ -133,14 +131,14 @@ def starts(
                     hint=f"seed={seed + 1000}, or any that the run did not use.",
                 )
             )
-    lines = [Line(each, target) for _, each in starts]
-    profiles = profiles_of(model, lines, data, "starts", progress, choices)
+    lines = [Line(candidate, target) for _, candidate in candidates]
+    profiles = profiles_of(starts, model, lines, data, options)
     return StartComparison(
-        families=tuple(family for family, _ in starts),
+        families=tuple(family for family, _ in candidates),
         alphas=profiles[0].alphas,
-        losses=np.stack([each.loss for each in profiles]),
-        max_rise=np.array([rise_of(each) for each in profiles]),
-        relative_distance=np.array([each.relative_distance for each in profiles]),
+        losses=np.stack([profile.loss for profile in profiles]),
+        max_rise=np.array([rise_of(profile) for profile in profiles]),
+        relative_distance=np.array([profile.relative_distance for profile in profiles]),
         examples=profiles[0].examples,
         unit=profiles[0].unit,
         how=how_of(profiles[0]) | {"end": target.source, "seed": seed},

@@ -1,4 +1,4 @@
-"""How straight was the real road? The trajectory of training beside the line between its ends."""
+"""The training trajectory compared with the line between its ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
-from lerpscape.base.progress import Progress
 from lerpscape.base.results import Result
+from lerpscape.engine.measurement import check_options
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Checkpoint
 from lerpscape.paths.distances import distance
@@ -20,20 +20,20 @@ from lerpscape.paths.line import Line
 from lerpscape.paths.planes import Stops
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.profiles.profile import profile
-from lerpscape.studies.many_profiles import Choices, how_of
+from lerpscape.studies.many_profiles import StudyOptions, how_of
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Result):
-    """Snapshots of training measured against the line from the first to the last, d = θ_T − θ₀.
+    """Snapshots of training compared with the line from the first to the last, d = θ_T − θ₀.
 
     Arrays have shape (snapshots,): `projection` is ⟨θ_k − θ₀, d⟩ / ‖d‖², the α of the nearest point of the line;
-    `residual` is ‖θ_k − that point‖₂; `travelled` is the share of the way gone, along straight pieces from snapshot to
-    snapshot; `losses` is the loss at the snapshots, `line` that at the nearest points of the line. `length` is ‖d‖ and
-    `road` the length of the way.
+    `residual` is ‖θ_k − that point‖₂; `travelled` is the share of the trajectory's length up to the snapshot; `losses`
+    is the loss at the snapshots, `line` that at the nearest points of the line. `length` is ‖d‖ and `path_length` that
+    of the straight pieces between snapshots, a lower bound of the trajectory's.
     """
 
-    FORMAT = "lerpscape trajectory 1"
+    FORMAT = "lerpscape trajectory 2"
     PLOT = "studies.plot_trajectory"
 
     labels: tuple[str, ...]
@@ -43,29 +43,29 @@ class Trajectory(Result):
     losses: Floats
     line: Floats
     length: float
-    road: float
+    path_length: float
     examples: int
     unit: str
     how: dict[str, Any] = field(repr=False)
 
     @property
     def summary(self) -> str:
-        """How straight the road was, in a sentence."""
+        """How long the trajectory is, and how far from the line, in a sentence."""
         far = int(np.argmax(self.residual))
         return (
-            f"The road is {self.road / self.length:.4g} times as long as the line ({self.road:.4g} against "
-            f"{self.length:.4g}) and leaves it by up to {self.residual[far] / self.length:.4g} of its length, at "
-            f"{self.labels[far]}; {len(self.labels)} snapshots, so the real road is at least as long."
+            f"The trajectory is at least {self.path_length / self.length:.4g} times as long as the line "
+            f"({self.path_length:.4g} against {self.length:.4g}, {len(self.labels)} snapshots) and up to "
+            f"{self.residual[far] / self.length:.4g} of the line's length away from it, at {self.labels[far]}."
         )
 
 
 def on_line(points: dict[str, Checkpoint]) -> tuple[Floats, Floats, Floats, float, float]:
-    """Projection, residual and share travelled of each point, then the length of the line and of the road.
+    """Projection, residual and share travelled of each point, then the lengths of the line and of the pieces.
 
     Raises `ValueError` where first and last are the same.
     """
-    every = list(points.values())
-    first, last = every[0], every[-1]
+    snapshots = list(points.values())
+    first, last = snapshots[0], snapshots[-1]
     names = first.parameters
     length = distance(first, last, names)
     if not length:
@@ -77,38 +77,36 @@ def on_line(points: dict[str, Checkpoint]) -> tuple[Floats, Floats, Floats, floa
             )
         )
     projections, residuals = [], []
-    for each in every:
-        along = sum(
+    for snapshot in snapshots:
+        product = sum(
             float(
-                (each.tensors[name].double() - first.tensors[name].double()).flatten()
+                (snapshot.tensors[name].double() - first.tensors[name].double()).flatten()
                 @ (last.tensors[name].double() - first.tensors[name].double()).flatten()
             )
             for name in names
         )
-        share = along / length**2
-        away = 0.0
+        alpha = product / length**2
+        squares = 0.0
         for name in names:
-            start, end, here = (point.tensors[name].double() for point in (first, last, each))
-            away += float((here - start - share * (end - start)).square().sum())
-        projections.append(share)
-        residuals.append(away**0.5)
-    steps = [distance(one, other, names) for one, other in pairwise(every)]
-    gone = np.concatenate([[0.0], np.cumsum(steps)])
-    return np.array(projections), np.array(residuals), gone / gone[-1], length, float(gone[-1])
+            start, end, here = (point.tensors[name].double() for point in (first, last, snapshot))
+            squares += float((here - start - alpha * (end - start)).square().sum())
+        projections.append(alpha)
+        residuals.append(squares**0.5)
+    steps = [distance(one, other, names) for one, other in pairwise(snapshots)]
+    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    return np.array(projections), np.array(residuals), travelled / travelled[-1], length, float(travelled[-1])
 
 
 def trajectory(
     model: nn.Module,
     checkpoints: Snapshots,
     data: Data,
-    *,
-    progress: Progress = None,
-    **choices: Unpack[Choices],
+    **options: Unpack[StudyOptions],
 ) -> Trajectory:
-    """Measure the real road of training beside the line: how far off it is, and what the loss is on both.
+    """Compare the training trajectory with the line: the distance between them, and the loss on both.
 
     * `checkpoints`: a folder (ordered by the numbers in the names), a list or a mapping, in the order of training.
-    * `choices`: `loss`, `batch_norm`, `device`, `dtype` as in `profile`; `alphas` has no meaning here.
+    * `options`: see `StudyOptions`, without `alphas`: the loss is measured at the snapshots and their nearest points.
 
     Raises `EndpointMismatch` that names a snapshot of another network, `ValueError` for fewer than two, or equal ends.
 
@@ -117,16 +115,13 @@ def trajectory(
     >>> corners = ([0.0, 0.0], [1.0, 0.0], [1.0, 1.0])
     >>> points = [{"weight": torch.tensor([corner])} for corner in corners]
     >>> x = torch.ones(3, 2)
-    >>> found = trajectory(nn.Linear(2, 1, bias=False), points, [(x, 2 * x[:, :1])], loss="squared_error")
-    >>> found.projection, found.residual.round(4), found.losses, found.line
+    >>> result = trajectory(nn.Linear(2, 1, bias=False), points, [(x, 2 * x[:, :1])], loss="squared_error")
+    >>> result.projection, result.residual.round(4), result.losses, result.line
     (array([0. , 0.5, 1. ]), array([0.    , 0.7071, 0.    ]), array([4., 1., 0.]), array([4., 1., 0.]))
     """
-    if "alphas" in choices:
-        raise TypeError(
-            explain(expected="no alphas.", got="alphas.", hint="Each snapshot is measured, and its nearest point.")
-        )
+    check_options(trajectory, options, StudyOptions, without=["alphas", "label"])
     points = snapshots(checkpoints)
-    projection, residual, travelled, length, road = on_line(points)
+    projection, residual, travelled, length, path_length = on_line(points)
     labels = list(points)
     first, last = points[labels[0]], points[labels[-1]]
     line = Line(first, last)
@@ -137,18 +132,18 @@ def trajectory(
         lambda k: points[labels[k]].tensors if k < count else line.at(float(projection[k - count])),
         "trajectory and the line beside it",
     )
-    rest: Choices = {**choices, "alphas": len(stops)}
-    found = profile(model, stops, data, derivative=False, label="trajectory", progress=progress, **rest)
+    at_stops: StudyOptions = {**options, "alphas": len(stops), "label": "trajectory"}
+    curve = profile(model, stops, data, derivative=False, **at_stops)
     return Trajectory(
         labels=tuple(labels),
         projection=projection,
         residual=residual,
         travelled=travelled,
-        losses=found.loss[:count],
-        line=found.loss[count:],
+        losses=curve.loss[:count],
+        line=curve.loss[count:],
         length=length,
-        road=road,
-        examples=found.examples,
-        unit=found.unit,
-        how=how_of(found) | {"line": line.describe()},
+        path_length=path_length,
+        examples=curve.examples,
+        unit=curve.unit,
+        how=how_of(curve) | {"line": line.describe()},
     )

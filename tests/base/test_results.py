@@ -1,4 +1,4 @@
-"""What every result can do, for every result there is: a new one that forgets something fails here."""
+"""What every result can do, tested for every class of results."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from torch import Tensor, nn
 import lerpscape as ls
 from lerpscape.base.results import Result
 
-ROOMS = [
-    import_module(each.name)
-    for each in pkgutil.walk_packages(ls.__path__, "lerpscape.")
-    if not each.name.startswith(("lerpscape.lab", "lerpscape.commands", "lerpscape.__main__"))
+MODULES = [
+    import_module(module.name)
+    for module in pkgutil.walk_packages(ls.__path__, "lerpscape.")
+    if not module.name.startswith(("lerpscape.lab", "lerpscape.cli", "lerpscape.__main__"))
 ]
-CLASSES = {each for room in ROOMS for each in vars(room).values() if inspect.isclass(each)}
-KINDS = {each.__name__: each for each in sorted(CLASSES, key=lambda each: each.__name__) if issubclass(each, Result)}
+CLASSES = {value for module in MODULES for value in vars(module).values() if inspect.isclass(value)}
+KINDS = {kind.__name__: kind for kind in sorted(CLASSES, key=lambda kind: kind.__name__) if issubclass(kind, Result)}
 del KINDS["Result"]
 MLP, REGRESSION, NORMED = CASES[0], CASES[1], CASES[3]
 
 
 class Place(nn.Module):
-    """A network that is a place: its output is its weight, whatever the input."""
+    """A network whose output is its weight, whatever the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +91,13 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
+# What every `how` says. Readings are numbers read off a profile, which has a `how` of its own.
+HOW = {"model", "data_digest", "batch_norm", "device", "dtype", "threads", "versions"}
+READ_OFF = {"Readings"}
+
+
 def same(one: Any, other: Any) -> bool:
-    """The same types, shapes, dtypes and numbers, all the way down; NaN is NaN."""
+    """Whether types, shapes, dtypes and numbers agree at every level; NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray):
@@ -109,13 +114,19 @@ def test_every_kind_of_result_is_tried_here() -> None:
     assert len({each.FORMAT for each in KINDS.values()}) == len(KINDS)
 
 
-def test_what_measures_gives_a_result() -> None:
-    public = {name: getattr(ls, name) for name in ls.__all__}
-    functions = {name: each for name, each in public.items() if inspect.isfunction(each)}
-    measuring = {name: each for name, each in functions.items() if "data" in inspect.signature(each).parameters}
-    given = {name: getattr(ls, each.__annotations__["return"]) for name, each in measuring.items()}
-    others = {"aligned", "connect"}  # a checkpoint, a path
-    assert {name for name, each in given.items() if not issubclass(each, Result)} == others
+def test_every_result_has_a_how() -> None:
+    without = {name for name, kind in KINDS.items() if "how" not in {field.name for field in fields(kind)}}
+    assert without == READ_OFF
+
+
+def test_public_functions_of_data_return_results() -> None:
+    packages = [ls, *(getattr(ls, name) for name in ("paths", "profiles", "certificates", "geometry", "studies"))]
+    public = {name: getattr(package, name) for package in packages for name in package.__all__}
+    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    measuring = {name: value for name, value in functions.items() if "data" in inspect.signature(value).parameters}
+    others = {"aligned", "connect"}  # they return a checkpoint and a path
+    assert len(measuring) > 20
+    assert {name for name, value in measuring.items() if value.__annotations__["return"] not in KINDS} == others
     skills = ("to_dict", "save", "plot", "to_pandas", "_repr_html_")
     skilled = {each for each in CLASSES if is_dataclass(each) and any(hasattr(each, skill) for skill in skills)}
     assert {each for each in skilled if not issubclass(each, Result)} == set()
@@ -125,6 +136,8 @@ def test_what_measures_gives_a_result() -> None:
 def test_a_result_comes_back_from_disk_and_shows_itself(name: str, tmp_path: Path) -> None:
     found = RESULTS[name]()
     assert type(found) is KINDS[name.split()[0]]
+    if name not in READ_OFF:
+        assert set(found.how) >= HOW, HOW - set(found.how)
     comes_back(name, found, tmp_path)
     shows_itself(name, found)
 

@@ -41,7 +41,7 @@ def trained():
 def test_a_convolutional_network_with_batch_norm_is_decided(trained, policy):
     model, line, data = trained
     found = ls.certify(model, line, data, batch_norm=policy)
-    print(found.summary, found.seconds)
+    print(found.summary, found.how["seconds"])
     assert found.verdict in ("monotonic", "violated")
     assert found.stopped == "decided"
     profile = ls.profile(model, line, data, alphas=501, batch_norm=policy, dtype=torch.float64)

@@ -156,7 +156,7 @@ def test_shares_of_angles_add_up(proved, refuted, left):
     lower = np.array([0.1] * proved + [2.0] * refuted + [0.1] * (10 - proved - refuted))
     upper = np.array([0.2] * proved + [2.1] * refuted + [2.0] * (10 - proved - refuted))
     summary = AngleBounds(lower, upper, 8, 0.0, {}).summary
-    assert f"refuted for {10 * refuted} %, open for {left} %" in summary  # 1 − 0.9 − 0.1 is not 0
+    assert f"refuted for {10 * refuted} %, undecided for {left} %" in summary  # 1 − 0.9 − 0.1 is not 0
 
 
 @pytest.mark.parametrize("seed", range(6))

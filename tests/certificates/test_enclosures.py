@@ -24,13 +24,13 @@ from lerpscape.certificates.taylor_models import Form, TaylorModel
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import EndStatistics
 from lerpscape.networks.layer_kinds import PAD
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.line import Line
 
 # On first use of forward mode torch 2.13 warns about its own torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-LOSSES = tuple(LOSS_RULES)
+LOSS_NAMES = tuple(LOSS_RULES)
 
 
 def targets_of(loss, y, outputs, seed):
@@ -56,7 +56,7 @@ def worst_escape(seed, points=64, widths=(0.5, 0.25, 2.0**-5, 2.0**-9), activati
     """The furthest that outputs, losses and derivatives of a random network leave their enclosures."""
     model, end, x, y, policy = network(seed, activations=activations)
     line = Line(model, end)
-    loss = LOSSES[seed // 3 % len(LOSSES)]
+    loss = LOSS_NAMES[seed // 3 % len(LOSS_NAMES)]
     generator = torch.Generator().manual_seed(seed)
     worst = 0.0
     with undisturbed(model):
@@ -76,7 +76,7 @@ def worst_escape(seed, points=64, widths=(0.5, 0.25, 2.0**-5, 2.0**-9), activati
             slope = LOSS_RULES[loss].slope(enclosed, targets)
 
             def values(z, loss=loss, targets=targets):
-                return torch.stack([NAMED[loss].values(each, targets) for each in z])
+                return torch.stack([LOSSES[loss].values(each, targets) for each in z])
 
             with torch.no_grad():
                 true, change = torch.func.jvp(values, (z,), (rate,))

@@ -14,14 +14,14 @@ from lerpscape.certificates.brackets import Piece
 from lerpscape.certificates.loss_enclosures import LOSS_RULES
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import EndStatistics
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
 # On first use of forward mode torch 2.13 warns about its own torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 POINTS = 20_001
-LOSSES = tuple(LOSS_RULES)
+LOSS_NAMES = tuple(LOSS_RULES)
 
 
 def trained(model, x, y, seed):
@@ -48,7 +48,7 @@ def curve(model, line, x, targets, loss, policy, alphas):
         wanted = [target.expand(len(part), *target.shape) for target in targets]
 
         def mean_of(z, wanted=wanted):
-            return torch.stack([NAMED[loss].values(z[:, i], wanted[i]) for i in range(len(wanted))]).mean(0)
+            return torch.stack([LOSSES[loss].values(z[:, i], wanted[i]) for i in range(len(wanted))]).mean(0)
 
         with torch.no_grad():
             value, slope = torch.func.jvp(mean_of, (z,), (rate,))
@@ -62,7 +62,7 @@ def escapes(seed, activations=ACTIVATIONS):
     model, end, x, y, policy = network(seed, activations=activations)
     with undisturbed(model), torch.enable_grad():
         end = trained(model, x, y, seed) if seed // 3 % 2 else end
-    line, loss = ls.Line(model, end), LOSSES[seed % len(LOSSES)]
+    line, loss = ls.Line(model, end), LOSS_NAMES[seed % len(LOSS_NAMES)]
     shape = model(x).shape
     generator = torch.Generator().manual_seed(seed)
     targets = y if loss == "cross_entropy" else torch.rand(shape, generator=generator, dtype=torch.float64).round()

@@ -1,4 +1,4 @@
-"""`lerpscape attribute`, `examples` and `policies` are the shadows of the library's functions."""
+"""`lerpscape study attribute`, `examples` and `batch-norm` print what the library measures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CASE, CNN = CASES[0], CASES[3]
 
 
 def words(word: str, *rest: str, name: str = "mine") -> list[str]:
-    return [word, *command(*rest, name=name)[1:]]
+    return ["study", word, *command(*rest, name=name)[1:]]
 
 
 @pytest.mark.usefixtures("work")
@@ -47,16 +47,19 @@ def test_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("work")
-def test_policies(capsys: pytest.CaptureFixture[str]) -> None:
-    main(words("policies", "--alphas", "5", "--budget", "9", "--plot", "p.svg", "--out", "p.json", name="normed"))
+def test_batch_norm(capsys: pytest.CaptureFixture[str]) -> None:
+    main(words("batch-norm", "--alphas", "5", "--budget", "9", "--plot", "p.svg", "--out", "p.json", name="normed"))
     out = capsys.readouterr().out
     found = ls.studies.PolicySweep.load("p.json")
     assert found.summary in out
     assert "recalibrate" in out
     assert "<svg" in Path("p.svg").read_text()
-    main(words("policies", "--alphas", "5", "--budget", "9", "--json", name="normed"))
+    main(words("batch-norm", "--alphas", "5", "--budget", "9", "--json", name="normed"))
     printed = json.loads(capsys.readouterr().out)
     start, end = CNN.ends()
     pooled = ls.Recalibrate(CNN.data(), pooled=True)
     alone = ls.profile(start, ls.Line(start, end), CNN.data(), alphas=5, batch_norm=pooled)
-    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.rows[-1].profile.loss.tolist()
+    assert "this study measures every kind" in refused(
+        words("batch-norm", "--batch-norm", "end", name="normed"), capsys
+    )
+    assert printed["pooled"]["profile"]["loss"] == alone.loss.tolist() == found.policies[-1].profile.loss.tolist()

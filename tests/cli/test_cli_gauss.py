@@ -1,4 +1,4 @@
-"""`lerpscape gauss` and `lerpscape condition` are the shadows of the library's functions."""
+"""`lerpscape gauss` and `lerpscape study condition` print what the library measures."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def test_gauss_prints_what_the_library_measures(work: Path, capsys: pytest.Captu
     assert loaded.per_example.tolist() == found.per_example.tolist()
     assert found.summary in printed
     assert "<svg" in Path("g.svg").read_text()
-    main(["gauss", *ENDS, "--method", "integral", "--alphas", "21", "--tolerance", "None", "--json"])
+    main(["gauss", *ENDS, "--method", "integral", "--alphas", "21", "--precision", "None", "--json"])
     printed_json = json.loads(capsys.readouterr().out)
     assert printed_json["method"] == "integral"
-    assert printed_json["mean"] == ls.gauss_length(*direct(), method="integral", alphas=21, tolerance=None).mean
+    assert printed_json["mean"] == ls.gauss_length(*direct(), method="integral", alphas=21, precision=None).mean
 
 
 def test_condition_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["condition", *ENDS, "--budget", "65"])
+    main(["study", "condition", *ENDS, "--budget", "65", "--out", "c.json"])
     printed = capsys.readouterr().out
     found = ls.geometry.sufficient_condition(*direct(), budget=65)
     assert found.table() in printed
     assert found.summary in printed
-    main(["condition", *ENDS, "--budget", "65", "--json"])
+    main(["study", "condition", *ENDS, "--budget", "65", "--json"])
     assert json.loads(capsys.readouterr().out)["max_angle"] == found.max_angle.tolist()
 
 
@@ -71,7 +71,7 @@ def test_condition_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[s
     ("words", "message"),
     [
         (["gauss", *ENDS, "--budget", "5"], "a budget of at least"),
-        (["condition", *ENDS, "--loss", "cross_entropy"], "no finite z"),
+        (["study", "condition", *ENDS, "--loss", "cross_entropy"], "no finite z"),
     ],
 )
 def test_refusals(work: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""`lerpscape verdict` is the shadow of `sequential_verdict`."""
+"""`lerpscape study verdict` prints what `sequential_verdict` finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lerpscape.cli.main import main
 
 
 def words(*rest: str, name: str = "mine") -> list[str]:
-    return ["verdict", *command(*rest, name=name)[1:]]
+    return ["study", "verdict", *command(*rest, name=name)[1:]]
 
 
 @pytest.mark.usefixtures("work")
@@ -29,12 +29,12 @@ def test_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     line = ls.Line(start, end)
     found = ls.sequential_verdict(start, line, CASES[0].data(), tolerance=0.1, alphas=5, first=4, seed=2)
     saved = ls.profiles.SequentialVerdict.load("o/v.json")
-    assert saved.looks == found.looks and saved.verdict == found.verdict
+    assert saved.analyses == found.analyses and saved.verdict == found.verdict
     assert out == f"{found.summary}\nwrote o/v.json\nwrote v.svg\n"
-    assert "examples seen" in Path("v.svg").read_text() and "<svg" in Path("v.svg").read_text()
+    assert "examples measured" in Path("v.svg").read_text() and "<svg" in Path("v.svg").read_text()
     main(words("--tolerance", "0.1", "--alphas", "5", "--first", "4", "--budget", "8", "--confidence", "0.9", "--json"))
     printed = json.loads(capsys.readouterr().out)
-    assert printed["confidence"] == 0.9 and printed["summary"] and printed["how"]["planned_looks"] == [4, 8]
+    assert printed["confidence"] == 0.9 and printed["summary"] and printed["how"]["planned_analyses"] == [4, 8]
     main(words("--tolerance", "0.1", "--bounds", "0", "100", "--loss", "mine:worst", "--dtype", "float64", "--json"))
     assert json.loads(capsys.readouterr().out)["bounds"] == [0, 100]
     main(words("--tolerance", "0.1", "--alphas", "3", "--batch-norm", "recalibrate", "--json", name="normed"))

@@ -72,10 +72,10 @@ def test_profile_takes_every_path(
 
 
 def test_gauss_and_certify_take_paths_or_say_why_not(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["gauss", *ENDS, *BUILT, "--alphas", "5", "--tolerance", "None"]
+    words = ["gauss", *ENDS, *BUILT, "--alphas", "5", "--precision", "None"]
     found = printed([*words, "--control", "other.pt"], capsys)
     start, end = CASE.ends()
-    same = ls.gauss_length(start, ls.Bezier(start, other(), end), CASE.data(), alphas=5, tolerance=None)
+    same = ls.gauss_length(start, ls.Bezier(start, other(), end), CASE.data(), alphas=5, precision=None)
     assert found["mean"] == pytest.approx(same.mean, rel=1e-12)  # type: ignore[index, call-overload]
     assert "a straight line" in refused([*words, "--control", "other.pt", "--method", "integral"], capsys)
     assert "linear in α" in refused(["certify", *ENDS, *BUILT, "--schedule", "*.bias=2"], capsys)
@@ -85,7 +85,7 @@ def test_gauss_and_certify_take_paths_or_say_why_not(work: Path, capsys: pytest.
 
 STUDIES = {
     "starts": (
-        ["starts", *ENDS, "--fresh", "2", "--noise", "1", "--seed", "8", "--alphas", "5"],
+        ["study", "starts", *ENDS, "--fresh", "2", "--noise", "1", "--seed", "8", "--alphas", "5"],
         lambda: ls.studies.starts(
             other(),
             *CASE.ends(),
@@ -98,11 +98,11 @@ STUDIES = {
         ),
     ),
     "onset": (
-        ["onset", "run", "--tolerance", "0.01", "--alphas", "5"],
+        ["study", "onset", "run", "--tolerance", "0.01", "--alphas", "5"],
         lambda: ls.studies.onset(other(), "run", CASE.data(), tolerance=0.01, alphas=5),
     ),
     "pairwise": (
-        ["pairwise", *ENDS, "other.pt", "--group", "*=init", "end=opt", "--alphas", "5", "--kind", "chord"],
+        ["study", "pairwise", *ENDS, "other.pt", "--group", "*=init", "end=opt", "--alphas", "5", "--kind", "chord"],
         lambda: ls.studies.pairwise(
             other(),
             {"start": CASE.ends()[0], "end": CASE.ends()[1], "other": other()},
@@ -113,16 +113,16 @@ STUDIES = {
         ),
     ),
     "layerwise": (
-        ["layerwise", *ENDS, "--rest", "end", "--alphas", "5"],
+        ["study", "layerwise", *ENDS, "--rest", "end", "--alphas", "5"],
         lambda: ls.studies.layerwise(other(), *CASE.ends(), CASE.data(), rest="end", alphas=5),
     ),
     "plane": (
-        ["plane", ENDS[0], "other.pt", ENDS[1], "--trajectory", "run", "--points", "4", "--alphas", "5"],
+        ["study", "plane", ENDS[0], "other.pt", ENDS[1], "--trajectory", "run", "--points", "4", "--alphas", "5"],
         lambda: ls.studies.plane(
             other(), CASE.ends()[0], other(), CASE.ends()[1], CASE.data(), trajectory="run", points=4, alphas=5
         ),
     ),
-    "trajectory": (["trajectory", "run"], lambda: ls.studies.trajectory(other(), "run", CASE.data())),
+    "trajectory": (["study", "trajectory", "run"], lambda: ls.studies.trajectory(other(), "run", CASE.data())),
 }
 
 
@@ -149,7 +149,7 @@ def test_a_study_prints_what_the_library_finds(name: str, work: Path, capsys: py
 
 
 def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["connect", *ENDS, *BUILT, "--out", "o/control.safetensors", "--epochs", "2", "--plot", "o/c.svg"]
+    words = ["study", "connect", *ENDS, *BUILT, "--out", "o/control.safetensors", "--epochs", "2", "--plot", "o/c.svg"]
     curve, line = printed(words, capsys)  # type: ignore[misc]
     start, end = CASE.ends()
     same = ls.studies.connect(start, start, end, CASE.data(), epochs=2)
@@ -168,16 +168,17 @@ def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys
         (["profile", *ENDS, "--schedule", "*.bias"], "PATTERN=POWER"),
         (["profile", *ENDS, "--schedule", "*.bias=fast"], "PATTERN=POWER"),
         (["profile", *ENDS, "--schedule", "*.bias=0.5"], "power of at least 1"),
+        (["profile", *ENDS, "--rest", "end"], "--only with --rest"),
         (["profile", *ENDS, "--spherical", "--via", "other.pt"], "--via and --spherical"),
         (["profile", *ENDS, "--schedule", "*.bias=mine:nothing"], "'nothing' in mine"),
-        (["plane", ENDS[0], ENDS[1], ENDS[1]], "collinear"),
-        (["onset", "nowhere", "--tolerance", "0"], "a folder of checkpoints"),
-        (["pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' does not fit 'start'"),
-        (["pairwise", *ENDS, "run/step0.pt", "--group", "zzz=init"], "a glob that matches"),
-        (["layerwise", *ENDS, "--rest", "end", "--loss", "mse"], "cross_entropy, squared_error"),
-        (["trajectory", "run", "--plot", "mine.py/x.svg"], "to be writable"),
-        (["connect", *ENDS, "--out", "c.safetensors", "--learning-rate", "1e6"], "falls in training"),
-        (["starts", *ENDS, "--fresh", "0", "--noise", "0", "--no-zero"], "at least one control"),
+        (["study", "plane", ENDS[0], ENDS[1], ENDS[1]], "collinear"),
+        (["study", "onset", "nowhere", "--tolerance", "0"], "a folder of checkpoints"),
+        (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' does not fit 'start'"),
+        (["study", "pairwise", *ENDS, "run/step0.pt", "--group", "zzz=init"], "a glob that matches"),
+        (["study", "layerwise", *ENDS, "--rest", "end", "--loss", "mse"], "cross_entropy, squared_error"),
+        (["study", "trajectory", "run", "--plot", "mine.py/x.svg"], "to be writable"),
+        (["study", "connect", *ENDS, "--out", "c.safetensors", "--learning-rate", "1e6"], "falls in training"),
+        (["study", "starts", *ENDS, "--fresh", "0", "--noise", "0", "--no-zero"], "at least one control"),
     ],
 )
 def test_refusals(words: list[str], message: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,13 +190,3 @@ def test_refusals(words: list[str], message: str, work: Path, capsys: pytest.Cap
     assert found.out == ""
     assert found.err.startswith("error: ")
     assert message in found.err
-
-
-def test_help_has_examples_for_every_word(capsys: pytest.CaptureFixture[str]) -> None:
-    from lerpscape.cli.main import COMMANDS, EXAMPLES
-
-    assert set(COMMANDS) | {""} == set(EXAMPLES)
-    for word in ("starts", "plane", "connect"):
-        with pytest.raises(SystemExit):
-            main([word, "--help"])
-        assert f"  lerpscape {word} " in capsys.readouterr().out

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import lerpscape as ls
 from lerpscape.cli.main import main
 from lerpscape.lab.sweep import Sweep
+from lerpscape.papers.sweep_files import sweep_file
 
-EXPERIMENTS = Path(ls.__file__).parent / "papers/lucas2021/sweeps"
 TINY = """
 about = "two tiny runs"
 seeds = [0, 1]
@@ -61,6 +60,18 @@ def test_failed_runs_make_the_command_fail(file: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().out == "tiny: 2 runs: 2 pending\n"
 
 
+def test_a_published_sweep_by_name_unless_there_is_such_a_file(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["sweep", "list", "lucas2021/fc-small"])
+    assert capsys.readouterr().out.splitlines()[-1] == "fc-small: 96 runs"
+    monkeypatch.chdir(file.parent)
+    Path("lucas2021").mkdir()
+    Path("lucas2021/fc-small").write_text(TINY)
+    main(["sweep", "list", "lucas2021/fc-small"])
+    assert capsys.readouterr().out.splitlines()[-1] == "fc-small: 2 runs"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -92,13 +103,13 @@ def test_mistakes_exit_with_two_and_advice(
     ],
 )
 def test_the_grids_have_their_runs(name: str, runs: int) -> None:
-    sweep = Sweep.load(EXPERIMENTS / f"{name}.toml")
+    sweep = Sweep.load(sweep_file(f"lucas2021/{name}"))
     assert len(sweep.runs) == runs and sweep.repeated == 0 and sweep.name == name and sweep.tables
     assert all(run.measure.alphas == 50 for run in sweep.runs) or name in ("cifar-small", "lm-small")
 
 
 def test_the_released_grids_ask_for_what_was_released() -> None:
-    by_name = {name: Sweep.load(EXPERIMENTS / f"{name}.toml").runs for name in ("fc", "ae", "cifar", "lm")}
+    by_name = {name: Sweep.load(sweep_file(f"lucas2021/{name}")).runs for name in ("fc", "ae", "cifar", "lm")}
     lrs = {name: sorted({run.optimizer.lr for run in runs}) for name, runs in by_name.items()}
     assert lrs["fc"] == [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]
     assert lrs["lm"] == [0.001, 0.01, 0.1, 1, 10, 20, 30, 40]

@@ -18,6 +18,8 @@ from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.planner import PROBE_ALPHA
 from lerpscape.networks.undisturbed import undisturbed
 
+pytestmark = pytest.mark.kernels
+
 CNN = next(case for case in CASES if case.batch_norm)
 
 

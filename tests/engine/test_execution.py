@@ -22,7 +22,7 @@ from lerpscape.engine.plan import Sizes
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.channel_moments import moments
 from lerpscape.networks.checksums import BLOCK, checksum
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
 DATA = batches(random(23, 2, 3, seed=1), classes(23, seed=2))
@@ -107,7 +107,7 @@ class Counts(Mixes):
         return self.last(torch.relu(self.first(inputs.flatten(1))))
 
 
-@pytest.mark.parametrize("rows", [1, 7, 4096])
+@pytest.mark.parametrize("rows", [1, pytest.param(7, marks=pytest.mark.kernels), 4096])
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize("build", [plain, Flat, Overwrites, Functions])
 def test_the_operations_measure_what_the_module_does(
@@ -130,6 +130,7 @@ def test_the_operations_measure_what_the_module_does(
 WITH_BATCH_NORM = [each for each in variants() if each[1].batch_norm and each[0] != "cnn-batch"]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize(("name", "case", "policy"), WITH_BATCH_NORM, ids=[each[0] for each in WITH_BATCH_NORM])
 def test_convolutions_and_batch_norm_too(
@@ -162,17 +163,18 @@ def test_without_the_memory_for_all_data_at_once_statistics_come_layer_by_layer(
     assert "one pass" not in found.how["plan"]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize("build", [plain, Flat, Functions])
 def test_the_ends_are_the_checkpoints_bit_for_bit(build: Any, derivative: bool, dtype: torch.dtype) -> None:
     start, end = ends(build, dtype)
     data = [(x.to(dtype), y) for x, y in DATA]
-    found = ls.profile(start, ls.Line(start, end), data, derivative=derivative)
+    found = ls.profile(start, ls.Line(start, end), data, alphas=9, derivative=derivative)
     assert "first layer" in found.how["plan"]
     for position, model in ((0, start), (-1, end)):
         with torch.no_grad():
-            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
+            values = torch.cat([LOSSES["cross_entropy"].values(model(x), y) for x, y in data])
         assert found.loss[position] == float(values.double().numpy().mean())
 
 
@@ -187,6 +189,7 @@ class Turned(nn.Module):
         return self.last(inputs.transpose(0, 1).contiguous().transpose(0, 1))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("derivative", [False, True])
 def test_the_kernels_are_those_of_the_network_itself(derivative: bool, trained: bool) -> None:
@@ -195,14 +198,15 @@ def test_the_kernels_are_those_of_the_network_itself(derivative: bool, trained: 
     for model in (start, end):
         model.requires_grad_(trained)
     data = batches(random(40, 2, 17, seed=1).float(), classes(40, 2, seed=2, count=10), size=2)
-    found = ls.profile(start, ls.Line(start, end), data, derivative=derivative)
+    found = ls.profile(start, ls.Line(start, end), data, alphas=9, derivative=derivative)
     for position, model in ((0, start), (-1, end)):
         with torch.no_grad():
-            values = torch.cat([NAMED["cross_entropy"].values(model(x), y) for x, y in data])
+            values = torch.cat([LOSSES["cross_entropy"].values(model(x), y) for x, y in data])
         assert found.loss[position] == float(values.double().numpy().mean())
     assert all(each.requires_grad == trained for each in start.parameters())
 
 
+@pytest.mark.kernels
 def test_float32_differs_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain, torch.float32)
     data = [(x.float(), y) for x, y in DATA]
@@ -254,10 +258,11 @@ def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
     handle.remove()
 
 
+@pytest.mark.kernels
 def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain)
     line = ls.Line(start, end)
-    expected = by_module(monkeypatch, start, line, DATA)
+    expected = by_module(monkeypatch, start, line, DATA, derivative=False)
     monkeypatch.setattr(
         EndpointOutputs, "at", lambda shared, alpha, into: torch.lerp(shared.start, shared.end, 1.001 * alpha)
     )
@@ -299,6 +304,7 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
     assert resumed.how["plan"] == whole.how["plan"]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(1, 1), (6, 5), (64, 3, 8, 8), (10, 2048), (4096, 1)])
 def test_moments_are_those_of_float64(shape: tuple[int, ...]) -> None:
     values = 5 + torch.randn(shape, generator=generator(0))
@@ -358,9 +364,9 @@ def test_nothing_waits_for_the_device_between_two_alphas(
     assert not isinstance(graph, str)
     batch = batch_of(data[0])
     with undisturbed(start):
-        module = ModuleExecution(on_path, NAMED["cross_entropy"], statistics, lambda _: None, derivative=derivative)
+        module = ModuleExecution(on_path, LOSSES["cross_entropy"], statistics, lambda _: None, derivative=derivative)
         plan = GraphExecution(
-            graph, on_path, NAMED["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
+            graph, on_path, LOSSES["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
         )
         ready = [plan.ready(batch)]
         for alpha in (0.2, 0.7):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lerpscape as ls
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 
 
 def row(*losses: float, slope: float | None = None, right: float | None = None) -> LossesAtAlpha:
@@ -76,7 +76,7 @@ def test_no_tensor_is_kept_for_an_alpha(derivative: bool) -> None:
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         alive.append(sum(type(each) is Tensor for each in gc.get_objects()))
-        return NAMED["cross_entropy"].values(outputs, targets)
+        return LOSSES["cross_entropy"].values(outputs, targets)
 
     data = batches(random(40, 6, seed=1), classes(40, seed=2), size=40)
     found = ls.profile(start, ls.Line(start, end), data, loss=loss, alphas=30, derivative=derivative)

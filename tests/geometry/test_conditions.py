@@ -56,7 +56,7 @@ def random_paths(count: int, size: int, seed: int) -> list[tuple[Tensor, Tensor]
 )
 def test_of_thousands_of_random_paths_under_half_pi_none_rises(size: int, seed: int) -> None:
     data = random_paths(3000, size, seed)
-    found = ls.geometry.sufficient_condition(Polynomials(), LINE, data, alphas=65, tolerance=None)
+    found = ls.geometry.sufficient_condition(Polynomials(), LINE, data, alphas=65, precision=None)
     short, narrow = found.gauss_length < math.pi / 2, found.max_angle < math.pi / 2
     assert short.sum() > 850
     assert found.monotone[short].all()
@@ -83,7 +83,7 @@ def test_two_thousand_five_hundred_random_paths_with_turning_under_half_pi() -> 
     short = 0
     for seed in range(10, 14):
         found = ls.geometry.sufficient_condition(
-            Polynomials(), LINE, random_paths(2500, 3, seed), alphas=33, tolerance=None
+            Polynomials(), LINE, random_paths(2500, 3, seed), alphas=33, precision=None
         )
         short += int((found.gauss_length < math.pi / 2).sum())
         assert found.monotone[found.gauss_length < math.pi / 2].all()
@@ -94,7 +94,7 @@ def test_two_thousand_five_hundred_random_paths_with_turning_under_half_pi() -> 
 def test_the_condition_is_tight(beyond: float, monotone: bool) -> None:
     angle = torch.full((1, 1), math.pi / 2 + beyond, dtype=DOUBLE)
     data = [(angle, Corner().to(DOUBLE).forward(angle).detach())]
-    found = ls.geometry.sufficient_condition(Corner(), LINE, data, alphas=129, tolerance=None)
+    found = ls.geometry.sufficient_condition(Corner(), LINE, data, alphas=129, precision=None)
     assert_allclose(found.gauss_length, math.pi / 2 + beyond, rtol=1e-12)
     assert_allclose(found.max_angle, math.pi / 2 + beyond, rtol=1e-12)
     assert found.monotone.tolist() == [monotone]
@@ -136,7 +136,7 @@ def network(seed: int = 0, kind: type[nn.Module] = nn.ReLU) -> tuple[nn.Module, 
 @pytest.mark.parametrize("seed", range(2))
 def test_networks_agree_with_profiles_of_single_examples(seed: int) -> None:
     model, line, data = network(seed)
-    found = ls.geometry.sufficient_condition(model, line, data, alphas=65, tolerance=None)
+    found = ls.geometry.sufficient_condition(model, line, data, alphas=65, precision=None)
     x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
     for index in (0, 24, 25, 39):
         one = ls.profile(model, line, [(x[index : index + 1], y[index : index + 1])], loss="squared_error", alphas=65)
@@ -144,8 +144,8 @@ def test_networks_agree_with_profiles_of_single_examples(seed: int) -> None:
         assert one.derivative is not None
         assert found.target_monotone[index] == (one.max_rise < 1e-12 and one.derivative.max() < 1e-10)
         assert_allclose(found.gap[index], math.sqrt(one.loss[-1] / one.loss[0]), rtol=1e-10)
-    turning = ls.gauss_length(model, line, data, alphas=65, tolerance=None).per_example
-    finer = ls.gauss_length(model, line, data, alphas=513, tolerance=None).per_example
+    turning = ls.gauss_length(model, line, data, alphas=65, precision=None).per_example
+    finer = ls.gauss_length(model, line, data, alphas=513, precision=None).per_example
     assert (found.gauss_length >= turning - 1e-12).all()  # the secants in between can only add
     assert (found.gauss_length <= finer + 0.05).all()
 
@@ -215,7 +215,7 @@ def test_turning_that_velocities_on_the_grid_miss_shows_in_the_secants() -> None
             return x * torch.stack([self.t, 3 * (2 * math.pi * self.t).sin() ** 2])
 
     data = [(torch.ones(1, 1, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE))]
-    grid: dict[str, Any] = {"alphas": 5, "tolerance": None}
+    grid: dict[str, Any] = {"alphas": 5, "precision": None}
     assert ls.gauss_length(Bounce(), LINE, data, **grid).mean < 1e-9  # all five velocities point the same way
     found = ls.geometry.sufficient_condition(Bounce(), LINE, data, **grid)
     assert found.max_angle[0] > 0.9 * math.pi

@@ -17,6 +17,7 @@ from torch import nn
 
 import lerpscape as ls
 from lerpscape.cli.main import main
+from lerpscape.networks.losses import find_loss
 
 matplotlib.use("agg")
 pytest.importorskip("hessian_eigenthings")
@@ -40,7 +41,7 @@ def exact(case: Case, alpha: float, policy: Any = None) -> tuple[torch.Tensor, t
         for item in case.data():
             inputs, targets = item
             outputs = torch.func.functional_call(start.eval(), tensors, (inputs,))
-            values = ls.losses.find_loss(case.loss).values(outputs, targets)
+            values = find_loss(case.loss).values(outputs, targets)
             total, count = total + values.sum(), count + len(values)
         return total / count
 
@@ -235,6 +236,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     words = command()[1:]
     main(
         [
+            "study",
             "curvature",
             *words,
             "--alphas",
@@ -254,11 +256,11 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     start, end = CASES[0].ends()
     line, data = ls.Line(start, end), CASES[0].data()
     assert found.top.tolist() == ls.curvature(start, line, data, alphas=3, iterations=5, probes=6).top.tolist()
-    main(["similarity", *words, "--alphas", "3", "--json", "--plot", "s.svg"])
+    main(["study", "similarity", *words, "--alphas", "3", "--json", "--plot", "s.svg"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["cka"]["cka"] == ls.geometry.feature_similarity(start, line, data).cka.tolist()
     assert printed["linearity"]["cosine"] == ls.geometry.feature_linearity(start, line, data, alphas=3).cosine.tolist()
     assert all("<svg" in Path(name).read_text() for name in ("c.svg", "s.svg"))
-    main(["similarity", *words, "--alphas", "3", "--layers", "0", "5"])
+    main(["study", "similarity", *words, "--alphas", "3", "--layers", "0", "5"])
     assert capsys.readouterr().out.count("\n") == 3
-    assert "Nearest names" in refused(["similarity", *words, "--layers", "nothing"], capsys)
+    assert "Nearest names" in refused(["study", "similarity", *words, "--layers", "nothing"], capsys)

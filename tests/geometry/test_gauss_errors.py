@@ -81,7 +81,7 @@ def test_nan_says_which_example_at_which_alpha(method: Any) -> None:
 def test_choices_that_make_no_sense() -> None:
     for choices, message in (
         ({"method": "length"}, "method= one of turning, integral, polygon"),
-        ({"tolerance": 0.0}, "tolerance > 0"),
+        ({"precision": 0.0}, "precision > 0"),
         ({"budget": 20}, "a budget of at least the 33 alphas"),
         ({"alphas": 2}, "at least three alphas"),
         ({"alphas": [0.0, 0.5, 0.2]}, "increasing values"),

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import outputs_on_path
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
 
@@ -96,7 +96,7 @@ def oracle(model: nn.Module, line: ls.Line, call: Any, points: int = POINTS) -> 
 
 
 def measured(model: nn.Module, line: ls.Line, data: Any, **choices: Any) -> ls.GaussLength:
-    return ls.gauss_length(model, line, data, **{"alphas": POINTS, "tolerance": None, **choices})
+    return ls.gauss_length(model, line, data, **{"alphas": POINTS, "precision": None, **choices})
 
 
 def test_a_feedforward_network() -> None:
@@ -167,7 +167,7 @@ def test_batch_norm_follows_the_path_whose_loss_is_plotted(policy: str) -> None:
     assert found.how["batch_norm"] == chosen.describe()
     with undisturbed(model):
         on_path = {
-            order: OutputsOnPath(model, line, batch_of(data[0]), order=order, batch_norm=chosen) for order in (0, 1)
+            order: outputs_on_path(model, line, batch_of(data[0]), order=order, batch_norm=chosen) for order in (0, 1)
         }
         for alpha in (0.0, 0.3, 1.0):
             (after,), (before,) = (on_path[0].at(alpha + step, [batch_of(data[0])]) for step in (1e-5, -1e-5))

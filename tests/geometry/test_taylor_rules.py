@@ -4,16 +4,18 @@ import copy
 
 import pytest
 import torch
+from cases import outputs_on_path
 from layer_forms import ELEMENTWISE, layer_of
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.taylor_rules import _RULES, stack_of
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.undisturbed import undisturbed
+
+pytestmark = pytest.mark.kernels
 
 DOUBLE = torch.float64
 
@@ -69,9 +71,9 @@ def test_the_same_derivatives_as_forward_mode(
     model, line, x = case(name, still)
     batch = batch_of((x, torch.zeros(5)))
     with undisturbed(model):
-        fast = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        fast = outputs_on_path(model, line, batch, order=order, per="example")
         monkeypatch.setattr("lerpscape.geometry.outputs.stack_of", lambda *_: None)
-        slow = OutputsOnPath(model, line, batch, order=order, per="example")  # type: ignore[arg-type]
+        slow = outputs_on_path(model, line, batch, order=order, per="example")
         assert fast.stack is not None
         assert slow.stack is None
         for alpha in (0.0, 0.37, 1.0, 0.37):
@@ -83,11 +85,11 @@ def test_the_same_derivatives_as_forward_mode(
 def test_many_batches_share_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, line, x = case("relu")
     data = [(x[[row]], torch.zeros(1)) for row in range(5)]
-    expected = ls.gauss_length(model, line, [(x, torch.zeros(5))], alphas=33, tolerance=None)
+    expected = ls.gauss_length(model, line, [(x, torch.zeros(5))], alphas=33, precision=None)
     assert expected.how["derivatives"] == "Taylor coefficients"
     for size in (0, 200, 1 << 28):
         monkeypatch.setattr("lerpscape.geometry.taylor_rules.SHARED_BYTES", size)
-        found = ls.gauss_length(model, line, data, alphas=33, tolerance=None)
+        found = ls.gauss_length(model, line, data, alphas=33, precision=None)
         assert_allclose(found.per_example, expected.per_example, rtol=1e-9)
 
 

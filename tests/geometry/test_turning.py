@@ -10,6 +10,8 @@ from numpy.testing import assert_allclose
 
 from lerpscape.geometry.turning import angle, directions, every_second, max_angle, rounding, tangent_integral, turning
 
+pytestmark = pytest.mark.kernels
+
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 6)
 lengths = st.integers(2, 12)
@@ -42,7 +44,7 @@ def test_one_component_turns_by_pi_at_every_change_of_sign() -> None:
     assert max_angle(np.array([[1.0], [3.0], [-1.0]])) == math.pi
 
 
-def test_a_vector_of_zeros_is_passed_over() -> None:
+def test_a_vector_of_zeros_is_skipped() -> None:
     corner = np.array([[0, 0], [1, 0], [0, 0], [0, 0], [0, 1], [0, 0]], dtype=float)
     assert_allclose(turning(corner), math.pi / 2)
     assert_allclose(max_angle(corner), math.pi / 2)

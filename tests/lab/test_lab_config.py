@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
 from lerpscape.lab.config import MeasureConfig, OptimizerConfig, RunConfig, TrainingConfig
-from lerpscape.lab.sweep import Sweep, laid_over
+from lerpscape.lab.sweep import Sweep, deep_merge
 
 
 def test_keys_are_frozen() -> None:
@@ -151,7 +151,7 @@ def test_draws_have_their_laws_and_their_own_streams() -> None:
         ({"seeds": 3}, r"expected: seeds as a list of whole numbers"),
         ({"random": {"draws": 0, "optimizer": {"lr": {"uniform": [0, 1]}}}}, r"expected: draws = a count"),
         ({"random": {"draws": 1, "optimizer": {"lr": {"normal": [0, 1]}}}}, r"a distribution for optimizer\.lr"),
-        ({"random": {"draws": 1, "optimizer": {"lr": {"uniform": [1]}}}}, r"two ends for optimizer\.lr"),
+        ({"random": {"draws": 1, "optimizer": {"lr": {"uniform": [1]}}}}, r"two ends of a range for optimizer\.lr"),
     ],
 )
 def test_sweep_refusals(table: Mapping[str, Any], message: str) -> None:
@@ -169,5 +169,5 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
 
 def test_laying_over_changes_neither_table() -> None:
     base: dict[str, Any] = {"a": {"x": 1}}
-    assert laid_over(base, {"a": {"y": 2}, "b": 3}) == {"a": {"x": 1, "y": 2}, "b": 3}
+    assert deep_merge(base, {"a": {"y": 2}, "b": 3}) == {"a": {"x": 1, "y": 2}, "b": 3}
     assert base == {"a": {"x": 1}}

@@ -133,13 +133,15 @@ def test_language_model_counts(depth: int) -> None:
 
 
 PAGE = (Path(ls.__file__).parent.parent / "docs" / "models.md").read_text()
-TABLES = [
-    [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:3] == "| `"]
-    for part in PAGE.split("## Parameters")
+NETWORKS = dict(
+    re.findall(r"^\* `(\w+)`: (.*?)(?=^\* |\n\n)", PAGE.split("The common options")[0], re.MULTILINE | re.DOTALL)
+)
+PARAMETERS = [
+    [cell.strip(" `") for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:3] == "| `"
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "inputs", "outputs", "parameters"), TABLES[1], ids=str)
+@pytest.mark.parametrize(("name", "options", "inputs", "outputs", "parameters"), PARAMETERS, ids=str)
 def test_the_table_of_the_docs(name: str, options: str, inputs: str, outputs: str, parameters: str) -> None:
     parsed = tomllib.loads(f"options = {{{options}}}")["options"]
     shape = tuple(int(side) for side in inputs.split(",") if side)
@@ -147,14 +149,14 @@ def test_the_table_of_the_docs(name: str, options: str, inputs: str, outputs: st
 
 
 def test_the_docs_name_every_network_and_option_with_its_default() -> None:
-    assert {row[0] for row in TABLES[1]} == {row[0] for row in TABLES[0]} == set(MODELS)
+    assert {row[0] for row in PARAMETERS} == set(NETWORKS) == set(MODELS)
     common = PAGE[PAGE.index("The common options:") : PAGE.index("## Parameters")]
-    for name, _, described in TABLES[0]:
+    for name, described in NETWORKS.items():
         for option, parameter in inspect.signature(MODELS[name]).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY:
-                stated = f"{option} = {json.dumps(parameter.default)}"
-                where = described if re.search(rf"\b{option}\b", described) else common
-                assert f"`{stated}`" in f"`{where}`", (name, stated)
+                stated = f"`{option} = {json.dumps(parameter.default)}`"
+                where = described if f"`{option} = " in described else common
+                assert stated in " ".join(where.split()), (name, stated)
 
 
 # Where they start ----------------------------------------------------------------------------------------------------
@@ -382,7 +384,7 @@ def test_an_unknown_model_suggests_the_nearest() -> None:
         ("resnet", {"norm": "fixupp"}, r"norm of 'resnet'.*\n.*\n.*'fixup'\?"),
         ("lstm", {"inputs": (8, 8)}, r"sequences of tokens for 'lstm': inputs=\(\)"),
         ("transformer", {"inputs": MNIST}, r"sequences of tokens for 'transformer'"),
-        ("transformer", {"heads": 4}, r"a multiple of the heads.*\n.*width=6, heads=4"),
+        ("transformer", {"heads": 4}, r"a multiple of heads.*\n.*width=6, heads=4"),
     ],
     ids=str,
 )
@@ -426,9 +428,9 @@ def test_factories_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             ("sized", {"hidden": "4"}, r"a whole number for hidden"),
             ("nothing", {}, r"a torch module from 'minenets:nothing'.*\n.*NoneType"),
             ("nothing", {"depth": 3}, r"option of 'minenets:nothing': there is none"),
-            ("number", {}, r"a function minenets:number.*\n.*int"),
+            ("number", {}, r"minenets:number to be a function.*\n.*int"),
             ("missing", {}, r"'missing' in minenets.*\n.*\n.*plain"),
-            ("ready", {}, r"a function minenets:ready.*\n.*Linear"),
+            ("ready", {}, r"minenets:ready to be a function.*\n.*Linear"),
             ("strict", {}, r"a value for width of 'minenets:strict'.*\n.*nothing"),
         ):
             with pytest.raises(ls.ConfigError, match=message):

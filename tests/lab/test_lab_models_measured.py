@@ -16,7 +16,7 @@ from test_lab_models import SMALL, small
 from torch import Tensor, fx, nn
 
 import lerpscape as ls
-from lerpscape.networks.losses import NAMED
+from lerpscape.networks.losses import LOSSES
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "fully connected": ("fully_connected", {}),
@@ -67,7 +67,7 @@ def ends(name: str) -> tuple[nn.Module, nn.Module]:
     end = deepcopy(start)
     optimizer = torch.optim.SGD(end.parameters(), lr=0.02)
     for inputs, targets in data_of(name):
-        loss = NAMED[loss_name(name)].values(end(inputs), targets).mean()
+        loss = LOSSES[loss_name(name)].values(end(inputs), targets).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -132,7 +132,7 @@ def test_both_ends_are_the_two_networks_bit_for_bit(name: str, dtype: torch.dtyp
             values, right = [], []
             for inputs, targets in data:
                 outputs = model(inputs)
-                values.append(NAMED[loss_name(name)].values(outputs, targets))
+                values.append(LOSSES[loss_name(name)].values(outputs, targets))
                 if found.accuracy is not None:
                     right.append((outputs.argmax(-1) == targets).double().flatten(1 - targets.dim()).mean(-1))
             expected = float(torch.cat(values).double().numpy().mean())
@@ -222,5 +222,5 @@ def test_language_models_under_torchs_own_forward_mode() -> None:
 def test_cross_entropy_of_sequences_is_what_training_minimises() -> None:
     start, _ = ends("transformer")
     (tokens, following), *_ = data_of("transformer")
-    by_example = NAMED["cross_entropy"].values(start(tokens), following)
+    by_example = LOSSES["cross_entropy"].values(start(tokens), following)
     assert torch.allclose(by_example.mean(), F.cross_entropy(start(tokens).flatten(0, 1), following.flatten()))

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from lerpscape.base.errors import ConfigError, StoreConflict
-from lerpscape.lab import files
+from lerpscape.lab import store as stores
 from lerpscape.lab.config import RunConfig
 from lerpscape.lab.run_sweep import retry_failed, run_sweep, sweep_status
-from lerpscape.lab.runs import Item, perform, require
+from lerpscape.lab.runs import WorkItem, check_items, perform
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
 from lerpscape.paths.line import Line
@@ -46,7 +46,7 @@ def contents(store: str | Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     store = str(tmp_path_factory.mktemp("whole") / "store")
-    assert perform(Item(CONFIG, store)) == "done"
+    assert perform(WorkItem(CONFIG, store)) == "done"
     return contents(store)
 
 
@@ -72,8 +72,8 @@ class Killed(BaseException):
 def operations(monkeypatch: pytest.MonkeyPatch, allowed: int, after: bool) -> list[str]:
     """Die at the write, move or removal with this number, before or after it happens."""
     seen: list[str] = []
-    for name in ("write", "move", "remove"):
-        real = getattr(files, name)
+    for name in ("write_file", "move_file", "remove_file"):
+        real = getattr(stores, name)
 
         def counted(*arguments: Any, real: Any = real, name: str = name) -> None:
             seen.append(name)
@@ -83,7 +83,7 @@ def operations(monkeypatch: pytest.MonkeyPatch, allowed: int, after: bool) -> li
             if len(seen) == allowed and after:
                 raise Killed
 
-        monkeypatch.setattr(files, name, counted)
+        monkeypatch.setattr(stores, name, counted)
     return seen
 
 
@@ -97,12 +97,12 @@ def test_killed_at_any_write_then_resumed_is_never_killed(
         with pytest.MonkeyPatch.context() as patch:
             operations(patch, number, after)
             try:
-                perform(Item(CONFIG, store))
+                perform(WorkItem(CONFIG, store))
             except Killed:
                 kills += 1
             else:
                 break
-        assert perform(Item(CONFIG, store)) == "done"
+        assert perform(WorkItem(CONFIG, store)) == "done"
         assert contents(store) == uninterrupted, f"killed at operation {number}"
         shutil.rmtree(store)
     assert kills > 15  # three epochs, nine files, two removals
@@ -114,25 +114,25 @@ def test_same_key_same_bits_whatever_the_caller_did_to_torch(uninterrupted: dict
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        perform(Item(CONFIG, str(tmp_path)))
+        perform(WorkItem(CONFIG, str(tmp_path)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert contents(tmp_path) == uninterrupted
     assert torch.equal(torch.random.get_rng_state(), before)
-    perform(Item(CONFIG.with_seed(1), str(tmp_path)))
+    perform(WorkItem(CONFIG.with_seed(1), str(tmp_path)))
     ends = [(tmp_path / "runs" / CONFIG.key / seed / "end.safetensors").read_bytes() for seed in ("0", "1")]
     assert ends[0] != ends[1]
 
 
 def test_measuring_again_never_retrains(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     store = str(tmp_path)
-    perform(Item(CONFIG, store))
+    perform(WorkItem(CONFIG, store))
     trained = tmp_path / "runs" / CONFIG.name / "end.safetensors"
     stamp = trained.stat().st_mtime_ns
     finer = RunConfig.from_dict({**TINY, "measure": {"alphas": 7}})
     assert Store(store).run(finer).state == "trained"
-    assert perform(Item(finer, store)) == "done"
+    assert perform(WorkItem(finer, store)) == "done"
     assert trained.stat().st_mtime_ns == stamp
     now = contents(store)
     assert uninterrupted.items() <= now.items()
@@ -164,13 +164,13 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
     with pytest.MonkeyPatch.context() as patch:
         operations(patch, 6, after=True)
         with pytest.raises(Killed):
-            perform(Item(CONFIG, str(tmp_path)))
+            perform(WorkItem(CONFIG, str(tmp_path)))
     resume = tmp_path / "runs" / CONFIG.name / "resume.safetensors"
     content = bytearray(resume.read_bytes())
     if damage == "flipped":
         content[-100] ^= 1
     resume.write_bytes({"truncated": content[:-10], "flipped": content, "empty": b""}[damage])
-    assert perform(Item(CONFIG, str(tmp_path))) == "done"
+    assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
     assert contents(tmp_path) == uninterrupted
     said = capsys.readouterr()
     assert "resume.safetensors is damaged" in said.out + said.err and "the run starts again" in said.out + said.err
@@ -180,10 +180,10 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
 
 def test_a_changed_result_is_put_aside_and_made_again(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     for number, name in enumerate(("end.safetensors", f"measured/{CONFIG.measure_key}/train.json"), 1):
-        perform(Item(CONFIG, str(tmp_path)))
+        perform(WorkItem(CONFIG, str(tmp_path)))
         with (tmp_path / "runs" / CONFIG.name / name).open("ab") as file:
             file.write(b" ")
-        assert perform(Item(CONFIG, str(tmp_path))) == "done"
+        assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
         assert contents(tmp_path) == uninterrupted
         assert len(list((tmp_path / "quarantine" / CONFIG.key).iterdir())) == number
 
@@ -208,11 +208,11 @@ def test_a_store_of_another_configuration_or_no_store(tmp_path: Path) -> None:
 
 def test_a_diverged_run_is_recorded_with_its_epoch(tmp_path: Path) -> None:
     config = RunConfig.from_dict({**TINY, "optimizer": {"lr": 1e30}})
-    assert perform(Item(config, str(tmp_path))) == "diverged"
+    assert perform(WorkItem(config, str(tmp_path))) == "diverged"
     folder = Store(tmp_path).run(config)
     assert folder.read_json("trained.json")["epochs"] == 1
     assert folder.read_json("history.json")[-1]["loss"] in ("nan", "inf")
-    assert perform(Item(config, str(tmp_path))) == "diverged"  # done, not repeated
+    assert perform(WorkItem(config, str(tmp_path))) == "diverged"  # done, not repeated
 
 
 def test_a_failure_is_recorded_and_retried_only_when_asked(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_failure_is_recorded_and_retried_only_when_asked(tmp_path: Path) -> No
 )
 def test_what_no_run_can_do_is_refused_before_the_first(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        require([Item(RunConfig.from_dict({**TINY, **changes}), str(tmp_path))])
+        check_items([WorkItem(RunConfig.from_dict({**TINY, **changes}), str(tmp_path))])
 
 
 def test_a_full_disk_stops_the_sweep_with_advice_and_loses_nothing(
@@ -260,9 +260,9 @@ def test_a_full_disk_stops_the_sweep_with_advice_and_loses_nothing(
         with pytest.raises(
             OSError, match=r"(?s)expected: .* to be written .*No space left on device.*what is finished stays"
         ):
-            perform(Item(CONFIG, str(tmp_path)))
+            perform(WorkItem(CONFIG, str(tmp_path)))
     assert not list(tmp_path.rglob("*.draft"))
-    assert perform(Item(CONFIG, str(tmp_path))) == "done"
+    assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
     assert contents(tmp_path) == uninterrupted
 
 
@@ -278,10 +278,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout and other.stdout.readline() == "True\n"
-        assert perform(Item(CONFIG, store.place)) == "busy"
+        assert perform(WorkItem(CONFIG, str(store.root))) == "busy"
         other.kill()  # a lock falls with its process
         other.wait()
-    assert perform(Item(CONFIG, store.place)) == "done"
+    assert perform(WorkItem(CONFIG, str(store.root))) == "done"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/results", "memory://store", "file:///results", Path("s3://bucket")])

@@ -14,8 +14,8 @@ from torch import nn
 from lerpscape.lab.config import OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.data import Split
 from lerpscape.lab.optimizers import Optimizer, learning_rate
-from lerpscape.lab.resuming import Damaged, pack, unpack, weights
-from lerpscape.lab.training import Progress, pressure, seed_of, train
+from lerpscape.lab.resuming import DamagedFile, pack, unpack, weights
+from lerpscape.lab.training import TrainingState, derived_seed, penalty, train
 from lerpscape.networks.losses import find_loss
 
 LOSS = find_loss("cross_entropy")
@@ -111,12 +111,12 @@ def test_one_epoch_is_the_plain_loop() -> None:
     split, model = small_split(), network()
     reference = copy.deepcopy(model)
     history = train(model, split, LOSS, config).history
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(seed_of(3, 0)))
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(derived_seed(3, 0)))
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9)
     total = 0.0
     reference.train()
     with torch.random.fork_rng():
-        torch.manual_seed(seed_of(3, 0))
+        torch.manual_seed(derived_seed(3, 0))
         for indices in order.split(16):
             loss = nn.functional.cross_entropy(reference(split.inputs[indices]), split.batch(indices)[1])
             optimizer.zero_grad()
@@ -152,7 +152,7 @@ def test_stopping_after_any_epoch_and_going_on_gives_the_same_bits(settings: dic
     kept: list[bytes] = []
     train(network(), small_split(), LOSS, config, after_epoch=lambda progress: kept.append(pack(progress)))
     resumed = network(seed=5)
-    again = train(resumed, small_split(), LOSS, config, before=unpack(kept[stop - 1]))
+    again = train(resumed, small_split(), LOSS, config, state=unpack(kept[stop - 1]))
     assert again.history == finished.history
     assert weights(resumed.state_dict()) == weights(whole.state_dict())
     assert pack(again) == pack(finished)
@@ -199,20 +199,20 @@ def test_pressure_is_its_formula() -> None:
         model.bias.fill_(2.0)
     training = TrainingConfig(l1=0.1, norm_strength=0.5, norm_target=6.0)
     # 0.1·(3 + 4 + 2) + 0.5·((5 − 6)² + (2 − 6)²)
-    assert torch.as_tensor(pressure(model, training)).item() == pytest.approx(0.9 + 8.5)
-    assert pressure(model, TrainingConfig()) == 0.0
+    assert torch.as_tensor(penalty(model, training)).item() == pytest.approx(0.9 + 8.5)
+    assert penalty(model, TrainingConfig()) == 0.0
 
 
 def test_what_is_not_a_kept_progress_is_refused() -> None:
-    content = pack(Progress(network().state_dict(), {"steps": torch.tensor(1)}, ()))
+    content = pack(TrainingState(network().state_dict(), {"steps": torch.tensor(1)}, ()))
     assert set(unpack(content).parameters) == set(network().state_dict())
     flipped = bytearray(content)
     flipped[-9] ^= 4
     for damaged in (b"", content[:50], content[:-3], bytes(flipped), b"\x08\0\0\0\0\0\0\0{}      "):
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedFile):
             unpack(damaged)
 
 
 def test_seeds_of_different_purposes_differ() -> None:
-    assert len({seed_of(a, b) for a in range(20) for b in range(20)}) == 400
-    assert seed_of(1, 2) == seed_of(1, 2) != seed_of(12)
+    assert len({derived_seed(a, b) for a in range(20) for b in range(20)}) == 400
+    assert derived_seed(1, 2) == derived_seed(1, 2) != derived_seed(12)

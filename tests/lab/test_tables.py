@@ -22,8 +22,8 @@ from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
 from lerpscape.lab.tables.formats import FORMATS
 from lerpscape.lab.tables.plots import curves, heat_map
-from lerpscape.lab.tables.records import Record, export, records, stored
-from lerpscape.lab.tables.tables import Layout, table
+from lerpscape.lab.tables.records import Record, export, store_records, sweep_records
+from lerpscape.lab.tables.table import Layout, tabulate
 from lerpscape.readings.intervals import wilson_interval
 
 TEXT = """
@@ -91,7 +91,7 @@ def rise(losses: list[float]) -> float:
 def test_share_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
-    found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
+    found = tabulate(sweep_records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     groups = defaultdict(list)
     for config, losses, final in raw(store, "train"):
         if final <= 1.9 and np.isfinite(losses).all():
@@ -112,18 +112,18 @@ def test_share_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
 
 def test_the_tolerance_decides_what_rises(swept: tuple[Path, Path]) -> None:
     file, store = swept
-    found = records(Sweep.load(file), Store(store))
+    found = sweep_records(Sweep.load(file), Store(store))
     rises = [rise(losses) for _, losses, _ in raw(store, "train") if np.isfinite(losses).all()]
     between = sorted(rises)[-2] / 2 + sorted(rises)[-1] / 2
     for tolerance, hits in ((0.0, sum(each > 0 for each in rises)), (between, 1), (1e3, 0)):
-        cells = table(found, Layout(tolerance=tolerance)).cells.values()
+        cells = tabulate(found, Layout(tolerance=tolerance)).cells.values()
         assert sum(cell.hits or 0 for cell in cells) == hits
 
 
 def test_mean_rise_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
-    found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[1]), sweep.counts_below)
+    found = tabulate(sweep_records(sweep, Store(store)), Layout.from_dict(sweep.tables[1]), sweep.counts_below)
     groups = defaultdict(list)
     for config, losses, final in raw(store, "held-out"):
         if final <= 1.9 and np.isfinite(losses).all() and rise(losses) > 0:
@@ -143,7 +143,7 @@ def test_every_run_is_in_a_cell_or_in_the_notes(swept: tuple[Path, Path]) -> Non
     file, store = swept
     sweep = Sweep.load(file)
     for layout in map(Layout.from_dict, sweep.tables):
-        found = table(records(sweep, Store(store)), layout, sweep.counts_below)
+        found = tabulate(sweep_records(sweep, Store(store)), layout, sweep.counts_below)
         note = found.notes[0]
         numbers = [int(word) for word in note.replace(",", "").replace(".", " ").split() if word.isdigit()]
         counted, total = numbers[:2]
@@ -158,7 +158,7 @@ def test_formats_hold_the_same_numbers(swept: tuple[Path, Path], name: str, caps
     main(["table", str(file), "--store", str(store), "--format", name])
     text = capsys.readouterr().out
     sweep = Sweep.load(file)
-    found = table(records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
+    found = tabulate(sweep_records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     for cell in found.cells.values():
         assert (f"{cell.hits}/{cell.n}" in text) or (name == "csv" and f"{cell.value},{cell.lower}" in text)
     states = sweep_status(sweep, Store(store)).states
@@ -181,7 +181,7 @@ def test_latex_compiles(swept: tuple[Path, Path], tmp_path: Path) -> None:
 def test_latex_escapes_what_it_shows(swept: tuple[Path, Path]) -> None:
     file, store = swept
     layout = Layout(rows=("optimizer.name", "model.batch_norm"), title="50 % of a_b & {c} ≤ $d^e\\")
-    text = FORMATS["latex"](table(records(Sweep.load(file), Store(store)), layout))
+    text = FORMATS["latex"](tabulate(sweep_records(Sweep.load(file), Store(store)), layout))
     assert r"50 \% of a\_b \& \{c\} $\leq$ \$d\textasciicircum{}e\textbackslash{}" in text
     assert r"batch\_norm" in text and text.count(r"\begin") == text.count(r"\end") == 3
     assert text.isascii() or set(text) - set(map(chr, range(128))) <= {"é"}
@@ -199,13 +199,13 @@ def test_json_and_pictures(swept: tuple[Path, Path], tmp_path: Path, capsys: pyt
 def test_pictures_show_every_cell_and_every_curve(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
-    found = records(sweep, Store(store))
-    shares = table(found, Layout.from_dict(sweep.tables[0]), sweep.counts_below)
+    found = sweep_records(sweep, Store(store))
+    shares = tabulate(found, Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     texts = {each.get_text() for each in heat_map(shares).axes[0].texts}
     assert texts == {f"{cell.hits}/{cell.n}" for cell in shares.cells.values()}
     figure = curves(found, Layout.from_dict(sweep.tables[0]), sweep.counts_below)
     assert sum(len(ax.lines) for ax in figure.axes) == sum(cell.n for cell in shares.cells.values())
-    none = table(found, Layout.from_dict(sweep.tables[0]), counts_below=-1.0)
+    none = tabulate(found, Layout.from_dict(sweep.tables[0]), counts_below=-1.0)
     assert heat_map(none).axes and not none.cells and "0 of 7 runs" not in none.notes[0]
 
 
@@ -214,7 +214,7 @@ def test_export_is_read_by_three_libraries(swept: tuple[Path, Path], tmp_path: P
     duckdb = pytest.importorskip("duckdb")
     pandas = pytest.importorskip("pandas")
     _, store = swept
-    rows = export(stored(Store(store)), tmp_path / "r.parquet")
+    rows = export(store_records(Store(store)), tmp_path / "r.parquet")
     frame = polars.read_parquet(tmp_path / "r.parquet")
     done = frame.filter(polars.col("state") == "done")
     assert len(frame) == rows and len(done) == 2 * len(raw(store, "train"))
@@ -241,7 +241,7 @@ def test_export_is_read_by_three_libraries(swept: tuple[Path, Path], tmp_path: P
 def test_refusals(swept: tuple[Path, Path], layout: dict[str, Any], message: str) -> None:
     file, store = swept
     with pytest.raises(ConfigError, match=message):
-        table(records(Sweep.load(file), Store(store)), Layout.from_dict(layout))
+        tabulate(sweep_records(Sweep.load(file), Store(store)), Layout.from_dict(layout))
 
 
 def test_wilson_at_the_edges() -> None:
@@ -252,6 +252,6 @@ def test_wilson_at_the_edges() -> None:
 
 
 def test_a_record_without_a_run_is_pending(tmp_path: Path) -> None:
-    [record] = records(Sweep.from_dict({}), Store(tmp_path))
+    [record] = sweep_records(Sweep.from_dict({}), Store(tmp_path))
     assert isinstance(record, Record) and record.state == "pending" and record.final_loss is None
     assert record.row("train")["state"] == "pending"

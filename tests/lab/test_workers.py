@@ -15,7 +15,7 @@ from test_lab_store import TINY, contents
 from lerpscape.lab.run_sweep import run_sweep
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
-from lerpscape.lab.workers import ATTEMPTS, Lost, spread, submitted
+from lerpscape.lab.workers import ATTEMPTS, WorkerDied, map_as_completed, map_with_submitit
 
 SWEEP = Sweep.from_dict({"seeds": [0, 1], "base": TINY, "grid": {"optimizer": {"lr": [0.1, 0.01]}}})
 
@@ -56,12 +56,12 @@ def test_records_do_not_depend_on_who_works(alone: dict[str, bytes], tmp_path: P
 
 def test_a_killed_worker_loses_only_time(tmp_path: Path) -> None:
     markers = [str(tmp_path / name) for name in ("a", "b")]
-    assert dict(spread(die_once, markers, workers=2)) == dict.fromkeys(markers, "survived")
+    assert dict(map_as_completed(die_once, markers, workers=2)) == dict.fromkeys(markers, "survived")
 
 
 def test_an_item_that_kills_every_worker_is_given_up() -> None:
-    [(item, outcome)] = spread(die, ["x"], workers=2)
-    assert isinstance(outcome, Lost) and (item, outcome.attempts) == ("x", ATTEMPTS)
+    [(item, outcome)] = map_as_completed(die, ["x"], workers=2)
+    assert isinstance(outcome, WorkerDied) and (item, outcome.attempts) == ("x", ATTEMPTS)
     assert f"died {ATTEMPTS} times" in outcome.reason
 
 
@@ -69,9 +69,9 @@ def test_a_run_that_kills_every_worker_is_recorded_as_failed(tmp_path: Path, mon
     import lerpscape.lab.run_sweep as sweeping
 
     def lose(task: Callable[..., Any], items: Any, *_: Any, **__: Any) -> Any:
-        return ((item, Lost(3, "its process died 3 times")) for item in items)
+        return ((item, WorkerDied(3, "its process died 3 times")) for item in items)
 
-    monkeypatch.setattr(sweeping, "spread", lose)
+    monkeypatch.setattr(sweeping, "map_as_completed", lose)
     status = run_sweep(SWEEP, Store(tmp_path), workers=2)
     assert status.states["failed"] == 4 and status.failures[0][1] == "its process died 3 times"
 
@@ -79,13 +79,13 @@ def test_a_run_that_kills_every_worker_is_recorded_as_failed(tmp_path: Path, mon
 @pytest.mark.parametrize("workers", [1, 2, map])
 def test_an_exception_of_the_task_comes_through(workers: Any) -> None:
     with pytest.raises(ValueError, match="two is refused"):
-        dict(spread(refuse, [1, 2, 3], workers=workers))
+        dict(map_as_completed(refuse, [1, 2, 3], workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, -1, "rays", "2"])
 def test_other_workers_are_refused(workers: Any) -> None:
     with pytest.raises(ValueError, match=r"expected: workers as a number of at least 1.*\ngot: "):
-        spread(abs, [1], workers=workers)
+        map_as_completed(abs, [1], workers=workers)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit does not wait for its child
@@ -96,7 +96,7 @@ def test_submitit_gives_the_same_records(alone: dict[str, bytes], tmp_path: Path
     executor.update_parameters(timeout_min=5)
 
     def through(task: Callable[..., Any], items: Any) -> Any:
-        found = dict(submitted(task, items, executor))
+        found = dict(map_with_submitit(task, items, executor))
         return [found[item] for item in items]
 
     two = SWEEP.first(2)
@@ -123,9 +123,9 @@ def test_ray_gives_the_same_records_and_survives_a_killed_worker(
     assert status.states["done"] == 4
     assert contents(tmp_path / "store") == alone
     marker = str(tmp_path / "marker")
-    assert list(spread(die_once, [marker], workers="ray")) == [(marker, "survived")]
+    assert list(map_as_completed(die_once, [marker], workers="ray")) == [(marker, "survived")]
     assert Path(marker).exists()
     with pytest.raises(ValueError, match="two is refused"):
-        dict(spread(refuse, [1, 2], workers="ray"))
-    [(_, outcome)] = spread(die, ["x"], workers="ray")
-    assert isinstance(outcome, Lost)
+        dict(map_as_completed(refuse, [1, 2], workers="ray"))
+    [(_, outcome)] = map_as_completed(die, ["x"], workers="ray")
+    assert isinstance(outcome, WorkerDied)

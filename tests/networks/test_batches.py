@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
 from lerpscape.networks.batches import Reader, batch_of
-from lerpscape.networks.rebatching import alike, counted, divided, gathered, spread
+from lerpscape.networks.rebatching import count_examples, evenly_spaced, grouped, rebatched, same_layout
 
 IMAGES, LABELS = random(20, 3, seed=0), classes(20, seed=1)
 
@@ -58,7 +58,7 @@ def test_a_generator_is_refused_before_it_is_used_up() -> None:
     ("data", "message"),
     [
         (DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8, shuffle=True), "shuffles or augments"),
-        (DataLoader(TensorDataset(IMAGES, LABELS), batch_size=20, shuffle=True), "another batch 0"),
+        (DataLoader(TensorDataset(IMAGES, LABELS), batch_size=20, shuffle=True), "a different batch 0"),
         (DataLoader(Augmented(), batch_size=8), "shuffles or augments"),
         (Forgetful(), "nothing on the second pass"),
         (Growing(), "."),
@@ -111,15 +111,15 @@ def test_nested_batches_are_divided_in_order(sizes: list[int], rows: int) -> Non
         batch_of({"ids": i, "extra": (m, [m.double()]), "labels": -m})
         for i, m in zip(ids.split(sizes), mask.split(sizes), strict=True)
     ]
-    assert alike(given_batches) and counted(given_batches) == count
-    found = list(divided(given_batches, rows))
+    assert same_layout(given_batches) and count_examples(given_batches) == count
+    found = list(rebatched(given_batches, rows))
     assert [each.examples for each in found[:-1]] == [rows] * (len(found) - 1)
-    for batches in (found, [piece for group, _ in gathered(given_batches, rows) for piece in group]):
+    for batches in (found, [piece for group, _ in grouped(given_batches, rows) for piece in group]):
         assert torch.cat([each.inputs["ids"] for each in batches]).equal(ids)
         assert torch.cat([each.inputs["extra"][1][0] for each in batches]).equal(mask.double())
         assert torch.cat([each.targets for each in batches]).equal(-mask)
-    np.testing.assert_allclose(sum(progress for _, progress in gathered(given_batches, rows)), len(sizes))
-    [few] = spread(given_batches, 2)
+    np.testing.assert_allclose(sum(progress for _, progress in grouped(given_batches, rows)), len(sizes))
+    [few] = evenly_spaced(given_batches, 2)
     assert few.inputs["extra"][0].tolist() == ([0, count - 1] if count > 1 else [0])
 
 
@@ -132,5 +132,5 @@ def test_batches_of_other_lengths_types_or_names_are_not_alike() -> None:
         one | {"mask": torch.zeros(3, 5)},
         one | {"labels": torch.zeros(3, 2)},
     ):
-        assert not alike([batch_of(one), batch_of(other)])
-    assert alike([batch_of(one), batch_of(dict(one))]) and not alike([])
+        assert not same_layout([batch_of(one), batch_of(other)])
+    assert same_layout([batch_of(one), batch_of(dict(one))]) and not same_layout([])

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from cases import classes, random
 
 from lerpscape.networks.losses import (
-    NAMED,
+    LOSSES,
     Loss,
     binary_cross_entropy,
     cross_entropy,
     find_loss,
     mean_squared_error,
-    measured,
     per_example_values,
     squared_error,
+    values_and_correct,
 )
 
 
@@ -63,16 +63,16 @@ def test_binary_cross_entropy_takes_integers_columns_and_many_labels() -> None:
 
 def test_accuracies() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
-    right = NAMED["cross_entropy"].correct
+    right = LOSSES["cross_entropy"].correct
     assert right is not None
     assert right(logits, torch.tensor([0, 1, 1])).tolist() == [True, True, False]
     assert right(logits[None], torch.tensor([[0, -100, 1]])).tolist() == [0.5]
     assert right(logits, torch.eye(2)[[0, 1, 1]]).tolist() == [True, True, False]
     for targets in (torch.tensor([0, 1, 1]), torch.eye(2)[[0, 1, 1]]):
-        values, found = measured(NAMED["cross_entropy"], logits, targets, 3)
+        values, found = values_and_correct(LOSSES["cross_entropy"], logits, targets, 3)
         assert values.equal(cross_entropy(logits, targets)) and found is not None
         assert found.equal(right(logits, targets))
-    side = NAMED["binary_cross_entropy"].correct
+    side = LOSSES["binary_cross_entropy"].correct
     assert side is not None
     assert side(torch.tensor([-1.0, 2.0]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
 

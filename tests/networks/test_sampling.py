@@ -25,7 +25,7 @@ def test_every_example_comes_once_with_its_own_target() -> None:
     assert all(torch.equal(batch.inputs[:, 0].long(), batch.targets) for batch in found)
     assert sorted(torch.cat([batch.targets for batch in found]).tolist()) == NUMBERS.tolist()
     assert [batch.examples for batch in found] == [4, 9, 2, 8]  # never more than the data's largest batch
-    assert sample.batches_in(4, 15) == 2
+    assert sample.batch_count(4, 15) == 2
 
 
 def test_every_example_is_as_likely_to_be_early() -> None:
@@ -79,7 +79,7 @@ def test_batches_that_cannot_be_cut(data: list[Any], message: str) -> None:
 
 def test_data_larger_than_memory_are_refused_unless_they_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "CHUNK_BYTES", 50)
-    with pytest.raises(ValueError, match=r"(?s)data that fit in memory.*from a DataLoader.*list\(data\)"):
+    with pytest.raises(ValueError, match=r"(?s)data that fits in memory.*from a DataLoader.*list\(data\)"):
         Sample(DataLoader(TensorDataset(NUMBERS.float(), NUMBERS), batch_size=4), 0)
     assert len(Sample(ragged(), 0)) == 23
 

@@ -14,12 +14,12 @@ from numpy.testing import assert_allclose
 
 import lerpscape as ls
 from lerpscape.papers.lucas2021.theory.linear_networks import Fourier, linear_model, two_layer
-from lerpscape.papers.lucas2021.theory.models import run_theory
-from lerpscape.papers.lucas2021.theory.noisy_quadratic import NoisyQuadratic, followed
+from lerpscape.papers.lucas2021.theory.noisy_quadratic import NoisyQuadratic, simulated_lines
+from lerpscape.papers.lucas2021.theory.run_theory import run_theory
 from lerpscape.papers.lucas2021.theory.width import (
     WidthRun,
     WidthStudy,
-    descend,
+    gradient_descent,
     ntk_network,
     power_law,
     regression_data,
@@ -124,8 +124,8 @@ def test_rates_at_which_sgd_diverges_are_refused(rate: float, message: str) -> N
         ({"noise": math.nan}, "finite numbers"),
         ({"learning_rate": 0.0}, "a learning rate > 0"),
         ({"steps": 0}, "at least one step"),
-        ({"start": [0.0] * 3, "noise": 0.0}, "that moves"),
-        ({"curvatures": [0.0] * 3}, "with curvature"),
+        ({"start": [0.0] * 3, "noise": 0.0}, "in which θ moves"),
+        ({"curvatures": [0.0] * 3}, "positive curvature"),
     ],
 )
 def test_models_without_a_line_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -184,7 +184,7 @@ def test_rises_of_single_runs_are_those_of_their_lines() -> None:
     generator = np.random.default_rng(0)
     ends = np.vstack([generator.standard_normal((20, 3)), 2 * np.asarray(model.start), np.asarray(model.start)])
     fine = np.linspace(0, 1, 4001)
-    found = followed(model, ends, fine)
+    found = simulated_lines(model, ends, fine)
     lines = (1 - fine[:, None, None]) * np.asarray(model.start) + fine[:, None, None] * ends
     losses = 0.5 * np.sum(np.asarray(model.curvatures) * lines**2, axis=2)
     assert_allclose(found.lines(22, fine).T, losses, rtol=1e-12)
@@ -354,7 +354,7 @@ def test_a_wide_network_trains_as_its_linearisation_does() -> None:
         expected, step = before.clone(), 2 * 0.2 / len(x)
         for _ in range(30):
             expected = expected - step * kernel @ (expected - y.flatten())
-        descend(model, x, y, learning_rate=0.2, steps=30)
+        gradient_descent(model, x, y, learning_rate=0.2, steps=30)
         gaps.append(float((model(x).detach().flatten() - expected).norm() / (expected - before).norm()))
     assert gaps[1] < 0.05
     assert gaps[1] < gaps[0] / 2

@@ -119,8 +119,8 @@ def test_turning_is_measured_on_curves_and_the_integral_refuses_them() -> None:
     data = CASES[0].data()
     ends = [seeded(mlp, seed).double() for seed in range(3)]
     curve = ls.Bezier(*ends)
-    found = ls.gauss_length(ends[0], curve, data, alphas=9, tolerance=None)
-    again = ls.gauss_length(ends[0], curve.reversed(), data, alphas=9, tolerance=None)
+    found = ls.gauss_length(ends[0], curve, data, alphas=9, precision=None)
+    again = ls.gauss_length(ends[0], curve.reversed(), data, alphas=9, precision=None)
     assert found.mean == pytest.approx(again.mean, rel=1e-6)
     with pytest.raises(ValueError, match="a straight line, for method"):
         ls.gauss_length(ends[0], curve, data, alphas=9, method="integral")

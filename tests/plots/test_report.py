@@ -197,7 +197,7 @@ def test_the_longest_legends_leave_room_for_the_curves() -> None:
     proof = ls.Certificate(
         **{"lower": 0.0, "upper": 1.0, "verdict": "undecided", "tolerance": 0.0, "stopped": "budget", "lowest": 0.0},
         **{"highest": 1.0, "edges": edges, "rise": np.ones(3), "direction": ("falling", "rising", "undecided")},
-        **{"evaluations": 3, "examples": 1, "unit": "nats", "loss_name": "x", "seconds": 0.0, "how": {}, **bounds},
+        **{"evaluations": 3, "examples": 1, "unit": "nats", "loss_name": "x", "how": {}, **bounds},
         **{"accuracy_low": None, "accuracy_high": None},
     )
     as_svg(proof.figure())

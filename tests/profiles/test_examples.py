@@ -66,7 +66,7 @@ def test_a_rise_made_by_a_minority() -> None:
     assert found.cancels_between_classes(0.0) == ()
     together = curves([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [1.0, 0.5, 0.0]])
     assert not together.made_by_a_minority()
-    assert "66.7 % go up." in together.verdict(0.0)
+    assert "66.7 % increase." in together.verdict(0.0)
 
 
 def test_parts_of_classes_and_examples_sum_to_the_rise() -> None:

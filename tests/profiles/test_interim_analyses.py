@@ -1,4 +1,4 @@
-"""One look at a sample without replacement: how often its bracket is wrong, and what it does at the edges."""
+"""Interim analyses of a sample without replacement: how often their brackets are wrong, and edge cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 import lerpscape as ls
 from lerpscape.profiles.bounded_means import least_differences
-from lerpscape.profiles.interim_analyses import check_confidence, look, schedule, unseen
+from lerpscape.profiles.interim_analyses import check_confidence, interim_analysis, sample_sizes, unseen
+
+pytestmark = pytest.mark.kernels
 
 POINTS = 9
 ALPHA = np.linspace(0, 1, POINTS)[:, None]
@@ -31,12 +33,15 @@ def population(kind: str, count: int = 4000) -> np.ndarray:
 
 
 def wrong(losses: np.ndarray, error: float, counts: list[int], trials: int, **choices: object) -> tuple[int, int]:
-    """How often some look at a random order calls the largest rise smaller, and larger, than it is."""
+    """How often an analysis of a random order puts the largest rise below, and above, its true value."""
     rise = ls.max_rise(losses.mean(axis=1))
     low = high = 0
     for trial in range(trials):
         order = losses[:, np.random.default_rng(trial).permutation(losses.shape[1])]
-        found = [look(order[:, :seen], losses.shape[1], error / len(counts), seed=trial, **choices) for seen in counts]
+        found = [
+            interim_analysis(order[:, :seen], losses.shape[1], error / len(counts), seed=trial, **choices)
+            for seen in counts
+        ]
         low += any(each.upper < rise for each in found)
         high += any(each.lower > rise for each in found)
     return low, high
@@ -48,7 +53,7 @@ def test_brackets_fail_no_more_often_than_they_say(kind: str) -> None:
     low, high = wrong(population(kind), error, [256, 1024, 2048], trials)
     most = error * trials + 3 * math.sqrt(trials * error * (1 - error))  # binomial: nominal rate, three errors
     assert low <= most and high <= most
-    # The bounds are no empty words either: over three looks, the union bound costs less than a factor of ten.
+    # Nor are the bounds far too wide: over three analyses, the union bound costs less than a factor of ten.
     assert low >= error * trials / 10
 
 
@@ -63,8 +68,8 @@ def test_bounds_hold_for_a_handful_of_examples() -> None:
     losses = population("bounded", 60)
     low, high = wrong(losses, 0.2, [5, 10, 20, 40], 200, bounds=(0.0, 1.0))
     assert low <= 40 and high <= 40  # 0.2 · 200, without any allowance: the inequality is no approximation
-    scaled = look(3 + 2 * population("bounded")[:, :2000], 4000, 0.01, bounds=(3.0, 5.0))
-    plain = look(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
+    scaled = interim_analysis(3 + 2 * population("bounded")[:, :2000], 4000, 0.01, bounds=(3.0, 5.0))
+    plain = interim_analysis(population("bounded")[:, :2000], 4000, 0.01, bounds=(0.0, 1.0))
     assert (scaled.lower, scaled.upper) == pytest.approx((2 * plain.lower, 2 * plain.upper))
     assert 0.2 < plain.lower < 0.3 < plain.upper < 0.4
     order = np.random.default_rng(0).permutation(population("bounded")[:, :2000], axis=1)
@@ -74,7 +79,7 @@ def test_bounds_hold_for_a_handful_of_examples() -> None:
 
 def test_bounded_examples_may_come_in_the_order_of_the_data() -> None:
     losses = np.sort(population("bounded")[[0, 5]][:, :2000], axis=1)  # all wrong ones last: no order that chance makes
-    found = look(losses, 4000, 0.01, bounds=(0.0, 1.0))
+    found = interim_analysis(losses, 4000, 0.01, bounds=(0.0, 1.0))
     assert found.lower <= losses[1].mean() <= found.upper
     assert found.upper - found.lower < 0.1
 
@@ -87,7 +92,7 @@ def test_the_upper_end_of_two_points_is_the_normal_bound_and_widens_with_skewnes
     found = {}
     for sign in (1, -1):
         losses = np.stack([common, common + sign * rise + 5])
-        found[sign] = look(losses, 4000, 0.01)
+        found[sign] = interim_analysis(losses, 4000, 0.01)
         z, share = 2.3263478740408408, 0.25
         error = rise.std(ddof=1) * math.sqrt((1 - share) / 1000)
         term = ((2 - share) * z**2 + 1 - 2 * share) / (6 * math.sqrt(1000 * (1 - share)))
@@ -114,7 +119,7 @@ def test_the_expansion_for_finite_populations_is_that_of_simulated_means() -> No
 
 def test_all_examples_leave_nothing_to_guess() -> None:
     losses = population("normal", 300)
-    found = look(losses, 300, 0.01)
+    found = interim_analysis(losses, 300, 0.01)
     assert found.lower == found.upper == ls.max_rise(losses.mean(axis=1))
     mean = losses.mean(axis=1)
     assert mean[found.second] - mean[found.first] == found.lower
@@ -123,20 +128,27 @@ def test_all_examples_leave_nothing_to_guess() -> None:
 def test_points_that_agree_and_single_examples() -> None:
     draw = np.random.default_rng(0)
     losses = np.stack([draw.random(500) + 1, draw.random(500)])[[0, 1, 1, 0]]
-    found = look(losses, 1000, 0.01)  # equal points add nothing to the largest of all
+    found = interim_analysis(losses, 1000, 0.01)  # equal points add nothing to the largest of all
     assert (found.first, found.second) in {(1, 3), (2, 3)}
     assert 0.9 < found.lower < 1 < found.upper < 1.1
-    parabola = np.linspace(-1, 1, 50)[:, None] ** 2 * draw.uniform(1, 4, 256)  # both halves agree but for rounding
-    assert 1.8 < look(parabola, 1000, 0.01).lower < 2.5
-    flat = look(np.ones((3, 50)), 1000, 0.01)
+    heights = draw.uniform(1, 4, 256)
+    parabola = np.linspace(-1, 1, 50)[:, None] ** 2 * heights  # both halves agree but for rounding
+    low = interim_analysis(parabola, 1000, 0.01).lower
+    # All differences are one number times the height, so that the largest is |z|, with 0.99 of it below 2.576. Of 2000
+    # draws that quantile is known to √(0.99 · 0.01 / 2000) / 0.029 = 0.077; three of these. Skewness is below 0.5 here.
+    error = heights.std(ddof=1) * math.sqrt((1 - 0.256) / 256)
+    skewed = 0.5 * ((2 - 0.256) * 2.576**2 + 1 - 2 * 0.256) / (6 * math.sqrt(256 * (1 - 0.256)))
+    rise = heights.mean() * (1 - 1 / 49**2)
+    assert rise - (2.576 + 3 * 0.077 + skewed) * error < low < rise - (2.576 - 3 * 0.077) * error
+    flat = interim_analysis(np.ones((3, 50)), 1000, 0.01)
     assert flat.lower == 0 and flat.upper < 1e-11
-    one = look(losses[:, :1], 1000, 0.01)
+    one = interim_analysis(losses[:, :1], 1000, 0.01)
     assert (one.lower, one.upper) == (0.0, math.inf)
 
 
-def test_looks_double_and_end_with_the_most() -> None:
-    assert schedule(2, 16) == [2, 4, 8, 16]
-    assert schedule(300, 300) == [300]
+def test_sample_sizes_double_up_to_the_largest() -> None:
+    assert sample_sizes(2, 16) == [2, 4, 8, 16]
+    assert sample_sizes(300, 300) == [300]
 
 
 def test_what_goes_unseen() -> None:

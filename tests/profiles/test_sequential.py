@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
 from lerpscape.networks.sampling import Sample
-from lerpscape.profiles.interim_analyses import look
+from lerpscape.profiles.interim_analyses import interim_analysis
 
 COUNT = 8000
 SEEDS = range(20)
@@ -80,7 +80,7 @@ def test_a_tolerance_at_the_rise_itself_takes_all_examples_and_is_exact() -> Non
         assert (exact.verdict, exact.examples, exact.basis) == (verdict, COUNT, "all examples")
         # float32 losses of single examples, summed in another order of batches
         assert exact.lower == exact.upper == pytest.approx(rise, rel=1e-6)
-        assert [each.examples for each in exact.looks] == [256, 512, 1024, 2048, 4096, COUNT]
+        assert [each.examples for each in exact.analyses] == [256, 512, 1024, 2048, 4096, COUNT]
         np.testing.assert_allclose(exact.loss, whole(2).loss, rtol=1e-6)
         assert not exact.loss_error.any() and exact.unseen == 0
 
@@ -110,7 +110,7 @@ class Counting:
         return F.cross_entropy(outputs, targets, reduction="none")
 
 
-def test_each_look_measures_new_examples_only() -> None:
+def test_each_analysis_measures_new_examples_only() -> None:
     class Opaque(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
@@ -123,16 +123,16 @@ def test_each_look_measures_new_examples_only() -> None:
     loss = Counting()
     seen = ls.sequential_verdict(start, ls.Line(start, end), data(), loss=loss, tolerance=whole(2).max_rise, alphas=9)
     assert seen.examples == COUNT
-    assert loss.examples == COUNT * 9 + 2 * 16  # and the look at whether examples see one another
+    assert loss.examples == COUNT * 9 + 2 * 16  # and the check that examples do not affect one another
 
 
-def test_looks_are_those_of_the_losses_in_the_samples_order() -> None:
+def test_analyses_are_those_of_the_losses_in_the_order_of_the_sample() -> None:
     start, _, end = networks()
     losses = ls.profiles.example_curves(start, ls.Line(start, end), data(), alphas=9).losses
     seen = found(2, tolerance=whole(2).max_rise, seed=4, confidence=0.9)
     order = Sample(data(), 4)._order.numpy()
-    for number, each in enumerate(seen.looks):
-        expected = look(losses[:, order[: each.examples]], COUNT, 0.1 / 5, seed=4 + number)
+    for number, each in enumerate(seen.analyses):
+        expected = interim_analysis(losses[:, order[: each.examples]], COUNT, 0.1 / 5, seed=4 + number)
         assert (each.first, each.second) == (expected.first, expected.second)
         assert each.upper == pytest.approx(expected.upper, rel=1e-5)  # float32 losses
         # Their last digits turn the eigenvectors and so the draws: a quantile with 20 draws beyond moves by a per cent.
@@ -143,7 +143,7 @@ def test_seeds_workers_and_readers_give_one_answer() -> None:
     first = found()
     assert first.how["plan"].startswith("first layer shared")
     for other in (found(), found(workers=2)):
-        assert other.looks == first.looks and other.loss.tolist() == first.loss.tolist()
+        assert other.analyses == first.analyses and other.loss.tolist() == first.loss.tolist()
     start, end, _ = networks()
     loader = DataLoader(TensorDataset(*examples()), batch_size=500)
     read = ls.sequential_verdict(start, ls.Line(start, end), loader, tolerance=0.02, alphas=9, first=256)
@@ -161,7 +161,7 @@ def test_nothing_of_the_callers_changes() -> None:
 def test_a_budget_ends_undecided() -> None:
     seen = found(2, tolerance=whole(2).max_rise, budget=600)
     assert (seen.verdict, seen.examples) == ("undecided", 600)
-    assert [each.examples for each in seen.looks] == [256, 512, 600]
+    assert [each.examples for each in seen.analyses] == [256, 512, 600]
     assert seen.lower <= whole(2).max_rise < seen.upper
     assert seen.summary.startswith("Undecided at 99 % confidence: the largest rise is between")
     assert found(2, budget=10**6).of == COUNT
@@ -237,7 +237,7 @@ def test_drawn_and_tabled() -> None:
     assert frame["examples"].tolist() == [256, 512, 1024, 2048, 4096, COUNT]
     assert (frame["lower"] <= frame["upper"]).all() and (frame["peaks"] == 1).all()
     ax = seen.plot()
-    assert ax.get_xlabel() == "examples seen" and "largest rise (nats)" in ax.get_ylabel()
+    assert ax.get_xlabel() == "examples measured" and "largest rise (nats)" in ax.get_ylabel()
     ax.figure.clear()
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import lerpscape as ls
 
+pytestmark = pytest.mark.kernels
+
 losses = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
@@ -176,6 +178,15 @@ def test_a_sign_change_of_the_derivative_is_a_hidden_rise() -> None:
     assert [(rise.left, rise.right) for rise in found] == [(0.75, 1.0)]
     assert found[0].estimate == pytest.approx(0.01, rel=1e-12)  # a cubic is exact on a parabola
     assert ls.max_rise((alphas - 0.9) ** 2) == 0
+
+
+@pytest.mark.parametrize(("slope", "rises"), [(1e-12, 0), (-1e-12, 0), (1e-5, 1)])
+def test_rounding_of_a_derivative_that_is_zero_is_no_rise(slope: float, rises: int) -> None:
+    # L(α) = (1 − α)² ends in its minimum. A rise is about slope² / 4: 2.5e-11 from a slope of 1e-5, 2.5e-25 from 1e-12.
+    alphas = np.linspace(0, 1, 201)
+    derivative = -2 * (1 - alphas)
+    derivative[-1] = slope
+    assert len(ls.readings.hidden_rises((1 - alphas) ** 2, derivative, alphas)) == rises
 
 
 def test_a_rise_that_the_points_show_is_not_hidden() -> None:

@@ -13,6 +13,7 @@ from cases import CASES, POLICIES, Case, generator, variants
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.engine.measurement import opened
 from lerpscape.networks.losses import find_loss
 from lerpscape.studies.attribution import _Slopes
 from lerpscape.studies.quadrature import integrate
@@ -29,7 +30,7 @@ def test_parts_add_up_to_the_change(name: str, case: Case, policy: Any) -> None:
     start, end = case.ends()
     line, share = ls.Line(start, end), 0.03  # kinks of 17 examples: more points than a test should take for less
     found = ls.studies.layer_contributions(
-        start, line, case.data(), loss=case.loss, between=(0, 1), tolerance=share, batch_norm=policy
+        start, line, case.data(), loss=case.loss, between=(0, 1), precision=share, batch_norm=policy
     )
     measured = ls.profile(
         start, ls.Line(start, end), case.data(), loss=case.loss, alphas=2, batch_norm=policy, derivative=False
@@ -52,7 +53,7 @@ def test_only_parameters_that_shape_the_curve_are_parts() -> None:
             ls.Line(start, end),
             case.data(),
             between=(0, 1),
-            tolerance=1.0,
+            precision=1.0,
             budget=9,
             batch_norm=POLICIES[policy](case.data()),
         ).names
@@ -126,7 +127,7 @@ def test_products_share_by_the_path() -> None:
     assert found.parts == pytest.approx([17 / 3, 10 / 3], abs=1e-2 * 9)
     assert found.errors.max() < 1e-2
     exact = ls.studies.layer_contributions(
-        model, ls.Line(*ends), [(x, 0 * x)], loss="squared_error", between=(0, 1), tolerance=1e-8, budget=1025
+        model, ls.Line(*ends), [(x, 0 * x)], loss="squared_error", between=(0, 1), precision=1e-8, budget=1025
     )
     assert exact.parts == pytest.approx([17 / 3, 10 / 3], abs=1e-7)
 
@@ -170,14 +171,14 @@ def test_weights_are_differentiated_with_statistics_held(policy: str) -> None:
     start, end = case.ends()
     line, alpha, h = ls.Line(start, end), 0.37, 1e-5
     chosen = POLICIES[policy](case.data())
-    with torch.no_grad():
-        slopes = _Slopes(start, line, case.data(), find_loss("cross_entropy"), chosen, None, None)
+    with opened(ls.studies.layer_contributions, start, line, case.data(), {"batch_norm": chosen}) as measurement:
+        slopes = _Slopes(measurement, find_loss("cross_entropy"))
         _, found = slopes._sums([alpha], {"weights": (None, True)})
         losses = []
         for side in (-h, h):
             total = 0.0
             for batch in slopes.reader.batches():
-                state = slopes.walk.statistics.apply(slopes.on_path.at(alpha), alpha)
+                state = measurement.statistics.apply(slopes.on_path.at(alpha), alpha)
                 if policy == "batch":
                     state |= by_hand(start, state, batch.inputs)
                 moved = slopes.on_path.at(alpha + side)
@@ -217,7 +218,7 @@ def test_a_scale_that_batch_norm_undoes_is_weights_against_statistics() -> None:
         loss="squared_error",
         between=(0, 1),
         batch_norm=ls.Recalibrate([(x, 0 * x)]),
-        tolerance=1e-6,
+        precision=1e-6,
     )
     # L = w²/σ² with σ = w held: dL = 2 dw/w, so the weights' part is 2 ln 2.
     assert found.parts == pytest.approx([2 * np.log(2), -2 * np.log(2)], abs=1e-5)
@@ -228,7 +229,7 @@ def test_the_sweep_shows_every_policy() -> None:
     start, end = case.ends()
     line = ls.Line(start, end)
     found = ls.studies.batch_norm_sweep(
-        start, line, case.data(), estimate_from=case.data(), alphas=7, tolerance=0.1, budget=17
+        start, line, case.data(), estimate_from=case.data(), alphas=7, precision=0.1, budget=17
     )
     assert [each.name for each in found] == ["interpolate", "end", "batch", "recalibrate", "pooled"]
     for each in found:
@@ -249,7 +250,7 @@ def test_a_budget_that_ends_early_is_said() -> None:
     case = CASES[0]
     start, end = case.ends()
     found = ls.studies.layer_contributions(
-        start, ls.Line(start, end), case.data(), between=(0, 1), tolerance=1e-12, budget=9
+        start, ls.Line(start, end), case.data(), between=(0, 1), precision=1e-12, budget=9
     )
     assert not found.converged
     assert "The budget ended" in found.summary

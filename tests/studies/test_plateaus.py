@@ -96,11 +96,11 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="alphas up to 1"):
         ls.studies.plateau_ends(model, line, data, alphas=[0.0, 0.5])
     bare = nn.Sequential(nn.Linear(6, 4, bias=False)).double()
-    road = ls.Line({"0.weight": torch.zeros(4, 6).double()}, {"0.weight": torch.ones(4, 6).double()})
+    line = ls.Line({"0.weight": torch.zeros(4, 6).double()}, {"0.weight": torch.ones(4, 6).double()})
     with pytest.raises(ValueError, match="a network without one"):
-        ls.studies.plateau_ends(bare, road, data)
+        ls.studies.plateau_ends(bare, line, data)
     with pytest.raises(ValueError, match="a model with biases"):
-        ls.studies.bias_study(bare, road, data)
+        ls.studies.bias_study(bare, line, data)
     cnn = CASES[3]
     with pytest.raises(TypeError, match="takes away the scale"):
         ls.studies.plateau_ends(cnn.ends()[0], ls.Line(*cnn.ends()), cnn.data(), batch_norm=ls.EndStatistics())
@@ -149,7 +149,7 @@ def test_homogeneous_biases_shorten_the_error_plateau_of_a_trained_deep_network(
     assert straight.profile.accuracy is not None and straight.profile.accuracy[-1] > 0.8
     assert homogeneous_line.profile.loss[-1] == straight.profile.loss[-1]  # the same ends
     assert homogeneous_line.error_plateau < straight.error_plateau - 0.04  # two grid steps of 1/50
-    ends = [ls.studies.plateau_ends(model, road, data, alphas=51) for road in (line, line.homogeneous_biases(model))]
+    ends = [ls.studies.plateau_ends(model, path, data, alphas=51) for path in (line, line.homogeneous_biases(model))]
     means = [float(each.observed[each.known].mean()) for each in ends]
     assert means[1] < means[0] - 0.04
     assert "with homogeneous biases" in study.summary
@@ -229,7 +229,7 @@ def test_scale_refusals() -> None:
 @pytest.mark.usefixtures("work")
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     words = command()[1:]
-    main(["plateaus", *words, "--alphas", "21", "--plot", "p.svg", "--out", "p.json"])
+    main(["study", "plateaus", *words, "--alphas", "21", "--plot", "p.svg", "--out", "p.json"])
     out = capsys.readouterr().out
     start, end = CASES[0].ends()
     line, data = ls.Line(start, end), CASES[0].data()
@@ -237,13 +237,13 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.summary in out
     assert ls.studies.bias_study(start, line, data, alphas=21).summary in out
     assert ls.studies.Plateaus.load("p.json").observed.tolist() == found.observed.tolist()
-    main(["plateaus", *words, "--alphas", "21", "--degree", "3", "--json"])
+    main(["study", "plateaus", *words, "--alphas", "21", "--degree", "3", "--json"])
     assert json.loads(capsys.readouterr().out)["predicted"] == json.loads(Path("p.json").read_text())["predicted"]
-    main(["scale", *words, "--alphas", "4", "--json", "--plot", "s.svg"])
+    main(["study", "scale", *words, "--alphas", "4", "--json", "--plot", "s.svg"])
     printed = json.loads(capsys.readouterr().out)
     assert (
         printed["curves"][0]["loss"]
         == ls.studies.scale_invariance(start, start, end, data, alphas=4)["own"].loss.tolist()
     )
     assert all("<svg" in Path(name).read_text() for name in ("p.svg", "s.svg"))
-    assert "alphas up to 1" in refused(["plateaus", *words, "--alphas", "0:0.5:3"], capsys)
+    assert "alphas up to 1" in refused(["study", "plateaus", *words, "--alphas", "0:0.5:3"], capsys)

@@ -146,14 +146,14 @@ def test_every_layer_alone_by_hand() -> None:
 def test_a_plane_is_the_closed_form() -> None:
     """Corners that are no right angle, in three dimensions; losses 4 (x − 1)² + sin²(2πx) + y² + z²."""
     start, other, end = np.array([0.2, 0.1, 0.3]), np.array([0.4, 1.3, 0.0]), np.array([1.0, 0.2, 0.5])
-    road = [start, np.array([0.5, 0.5, 0.9]), end]
+    training = [start, np.array([0.5, 0.5, 0.9]), end]
     found = ls.studies.plane(
         Place(3),
         at(*start),
         at(*other),
         at(*end),
         DATA,
-        trajectory=[at(*each) for each in road],
+        trajectory=[at(*each) for each in training],
         loss=wave,
         points=6,
         margin=0.1,
@@ -167,13 +167,13 @@ def test_a_plane_is_the_closed_form() -> None:
             place = start + x * across + y * up
             expected = wave_at(place[0]) + place[1] ** 2 + place[2] ** 2
             assert found.losses[row, column] == pytest.approx(expected, rel=1e-10)
-    for index, place in enumerate(road):
+    for index, place in enumerate(training):
         shadow = np.array([(place - start) @ across, (place - start) @ up])
         np.testing.assert_allclose(found.trajectory[index], shadow, atol=1e-12)
         height = np.linalg.norm(place - start - shadow[0] * across - shadow[1] * up)
         assert found.heights[index] == pytest.approx(height, abs=1e-12)
         assert found.along[index] == pytest.approx(wave_at(place[0]) + place[1] ** 2 + place[2] ** 2, rel=1e-12)
-    steps = [np.linalg.norm(road[1] - road[0]), np.linalg.norm(road[2] - road[1])]
+    steps = [np.linalg.norm(training[1] - training[0]), np.linalg.norm(training[2] - training[1])]
     np.testing.assert_allclose(found.travelled, [0, steps[0] / sum(steps), 1], rtol=1e-13)
     for index, corner in enumerate((start, other)):
         expected = ls.profile(Place(3), ls.Line(at(*corner), at(*end)), DATA, loss=wave, alphas=7)
@@ -189,9 +189,9 @@ def test_a_trajectory_is_the_closed_form() -> None:
     found = ls.studies.trajectory(Place(), [at(*place) for place in places], DATA, loss=wave)
     np.testing.assert_allclose(found.projection, [0, 0.3, 0.5, 1], atol=1e-15)
     np.testing.assert_allclose(found.residual, [0, 0.4, 0.4, 0], atol=1e-15)
-    road = 0.5 + 0.2 + (0.25 + 0.16) ** 0.5
-    np.testing.assert_allclose(found.travelled, np.array([0, 0.5, 0.7, road]) / road, rtol=1e-14)
-    assert (found.length, found.road) == pytest.approx((1.0, road))
+    length = 0.5 + 0.2 + (0.25 + 0.16) ** 0.5
+    np.testing.assert_allclose(found.travelled, np.array([0, 0.5, 0.7, length]) / length, rtol=1e-14)
+    assert (found.length, found.path_length) == pytest.approx((1.0, length))
     np.testing.assert_allclose(found.losses, [wave_at(np.array(x)) + y**2 for x, y in places], rtol=1e-12)
     np.testing.assert_allclose(found.line, wave_at(np.array([0, 0.3, 0.5, 1])), rtol=1e-12)
     assert "at 1" in found.summary
@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (
             lambda: ls.studies.pairwise(Place(), [at(0, 0), at(1, 0)], DATA, alphas=[0, 0.3, 1]),
             ValueError,
-            "the same from both ends",
+            "symmetric about 1/2",
         ),
         (
             lambda: ls.studies.pairwise(cnn(), [cnn(), cnn()], CNN.data(), batch_norm=ls.EndStatistics()),
@@ -255,7 +255,11 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (lambda: ls.studies.onset(Place(), [at(0, 0), at(0, 0)], DATA, tolerance=0), ValueError, "other than the end"),
         (lambda: ls.studies.onset(Place(), "nowhere", DATA, tolerance=0), ValueError, "a folder of checkpoints"),
         (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0), at(0, 0)], DATA), ValueError, "that differ"),
-        (lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0)], DATA, alphas=3), TypeError, "no alphas"),
+        (
+            lambda: ls.studies.trajectory(Place(), [at(0, 0), at(1, 0)], DATA, alphas=3),
+            TypeError,
+            "an argument of trajectory",
+        ),
         (
             lambda: ls.paths.Stops((ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x").velocity(
                 0.5

@@ -1,4 +1,4 @@
-"""Data sets by name: read once, held in memory as they are stored, given out in batches."""
+"""Data sets by name, held in memory as they are stored and converted to floats batch by batch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lerpscape.lab.options import check_options
 __all__ = ["DATA_SETS", "Batches", "DataSet", "Split", "augment", "load"]
 
 DATA_SETS: dict[str, Callable[..., DataSet]] = {
-    each.__name__: each
-    for each in (
+    reader.__name__: reader
+    for reader in (
         digits,
         mnist,
         fashion_mnist,
@@ -51,22 +51,21 @@ def load(
 ) -> DataSet:
     """Read a data set by name from below `folder`, or `LERPSCAPE_DATA`.
 
-    For images, `normalize` takes mean 0 and deviation 1 of each channel, and `reconstruct` makes the images their own
-    targets. `train_size` keeps that many training examples, drawn with `subset_seed`. Further options are those of the
-    data set's reader in `DATA_SETS`: `verify` for official files, `length` for text, and so on.
+    For images, `normalize` gives each channel mean 0 and standard deviation 1 over the training set, and `reconstruct`
+    makes the images their own targets. `train_size` draws that many training examples, with seed `subset_seed`. Other
+    options are those of the data set's reader in `DATA_SETS`, such as `verify` for official files or `length` for text.
 
-    Raises `ConfigError` for an unknown name or option (`normalize` is one of images alone), with the nearest known one,
-    and for an option of another type; `FileNotFoundError` for data that are not there, with what to do; `ValueError`
-    for damaged files.
+    Raises `ConfigError` for an unknown name or option, suggesting the nearest known one, and for an option of the wrong
+    type; `FileNotFoundError`, with advice, for missing data; `ValueError` for damaged files.
 
-    >>> found = load("digits", train_size=100)
-    >>> [tuple(each.shape) for each in found.train.batch(slice(0, 32))]
-    [(32, 1, 8, 8), (32,)]
+    >>> inputs, labels = load("digits", train_size=100).train.batch(slice(0, 32))
+    >>> tuple(inputs.shape), tuple(labels.shape)
+    ((32, 1, 8, 8), (32,))
     """
     if name not in DATA_SETS:
         raise ConfigError(unknown_name("a data set", name, DATA_SETS))
     reader = DATA_SETS[name]
     options |= {key: True for key, value in (("normalize", normalize), ("reconstruct", reconstruct)) if value}
     check_options(name, reader, options, given=["folder"])
-    found = reader(folder, **options)
-    return found if train_size is None else replace(found, train=found.train.subset(train_size, subset_seed))
+    data = reader(folder, **options)
+    return data if train_size is None else replace(data, train=data.train.subset(train_size, subset_seed))

@@ -1,4 +1,4 @@
-"""Random crops and mirror images: for training only, measurement sees the images as they are."""
+"""Random crops and mirror images, for training only; measurements use the images as they are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lerpscape.base.errors import explain
 
 
 def augment(inputs: Tensor, generator: torch.Generator, crop: int = 4, flip: bool = True) -> Tensor:
-    """Shift each image by up to `crop` pixels in both directions, black coming in, and mirror half of them.
+    """Shift each image by up to `crop` pixels in both directions, filling with zeros, and mirror half of them.
 
-    `inputs` have shape (n, channels, height, width), of any type; the same generator state gives the same images. Given
-    to `Split.batch` as transform it works on the stored pixels, so that what comes in is black, not the mean (He et al.
-    2016, after Lee et al. 2015).
+    `inputs` have shape (n, channels, height, width) and any type; the same generator state gives the same images. As
+    the transform of `Split.batch` it acts on the stored pixels, so that the filling is black and not the mean pixel (He
+    et al. 2016, after Lee et al. 2015).
 
     Raises `ValueError` for inputs of another shape.
 
@@ -37,6 +37,6 @@ def augment(inputs: Tensor, generator: torch.Generator, crop: int = 4, flip: boo
     rows = top[:, None] + torch.arange(height, device=device)
     columns = left[:, None] + torch.arange(width, device=device)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    places = (rows[:, :, None] * (width + 2 * crop) + columns[:, None, :]).flatten(1)
+    indices = (rows[:, :, None] * (width + 2 * crop) + columns[:, None, :]).flatten(1)
     padded = F.pad(inputs, (crop,) * 4).flatten(2)
-    return padded.gather(2, places[:, None].expand(-1, channels, -1)).view(inputs.shape)
+    return padded.gather(2, indices[:, None].expand(-1, channels, -1)).view(inputs.shape)

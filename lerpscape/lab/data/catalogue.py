@@ -1,6 +1,6 @@
-"""Which data sets have official files: where they lie, their checksums, where they are from, and what is in them.
+"""The official files of data sets: folder, checksums, download, and the counts and statistics of their content.
 
-Checksums are those of the files' own bytes, after gunzip where a copy is compressed: plain and .gz copies share them.
+Checksums are those of the uncompressed bytes: a file and its gzipped copy share theirs.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disk: a folder below the data folder, and its files with their checksums.
+    """One form of a data set on disk: a folder below the data folder, and its files with their checksums.
 
-    `*.txt` stands for all of them: their checksum is over names and contents, in sorted order.
+    `*.txt` stands for all text files, with one checksum over their names and contents in sorted order.
     """
 
     folder: str
@@ -22,7 +22,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Download:
-    """One official file on the network and its checksum; archives are unpacked."""
+    """The URL of an official file and its checksum; archives are unpacked."""
 
     url: str
     checksum: str
@@ -32,9 +32,9 @@ class Download:
 class Entry:
     """A data set with official files.
 
-    `train` and `test` count examples (tokens for text), `outputs` classes (words of the vocabulary), `per_class` the
-    training examples of each class; `mean` and `std` those of the training pixels in [0, 1] by channel, to four digits.
-    `into` is the folder that downloads go to.
+    `train` and `test` are the numbers of examples (tokens of text), `outputs` of classes (words in the vocabulary) and
+    `per_class` of training examples of each class. `mean` and `std` are those of the training pixels in [0, 1] by
+    channel, to four digits. `into` is the folder for downloads.
     """
 
     title: str
@@ -57,11 +57,11 @@ TEXT_FILES = "*.txt"
 
 
 def _idx(folder: str, *checksums: str) -> Layout:
-    return Layout(folder, {name: f"sha256:{each}" for name, each in zip(IDX_FILES, checksums, strict=True)})
+    return Layout(folder, {name: f"sha256:{digest}" for name, digest in zip(IDX_FILES, checksums, strict=True)})
 
 
 def _downloads(base: str, *checksums: str) -> tuple[Download, ...]:
-    return tuple(Download(f"{base}{name}.gz", f"md5:{each}") for name, each in zip(IDX_FILES, checksums, strict=True))
+    return tuple(Download(f"{base}{name}.gz", f"md5:{md5}") for name, md5 in zip(IDX_FILES, checksums, strict=True))
 
 
 ENTRIES: dict[str, Entry] = {
@@ -174,7 +174,7 @@ ENTRIES: dict[str, Entry] = {
         ),
     ),
     "sotu": Entry(
-        "State of the Union addresses, 1790 on, one file each",
+        "State of the Union addresses since 1790, one file each",
         (Layout("sotu", {TEXT_FILES: "sha256:7b55bbea31d3ae6995a919edf5b207b3736a3e3ce48838c3030922d4f8b9d2d8"}),),
         train=1_854_606,
         test=211_800,

@@ -1,4 +1,4 @@
-"""What is there and what is missing, and whether what is there is what it should be."""
+"""The inventory of data sets on disk, and the check of a copy against the official counts and checksums."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from lerpscape.base.errors import ConfigError
 from lerpscape.base.names import unknown_name
 from lerpscape.base.progress import Progress, progress_bar
 from lerpscape.lab.data import DATA_SETS
-from lerpscape.lab.data.catalogue import ENTRIES, Entry
-from lerpscape.lab.data.copies import (
-    VARIABLE,
+from lerpscape.lab.data._copies import (
+    FOLDER_VARIABLE,
     Copy,
     checksum,
     closest_layout,
@@ -22,7 +21,8 @@ from lerpscape.lab.data.copies import (
     how_to_get,
     missing_files,
 )
-from lerpscape.lab.data.images import channel_statistics
+from lerpscape.lab.data._images import channel_statistics
+from lerpscape.lab.data.catalogue import ENTRIES, Entry
 from lerpscape.lab.data.splits import DataSet
 
 BUILT_IN = {
@@ -31,16 +31,16 @@ BUILT_IN = {
         "any folder of .txt files",
         'options: path = "folder below the data folder", split = "files" or "position"',
     ),
-    "gaussian_blobs": ("two Gaussian classes with known Bayes error", "made from a seed"),
-    "teacher_classification": ("a linear teacher's classes", "made from a seed"),
-    "teacher_regression": ("a linear teacher's values, with noise", "made from a seed"),
-    "markov_chain": ("a language with known entropy", "made from a seed"),
+    "gaussian_blobs": ("two Gaussian classes with known Bayes error", "generated from a seed"),
+    "teacher_classification": ("a linear teacher's classes", "generated from a seed"),
+    "teacher_regression": ("a linear teacher's values, with noise", "generated from a seed"),
+    "markov_chain": ("a language with known entropy", "generated from a seed"),
 }
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether a data set is there: in which folder, or what is missing from where, and how to get it."""
+    """Whether a data set is on disk: its folder, the missing files, and how to get them."""
 
     name: str
     title: str
@@ -50,13 +50,13 @@ class Presence:
     advice: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON knows them."""
+        """The fields as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what it should be and what it is, in the same words where it is right."""
+    """One check: the expected value and the value found, as text; equal if the check passed."""
 
     data_set: str
     what: str
@@ -65,29 +65,29 @@ class Finding:
 
     @property
     def good(self) -> bool:
-        """Whether it is what it should be."""
+        """Whether the check passed."""
         return self.expected == self.found
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and whether they agree, as JSON knows them."""
+        """The fields and `good`, as JSON types."""
         return {**asdict(self), "good": self.good}
 
 
 def inventory(folder: str | Path | None = None) -> list[Presence]:
-    """Every data set, and where it is below the data folder; without a folder, official files are missing.
+    """Whether and where each data set is on disk; without a data folder, all official files count as missing.
 
     >>> import tempfile
-    >>> [each.state for each in inventory(tempfile.mkdtemp()) if each.name in ("mnist", "digits")]
+    >>> [data.state for data in inventory(tempfile.mkdtemp()) if data.name in ("mnist", "digits")]
     ['built in', 'missing']
     """
-    root = data_folder(folder) if folder is not None or os.environ.get(VARIABLE) else None
+    root = data_folder(folder) if folder is not None or os.environ.get(FOLDER_VARIABLE) else None
     return [_presence(name, root) for name in DATA_SETS]
 
 
 def check(name: str, folder: str | Path | None = None, progress: Progress = None) -> list[Finding]:
-    """Read a copy of an official data set and hold it against what is known: checksums, counts, pixel statistics.
+    """Compare a copy of an official data set with the official checksums, counts and pixel statistics.
 
-    Raises `ConfigError` for a data set without official files, `FileNotFoundError` where there is no copy.
+    Raises `ConfigError` for a data set without official files, `FileNotFoundError` if there is no copy.
     """
     if name not in ENTRIES:
         raise ConfigError(unknown_name("a data set with official files", name, ENTRIES))
@@ -102,7 +102,7 @@ def check(name: str, folder: str | Path | None = None, progress: Progress = None
         except ValueError as error:
             findings.append(Finding(name, "content", "readable", str(error).replace("\n", " ")))
         else:
-            findings += [Finding(name, what, *each) for what, each in _content(data, ENTRIES[name]).items()]
+            findings += [Finding(name, what, *values) for what, values in _content(data, ENTRIES[name]).items()]
         count(1)
     return findings
 
@@ -131,27 +131,27 @@ def _checksum(copy: Copy, file: str, official: str) -> str:
 
 
 def _content(data: DataSet, entry: Entry) -> dict[str, tuple[str, str]]:
-    """Expected and found, by what was counted."""
+    """The expected value and the value found, as text, by the name of the check."""
     if data.task == "language":
         tokens = data.facts["tokens"]
-        found = {
+        counts = {
             "tokens to train on": (entry.train, tokens["train"]),
             "tokens to test on": (entry.test, tokens["test"]),
             "tokens in the vocabulary": (entry.outputs, data.outputs),
         }
-        return {what: (f"{expected:,}", f"{counted:,}") for what, (expected, counted) in found.items()}
-    found_texts = {
+        return {what: (f"{expected:,}", f"{counted:,}") for what, (expected, counted) in counts.items()}
+    checks = {
         "training images": (f"{entry.train:,}", f"{len(data.train):,}"),
         "test images": (f"{entry.test:,}", f"{len(data.test):,}"),
     }
     assert data.train.targets is not None
     per_class = tuple(data.train.targets.bincount(minlength=data.outputs).tolist())
-    found_texts["training images of each class"] = (_counts(entry.per_class), _counts(per_class))
+    checks["training images of each class"] = (_counts(entry.per_class), _counts(per_class))
     if entry.mean and entry.std:
-        mean, std = channel_statistics(data.train.inputs, data.train.white)
-        found_texts["mean of training pixels"] = (_figures(entry.mean), _figures(mean.flatten().tolist()))
-        found_texts["standard deviation"] = (_figures(entry.std), _figures(std.flatten().tolist()))
-    return found_texts
+        mean, std = channel_statistics(data.train.inputs, data.train.max_pixel)
+        checks["mean of training pixels"] = (_figures(entry.mean), _figures(mean.flatten().tolist()))
+        checks["standard deviation"] = (_figures(entry.std), _figures(std.flatten().tolist()))
+    return checks
 
 
 def _counts(per_class: tuple[int, ...] | None) -> str:

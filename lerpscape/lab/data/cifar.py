@@ -1,9 +1,14 @@
-"""CIFAR-10 and CIFAR-100: the official folders of pickles, and sheets of PNG, one image in each row."""
+"""CIFAR-10 and CIFAR-100 from the official folders of pickles, or CIFAR-10 from PNG sheets with one image per row.
+
+A pickle is a program that can call any function of any module. A pickle is therefore read only after its checksum is
+found to be the official one, and even then it may use three names of numpy only.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +17,20 @@ import torch
 from torch import Tensor
 
 from lerpscape.base.errors import explain
+from lerpscape.lab.data._copies import Copy, find_copy
+from lerpscape.lab.data._images import Images, check_labels, image_set
 from lerpscape.lab.data.catalogue import CIFAR10_BATCHES
-from lerpscape.lab.data.copies import Copy, find_copy
-from lerpscape.lab.data.images import Images, check_labels, image_set
-from lerpscape.lab.data.pickles import ArrayUnpickler
 from lerpscape.lab.data.splits import DataSet
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
-ADVICE = "Get the official file again, or, for other data, write a file in its format."
+ADVICE = "Download the official file again; data of your own must have the same format."
+# The only names that a pickle of CIFAR may resolve.
+ALLOWED: dict[str, Any] = {
+    "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # numpy 2 keeps it in another module
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+}
 
 
 def cifar10(
@@ -28,7 +38,7 @@ def cifar10(
 ) -> DataSet:
     """CIFAR-10 (Krizhevsky 2009) from cifar-10-batches-py, or from the PNG sheets in cifar10-png.
 
-    `verify=False` is for sheets: the pickles of cifar-10-batches-py must have their official checksums in any case.
+    `verify=False` concerns the sheets; the pickles in cifar-10-batches-py must always have their official checksums.
     """
     copy = find_copy("cifar10", folder, verify)
     if copy.layout.folder == "cifar10-png":
@@ -46,7 +56,7 @@ def cifar100(
 ) -> DataSet:
     """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels, from cifar-100-python.
 
-    Its files are pickles, which must have their official checksums whatever `verify` says.
+    Its files are pickles, which must have their official checksums whatever `verify` is.
     """
     copy = find_copy("cifar100", folder, verify)
     train = read_batches(copy, ("train",), "fine_labels", 100)
@@ -55,34 +65,65 @@ def cifar100(
 
 
 def read_batches(copy: Copy, files: tuple[str, ...], key: str, classes: int) -> Images:
-    """Images and labels of official batches, one after the other; `key` names the labels.
+    """Images and labels of the official batch files, concatenated; `key` is the name of the labels.
 
-    Raises `ValueError` for files without the official checksum, before anything in them is unpickled.
+    Raises `ValueError` for a file without its official checksum, before it is unpickled.
     """
     batches = [parse_batch(copy.read(file, pickled=True), str(copy.path / file), key, classes) for file in files]
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
-def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
-    """Images (n, 3, 32, 32) and labels (n,) of one official batch: a pickled dict with an array `data`, n × 3072.
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numbers, strings, lists, dicts and numpy arrays; raises `ValueError` for any other name.
 
-    Raises `ValueError` for a pickle of something else; `content` must have been compared with its checksum.
+    Byte strings of Python 2 become str.
+
+    >>> ArrayUnpickler(io.BytesIO(pickle.dumps({"labels": [3, 1]}, protocol=2)), "batch").load()
+    {'labels': [3, 1]}
+    >>> ArrayUnpickler(io.BytesIO(pickle.dumps(len, protocol=2)), "batch").load()
+    Traceback (most recent call last):
+    ValueError: expected: batch to be a pickle of numbers, strings, lists, dicts and numpy arrays.
+    got: the name __builtin__.len, which was not called.
+    try: Do not trust this file; download the official one.
+    """
+
+    def __init__(self, file: io.BytesIO, name: str) -> None:
+        super().__init__(file, encoding="latin-1")
+        self.name = name
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The object that a name in the pickle refers to."""
+        if f"{module}.{name}" not in ALLOWED:
+            raise ValueError(
+                explain(
+                    expected=f"{self.name} to be a pickle of numbers, strings, lists, dicts and numpy arrays.",
+                    got=f"the name {module}.{name}, which was not called.",
+                    hint="Do not trust this file; download the official one.",
+                )
+            )
+        return ALLOWED[f"{module}.{name}"]
+
+
+def parse_batch(content: bytes, name: str, key: str, classes: int) -> Images:
+    """Images (n, 3, 32, 32) and labels (n,) of one batch file: a pickled dict with an array `data`, n × 3072.
+
+    Compare `content` with its checksum first. Raises `ValueError` for a pickle of anything else.
     """
     batch = ArrayUnpickler(io.BytesIO(content), name).load()
     pixels, labels = (batch.get("data"), batch.get(key)) if isinstance(batch, dict) else (None, None)
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
-        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        got = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise ValueError(
-            explain(expected=f"{name} to hold an array 'data' of n × {PIXELS} bytes.", got=f"{found}.", hint=ADVICE)
+            explain(expected=f"{name} to hold an array 'data' of n × {PIXELS} bytes.", got=f"{got}.", hint=ADVICE)
         )
     images = torch.from_numpy(pixels).reshape(-1, *SHAPE)
     return images, _label_tensor(labels, len(images), classes, f"{name}: {key}")
 
 
 def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: int) -> Images:
-    """Images and labels from PNG sheets whose rows are images, and a JSON list of labels.
+    """Images and labels from PNG sheets, one image per row, and a JSON list of labels.
 
-    Raises `ValueError` for files that are something else.
+    Raises `ValueError` for files in another format.
     """
     images = torch.cat([parse_sheet(copy.read(sheet), str(copy.path / sheet)) for sheet in sheets])
     name = str(copy.path / labels_file)
@@ -97,7 +138,7 @@ def read_sheets(copy: Copy, sheets: tuple[str, ...], labels_file: str, classes: 
 
 
 def parse_sheet(content: bytes, name: str) -> Tensor:
-    """The images (n, 3, 32, 32) of a PNG of n rows and 1024 RGB pixels: red, green and blue of each pixel together."""
+    """The images (n, 3, 32, 32) in a PNG of n rows of 1024 RGB pixels, one image per row."""
     from PIL import Image
 
     try:
@@ -119,6 +160,6 @@ def _label_tensor(labels: Any, examples: int, classes: int, name: str) -> Tensor
         raise ValueError(
             explain(expected=f"{name} to be a list of whole numbers.", got=f"{type(labels).__name__}.", hint=ADVICE)
         )
-    found = torch.tensor(labels, dtype=torch.int64)
-    check_labels(found, examples, classes, name)
-    return found
+    tensor = torch.tensor(labels, dtype=torch.int64)
+    check_labels(tensor, examples, classes, name)
+    return tensor

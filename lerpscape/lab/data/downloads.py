@@ -1,4 +1,4 @@
-"""Official files from where they are published, when asked for and only then."""
+"""Downloads of official files; the only module that uses the network, and only when `get` is called."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
+from lerpscape.lab.data._copies import data_folder, find_copy, how_to_get, missing_files
 from lerpscape.lab.data.catalogue import ENTRIES, Download
-from lerpscape.lab.data.copies import data_folder, find_copy, how_to_get, missing_files
 
 
 def get(name: str, folder: str | Path | None = None, progress: bool | None = None) -> tuple[Path, bool]:
-    """Download an official data set below the data folder; the folder it is in, and whether anything was downloaded.
+    """Download an official data set below the data folder; returns its folder and whether anything was downloaded.
 
-    A copy that is there already and has the right checksums is not fetched again; a wrong one is never overwritten, it
-    has to be moved away. Every download is held against its published checksum before it
-    is unpacked. Needs pooch (`pip install "lerpscape[lab]"`) and a network.
+    An existing copy with the right checksums is not downloaded again; one with wrong checksums is never overwritten and
+    must be moved away. Every download is compared with its published checksum before it is unpacked. Needs pooch (`pip
+    install "lerpscape[lab]"`) and a network.
 
-    Raises `ConfigError` for a data set that is not published as a download, `OSError` where the network does not give
-    it, `ValueError` for a download, or a file in its place, with another checksum.
+    Raises `ConfigError` for a data set that has no download, `OSError` if the network fails, and `ValueError` for a
+    download or an existing file with a wrong checksum.
     """
-    published = [each for each, entry in ENTRIES.items() if entry.downloads]
+    published = [key for key, entry in ENTRIES.items() if entry.downloads]
     if name in ENTRIES and name not in published:
         raise ConfigError(
             explain(
@@ -39,26 +39,26 @@ def get(name: str, folder: str | Path | None = None, progress: bool | None = Non
         Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
     root = data_folder(folder)
     entry = ENTRIES[name]
-    wanted = all(missing_files(layout, root) for layout in entry.layouts)
-    for download in entry.downloads if wanted else ():
+    absent = all(missing_files(layout, root) for layout in entry.layouts)
+    for download in entry.downloads if absent else ():
         _fetch(download, root / entry.into, name, progress)
     copy = find_copy(name, root)
     for file in copy.layout.files:
         copy.read(file)
-    return copy.path, wanted
+    return copy.path, absent
 
 
 def _fetch(download: Download, target: Path, name: str, progress: bool | None) -> None:
-    pooch = optional("pooch", "lab")
+    pooch = import_optional("pooch", "lab")
     file = download.url.rpartition("/")[2]
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".download-") as workshop:
+    with tempfile.TemporaryDirectory(dir=target, prefix=".download-") as scratch:
         try:
             pooch.retrieve(
                 download.url,
                 download.checksum,
                 fname=file,
-                path=workshop,
+                path=scratch,
                 progressbar=sys.stderr.isatty() if progress is None else progress,
             )
         except ValueError as error:  # pooch compares checksums
@@ -69,16 +69,18 @@ def _fetch(download: Download, target: Path, name: str, progress: bool | None) -
                     hint=how_to_get(name),
                 )
             ) from error
-        except OSError as error:  # the errors of requests are among them
+        except OSError as error:  # includes the errors of requests
             raise OSError(
                 explain(
-                    expected=f"{download.url} to answer.", got=f"{error}.", hint=f"Try later, or: {how_to_get(name)}"
+                    expected=f"{download.url} to answer the request.",
+                    got=f"{error}.",
+                    hint=f"Try later, or: {how_to_get(name)}",
                 )
             ) from error
-        fetched = Path(workshop) / file
+        downloaded = Path(scratch) / file
         if file.endswith(".zip"):
-            shutil.unpack_archive(fetched, target)
+            shutil.unpack_archive(downloaded, target)
         elif file.endswith(".tar.gz"):
-            shutil.unpack_archive(fetched, target, filter="data")
+            shutil.unpack_archive(downloaded, target, filter="data")
         else:
-            fetched.replace(target / file)
+            downloaded.replace(target / file)

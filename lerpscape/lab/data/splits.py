@@ -1,4 +1,4 @@
-"""What is learnt from and tested on: examples held as they were stored, made into floats one batch at a time."""
+"""Splits of a data set: examples held as they are stored, converted to floats one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Transform: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set, in order.
+    """One part of a data set, such as the training examples, in a fixed order.
 
-    `inputs` hold one example per row: uint8 pixels, floats, or int64 tokens. Pixels become float32 when a batch is
-    taken: x / `white`, then (x − `mean`) / `std` per channel where these are given (shape (channels, 1, 1)). `targets`
-    are class numbers (n,), the next tokens (n, length), values (n, outputs), or None: the inputs themselves, flattened.
-    `classes` is the number of classes where targets are class numbers.
+    `inputs` hold one example per row: uint8 pixels, floats, or int64 tokens. `batch` converts pixels to float32:
+    x / `max_pixel`, then (x − `mean`) / `std` by channel, both (channels, 1, 1), if they are given. `targets` are class
+    numbers (n,), next tokens (n, length), values (n, outputs), or None for the flattened inputs. `classes` is the
+    number of classes if the targets are class numbers.
 
-    Raises `ValueError` for as many inputs as there are not targets.
+    Raises `ValueError` if the numbers of inputs and targets differ.
 
     >>> split = Split(torch.tensor([[[[0, 255]]], [[[51, 102]]]], dtype=torch.uint8), torch.tensor([1, 0]), classes=2)
     >>> images, labels = split.batch(torch.tensor([1]))
@@ -34,7 +34,7 @@ class Split:
 
     inputs: Tensor
     targets: Tensor | None
-    white: int = 255
+    max_pixel: int = 255
     mean: Tensor | None = None
     std: Tensor | None = None
     classes: int | None = None
@@ -53,21 +53,21 @@ class Split:
         return len(self.inputs)
 
     def batch(self, indices: Tensor | slice, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of some examples, pixels as normalised float32.
+        """Inputs and targets of some examples, with pixels as normalised float32.
 
-        `transform` changes the stored inputs before that, as augmentation does while training.
+        `transform`, such as an augmentation, is applied to the stored inputs first.
         """
         inputs = _rows(self.inputs, indices)
         if transform is not None:
             inputs = transform(inputs)
         if inputs.dtype == torch.uint8:
-            inputs = inputs.to(torch.float32).div_(self.white)
+            inputs = inputs.to(torch.float32).div_(self.max_pixel)
             if self.mean is not None and self.std is not None:
                 inputs.sub_(self.mean).div_(self.std)
         return inputs, inputs.flatten(1) if self.targets is None else _rows(self.targets, indices)
 
     def batches(self, size: int) -> Batches:
-        """All examples in order and unaugmented, `size` at a time: what measurement reads, as often as it wants.
+        """All examples in order, unaugmented, `size` at a time; can be read any number of times, as measurements do.
 
         >>> data = Split(torch.zeros(5, 2), torch.zeros(5, 1)).batches(2)
         >>> len(data), [len(inputs) for inputs, _ in data], [len(inputs) for inputs, _ in data]
@@ -76,35 +76,35 @@ class Split:
         return Batches(self, size)
 
     def subset(self, n: int, seed: int) -> Split:
-        """`n` examples drawn without replacement, in their old order; with one seed, smaller subsets lie in larger.
+        """`n` examples drawn without replacement, in their old order; subsets with one seed are nested.
 
-        Raises `ConfigError` where there are fewer examples.
+        Raises `ConfigError` if there are fewer examples.
         """
         if not 1 <= n <= len(self):
             raise ConfigError(
                 explain(
                     expected=f"a number of examples from 1 to {len(self)}.",
                     got=f"{n}.",
-                    hint="Ask for fewer, or for all.",
+                    hint="Choose a smaller number, or leave it out for all.",
                 )
             )
         chosen = torch.randperm(len(self), generator=_generator(seed))[:n].sort().values.to(self.inputs.device)
         return replace(self, inputs=self.inputs[chosen], targets=None if self.targets is None else self.targets[chosen])
 
     def corrupted(self, share: float, seed: int) -> Split:
-        """The same examples, round(`share` · n) of them with a label drawn uniformly from all classes.
+        """The same examples, with round(`share` · n) labels redrawn uniformly from all classes.
 
-        The label drawn may be the old one: at share 1 labels are independent of the inputs (Zhang et al. 2017). With
-        one seed, the examples changed by a smaller share are changed in the same way by a larger one.
+        The new label may equal the old one: at share 1, labels are independent of the inputs (Zhang et al. 2017). With
+        one seed, a larger share redraws the labels of a smaller one in the same way, and more.
 
-        Raises `ConfigError` for a share outside [0, 1], and for targets that are no class numbers.
+        Raises `ConfigError` for a share outside [0, 1], and if the targets are not class numbers.
         """
         if self.targets is None or self.classes is None:
             raise ConfigError(
                 explain(
                     expected="class labels to corrupt.",
                     got="a data set without classes.",
-                    hint="Leave the corruption out.",
+                    hint="Set label_noise = 0, or choose classes as targets.",
                 )
             )
         if not 0 <= share <= 1:
@@ -119,7 +119,7 @@ class Split:
         return replace(self, targets=targets)
 
     def to(self, device: torch.device | str) -> Split:
-        """The split on a device, where its batches are then made."""
+        """The split on a device; its batches are then created there."""
         moved = {
             name: value.to(device)
             for name in ("inputs", "targets", "mean", "std")
@@ -130,7 +130,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """A split as re-iterable data: (inputs, targets), in order, the last one with what is left."""
+    """A split as re-iterable batches (inputs, targets), in order; the last batch may be smaller."""
 
     split: Split
     size: int
@@ -151,11 +151,11 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A data set that can be learnt: its parts, what is to be done with it, and its shape.
+    """A data set: its splits, its task and the shape of its examples.
 
-    `inputs` is the shape of one example, () for sequences of tokens; `outputs` the number of classes, of values to be
-    predicted, or of tokens in the vocabulary. `facts` are numbers known about it: the Bayes error of a synthetic set,
-    the share of unknown words of a text.
+    `inputs` is the shape of one example, () for sequences of tokens; `outputs` is the number of classes, of predicted
+    values, or of tokens in the vocabulary. `facts` are known quantities, such as the Bayes error of a synthetic set or
+    the share of unknown words in a text.
     """
 
     name: str
@@ -170,7 +170,7 @@ class DataSet:
 
 
 def _rows(tensor: Tensor, indices: Tensor | slice) -> Tensor:
-    """Some rows: `index_select` takes a third of the time of brackets for shuffled images."""
+    """Some rows; `index_select` takes a third of the time of indexing for shuffled images."""
     if isinstance(indices, slice):
         return tensor[indices]
     return tensor.index_select(0, indices.to(tensor.device))

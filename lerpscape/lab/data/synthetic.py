@@ -1,4 +1,4 @@
-"""Data with known answers: what the best model reaches is a number in `facts`, not an estimate."""
+"""Synthetic data with a known optimum: the error or loss of the best model is a number in `facts`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def gaussian_blobs(
 ) -> DataSet:
     """Two classes, N(−μ, I) and N(μ, I) with ‖μ‖ = `distance` / 2 in a random direction, equally likely.
 
-    The best possible classifier is the sign of μ·x; its error is Φ(−`distance` / 2), `facts["bayes_error"]`. μ is
-    `facts["direction"]` · `distance` / 2. As many examples to test on as to train on.
+    The best classifier is the sign of μ·x; its error, `facts["bayes_error"]`, is Φ(−`distance` / 2). μ is
+    `facts["direction"]` · `distance` / 2. There are as many test as training examples.
 
     >>> f"{gaussian_blobs(distance=2.0).facts['bayes_error']:.4f}"
     '0.1587'
@@ -48,13 +48,13 @@ def teacher_classification(
     classes: Size = 3,
     seed: int = 0,
 ) -> DataSet:
-    """Normal inputs labelled by a linear teacher, y = argmax W x: a linear model can be right on all of them.
+    """Normal inputs labelled by a linear teacher, y = argmax W x, which a linear model can classify without error.
 
     W is `facts["teacher"]`, (classes, dimensions), with standard normal entries; the Bayes error is 0.
 
-    >>> found = teacher_classification()
-    >>> inputs, labels = found.test.batch(slice(None))
-    >>> bool(((inputs @ found.facts["teacher"].T).argmax(1) == labels).all())
+    >>> data = teacher_classification()
+    >>> inputs, labels = data.test.batch(slice(None))
+    >>> bool(((inputs @ data.facts["teacher"].T).argmax(1) == labels).all())
     True
     """
     generator = torch.Generator().manual_seed(seed)
@@ -79,8 +79,8 @@ def teacher_regression(
 ) -> DataSet:
     """Normal inputs and y = W x + `noise` · ε with ε ~ N(0, I): linear regression.
 
-    W is `facts["teacher"]`, (outputs, dimensions), with entries N(0, 1/dimensions). No model has an expected squared
-    error (summed over outputs) under outputs · noise², `facts["bayes_error"]`.
+    W is `facts["teacher"]`, (outputs, dimensions), with entries N(0, 1/dimensions). The smallest possible expected
+    squared error, summed over outputs, is outputs · noise², `facts["bayes_error"]`.
 
     >>> teacher_regression(outputs=2, noise=0.5).facts["bayes_error"]
     0.5
@@ -99,14 +99,14 @@ def teacher_regression(
 def markov_chain(
     folder: str | Path | None = None, *, examples: Size = 1000, length: Size = 35, vocabulary: Size = 8, seed: int = 0
 ) -> DataSet:
-    """Sequences of a stationary Markov chain over tokens: a language whose best loss is known.
+    """Sequences of a stationary Markov chain over tokens: a language with a known smallest loss.
 
-    Each row of the transition matrix P, `facts["transitions"]`, is drawn uniformly from all distributions. No model's
-    expected cross-entropy per token is under the entropy rate −Σ_i π_i Σ_j P_ij log P_ij (nats), where π P = π:
-    `facts["entropy_rate"]`. Every sequence starts from π, and positions after its first token depend on that token.
+    Each row of the transition matrix P, `facts["transitions"]`, is drawn uniformly from all distributions. The smallest
+    possible expected cross-entropy per token is the entropy rate −Σ_i π_i Σ_j P_ij log P_ij (nats), with π P = π, in
+    `facts["entropy_rate"]`. The first token of every sequence is drawn from π.
 
-    >>> found = markov_chain(vocabulary=2)
-    >>> found.train.inputs.shape, bool(0 < found.facts["entropy_rate"] < 0.6932)
+    >>> data = markov_chain(vocabulary=2)
+    >>> data.train.inputs.shape, bool(0 < data.facts["entropy_rate"] < 0.6932)
     (torch.Size([1000, 35]), True)
     """
     generator = torch.Generator().manual_seed(seed)

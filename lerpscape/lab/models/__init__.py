@@ -1,4 +1,4 @@
-"""Networks by name, plain modules all of them; or by a factory of your own."""
+"""Networks by name, each a plain torch module, or by a factory of your own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lerpscape.base.errors import ConfigError, explain
-from lerpscape.base.names import named, unknown_name
+from lerpscape.base.names import import_object, unknown_name
 from lerpscape.lab.models.alexnet import alexnet
 from lerpscape.lab.models.autoencoders import autoencoder, linear_autoencoder
 from lerpscape.lab.models.fully_connected import fully_connected
@@ -34,15 +34,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **options: Any) -> nn.Module:
-    """A fresh network by name, the same bits for the same seed; the caller's random generators are left alone.
+    """Build a network by name; the same seed gives the same bits, and the caller's random generators do not change.
 
     `inputs` is the shape of one example: (1, 28, 28), (8, 8), () for sequences of tokens. `outputs` is the number of
     classes, of reconstructed values, or of tokens in the vocabulary. `options` are the factory's keyword arguments. A
-    name with a colon is a factory of your own, `package.module:factory`: it is called with the options, and with
-    inputs and outputs where its signature has them, and draws its weights from torch's generator.
+    name with a colon, `package.module:factory`, is a factory of your own: it is called with the options, and with
+    `inputs` and `outputs` if its signature has them, and must draw its weights from torch's generator.
 
-    Raises `ConfigError` for an unknown name or option, with the nearest, for an option of another type or one that is
-    missing, and for a factory that gives no module.
+    Raises `ConfigError` for an unknown name or option (suggesting the nearest), for a missing option or one of the
+    wrong type, and for a factory that does not return a module.
 
     >>> build("fully_connected", inputs=(8, 8), outputs=10, seed=0, widths=(16,), activation="tanh")
     Sequential(
@@ -55,17 +55,17 @@ def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **opti
     factory = _factory(name)
     sizes = {"inputs": tuple(inputs), "outputs": outputs}
     check_options(name, factory, options, given=sizes)
-    wanted = inspect.signature(factory).parameters
+    parameters = inspect.signature(factory).parameters
     with torch.random.fork_rng(devices=[]):
-        # The generator of the CPU alone: torch.manual_seed would also reset those of other devices.
+        # Seeds the CPU generator only; torch.manual_seed would also reset those of other devices.
         torch.default_generator.manual_seed(seed)
-        model = factory(**{key: value for key, value in sizes.items() if key in wanted}, **options)
+        model = factory(**{key: value for key, value in sizes.items() if key in parameters}, **options)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             explain(
                 expected=f"a torch module from {name!r}.",
                 got=f"{type(model).__name__}.",
-                hint="Return the network that it builds.",
+                hint="Let the factory return the network.",
             )
         )
     return model
@@ -77,14 +77,15 @@ def _factory(name: str) -> Callable[..., Any]:
             raise ConfigError(unknown_name("model", name, MODELS) + " A factory of your own is package.module:factory.")
         return MODELS[name]
     try:
-        found = named(name)
+        factory = import_object(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not callable(found) or isinstance(found, nn.Module):
+    if not callable(factory) or isinstance(factory, nn.Module):
         raise ConfigError(
             explain(
-                expected=f"a function {name}.", got=f"{type(found).__name__}.", hint="Name what builds the network."
+                expected=f"{name} to be a function.",
+                got=f"an object of type {type(factory).__name__}.",
+                hint="Give the name of the function that builds the network.",
             )
         )
-    factory: Callable[..., Any] = found
-    return factory
+    return factory  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Activations by name; GroupSort, which sorts instead of bending."""
+"""Activations by name, GroupSort among them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lerpscape.base.names import unknown_name
 
 
 class GroupSort(nn.Module):
-    """Sorts the features within groups of `size` neighbours: 1-Lipschitz, and every norm is preserved.
+    """Sorts the features in groups of `size` neighbours; 1-Lipschitz, and preserves every norm.
 
-    The features, or channels, are dimension 1. Size 2 is the MaxMin activation, the whole layer is FullSort (Anil,
-    Lucas & Grosse 2019, "Sorting out Lipschitz function approximation").
+    The features, or channels, are dimension 1. Size 2 is MaxMin; the size of the whole layer is FullSort (Anil, Lucas &
+    Grosse 2019, "Sorting out Lipschitz function approximation").
 
     Raises `ConfigError` for a size under 2.
 
@@ -27,12 +27,12 @@ class GroupSort(nn.Module):
         super().__init__()
         if size < 2:
             raise ConfigError(
-                explain(expected="groups of at least 2 features.", got=f"size={size}.", hint="2 is MaxMin.")
+                explain(expected="groups of at least 2 features.", got=f"size={size}.", hint="Use 2 (MaxMin) or more.")
             )
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs shaped like `x`, whose number of features must be a multiple of the group's size."""
+        """Outputs shaped like `x`, whose number of features must be a multiple of the group size."""
         groups = torch.unflatten(x, 1, (-1, self.size))
         return torch.sort(groups, dim=2).values.flatten(1, 2)
 
@@ -48,9 +48,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_layer(name: str, features: int) -> nn.Module:
-    """A new activation for so many features or channels.
+    """A new activation layer for this number of features or channels.
 
-    Raises `ConfigError` for an unknown name, and for an odd number of features under GroupSort.
+    Raises `ConfigError` for an unknown name, and for GroupSort on an odd number of features.
 
     >>> activation_layer("tanh", 8)
     Tanh()
@@ -61,7 +61,7 @@ def activation_layer(name: str, features: int) -> nn.Module:
     if isinstance(layer, GroupSort) and features % layer.size:
         raise ConfigError(
             explain(
-                expected=f"a multiple of {layer.size} features in every layer, which GroupSort sorts in groups.",
+                expected=f"a multiple of {layer.size} features in every layer, for the groups of GroupSort.",
                 got=f"{features} features.",
                 hint="Choose an even width.",
             )

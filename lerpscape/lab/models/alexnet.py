@@ -1,4 +1,4 @@
-"""AlexNet in the size for CIFAR: five convolutions and one linear layer."""
+"""AlexNet for CIFAR: five convolutions and one linear layer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lerpscape.lab.models._shapes import image_shape
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import initialise, keep_biases
-from lerpscape.lab.models.shapes import image_shape
 from lerpscape.lab.options import Size
 
-# Channels in units of the width, kernel, stride, padding, and whether a 2 × 2 maximum follows.
+# Channels in units of the width, kernel, stride, padding, and whether 2 × 2 max pooling follows.
 CONVOLUTIONS = ((1, 11, 4, 5, True), (3, 5, 1, 2, True), (6, 3, 1, 1, False), (4, 3, 1, 1, False), (4, 3, 1, 1, True))
 
 
@@ -29,9 +29,9 @@ def alexnet(
     """Convolutions of 64, 192, 384, 256 and 256 channels, without the two wide linear layers (Krizhevsky et al. 2012).
 
     2,472,266 parameters for CIFAR-10; batch norm after each convolution adds 2,304. `width` is the number of channels
-    of the first convolution and scales the others; further options as in `fully_connected`.
+    of the first convolution and scales the others; the other options are those of `fully_connected`.
 
-    Raises `ConfigError` for images under 29 × 29, of which nothing is left.
+    Raises `ConfigError` for images smaller than 29 × 29, which the pooling would reduce to nothing.
 
     >>> sum(p.numel() for p in alexnet((3, 32, 32), 10).parameters())
     2472266

@@ -1,4 +1,4 @@
-"""Autoencoders: the image through a narrow code and back, flattened, with a linear output."""
+"""Autoencoders: fully connected networks with a narrow code layer and a linear, flattened output."""
 
 from __future__ import annotations
 
@@ -24,17 +24,25 @@ def autoencoder(
     init: str = "default",
     init_scale: float = 1.0,
 ) -> nn.Sequential:
-    """The encoder's `widths`, the code, and the widths backwards: n-512-code-512-n as it comes.
+    """Hidden layers of the given widths, the code, and the widths in reverse: n-512-code-512-n by default.
 
-    The activation follows every hidden layer, the code among them; the output is linear. Options as in
+    The activation follows every hidden layer including the code; the output is linear. The other options are those of
     `fully_connected`.
 
-    Raises `ConfigError` where the outputs are not as many as the values of an example.
+    Raises `ConfigError` if the number of outputs differs from the number of values of an example.
 
     >>> sum(p.numel() for p in autoencoder((1, 28, 28), 784, code=100).parameters())
     907124
     """
-    _as_many(inputs, outputs)
+    values = math.prod(inputs)
+    if outputs != values:
+        raise ConfigError(
+            explain(
+                expected=f"as many outputs as an example of shape {tuple(inputs)} has values ({values}).",
+                got=f"{outputs}.",
+                hint="Load the data for reconstruction: reconstruct = true.",
+            )
+        )
     return fully_connected(
         inputs,
         outputs,
@@ -57,9 +65,9 @@ def linear_autoencoder(
     init: str = "default",
     init_scale: float = 1.0,
 ) -> nn.Sequential:
-    """An autoencoder without activations, n-code-n and without biases as it comes.
+    """An autoencoder without activations; n-code-n without biases by default.
 
-    Raises `ConfigError` where the outputs are not as many as the values of an example.
+    Raises `ConfigError` if the number of outputs differs from the number of values of an example.
 
     >>> linear_autoencoder((8, 8), 64, code=5)
     Sequential(
@@ -78,15 +86,3 @@ def linear_autoencoder(
         init=init,
         init_scale=init_scale,
     )
-
-
-def _as_many(inputs: Sequence[int], outputs: int) -> None:
-    values = math.prod(inputs)
-    if outputs != values:
-        raise ConfigError(
-            explain(
-                expected=f"as many outputs as an example of shape {tuple(inputs)} has values ({values}).",
-                got=f"{outputs}.",
-                hint="Load the data for reconstruction: reconstruct=true.",
-            )
-        )

@@ -28,13 +28,13 @@ def fully_connected(
     init_scale: float = 1.0,
     parametrization: str = "standard",
 ) -> nn.Sequential:
-    """Hidden layers of the given widths, each linear, then batch norm where asked for, then the activation.
+    """Hidden layers of the given widths: linear, batch norm if `batch_norm`, activation; then a linear output layer.
 
     Parameters: Σ (n + 1) m over neighbouring sizes n, m, and 2 m for each batch norm; 784-1024-1024-10 has 1,863,690.
     `activation`: relu, sigmoid, tanh, gelu, identity, groupsort. `biases`: all, last, none. `init` and `init_scale`
     are those of `initialise`, `parametrization` standard or ntk (see `NTKLinear`).
 
-    Raises `ConfigError` for words that are not known.
+    Raises `ConfigError` for an unknown word in one of these options.
 
     >>> sum(p.numel() for p in fully_connected((1, 28, 28), 10, widths=(1024, 1024)).parameters())
     1863690

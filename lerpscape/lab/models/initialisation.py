@@ -1,4 +1,4 @@
-"""What a network starts from: initialisations by name, their scale, and which layers have a bias."""
+"""Initialisations by name and scale, the NTK parametrisation, and which layers have a bias."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lerpscape.base.names import unknown_name
 
 INITIALISATIONS = ("default", "xavier", "kaiming", "sparse")
 BIASES = ("all", "last", "none")
-CONNECTIONS = 15  # of a unit under "sparse": Martens 2010
+SPARSE_CONNECTIONS = 15  # incoming connections of a unit with init="sparse" (Martens 2010)
 NTK_BIAS = 0.1
 
 
 class NTKLinear(nn.Module):
-    """x ↦ W x / √inputs + 0.1 b with every entry of W and b from N(0, 1): the NTK parametrisation.
+    """The NTK parametrisation x ↦ W x / √inputs + 0.1 b, with every entry of W and b from N(0, 1).
 
-    The factor 0.1 is β of Jacot, Gabriel & Hongler 2018, who train with it.
+    The factor 0.1 is β in Jacot, Gabriel & Hongler (2018).
 
     >>> NTKLinear(4, 3)(torch.zeros(2, 4)).shape
     torch.Size([2, 3])
@@ -48,7 +48,7 @@ class NTKLinear(nn.Module):
 
 
 def weighted_layers(model: nn.Module) -> list[nn.Module]:
-    """Every linear and convolutional layer, in the order of the module.
+    """All linear and convolutional layers, in the order of `model.modules()`.
 
     >>> weighted_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     [Linear(in_features=2, out_features=2, bias=True)]
@@ -57,11 +57,11 @@ def weighted_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def keep_biases(model: nn.Module, which: str) -> None:
-    """Leave biases in all linear and convolutional layers, in the last or in none (Wang, Wang, Zhou & Ge 2022).
+    """Keep the biases of all linear and convolutional layers, of the last only, or none (Wang, Wang, Zhou & Ge 2022).
 
-    The shift of a batch-norm layer is none of these, and stays.
+    The shift of a batch-norm layer is not affected.
 
-    Raises `ConfigError` for another word.
+    Raises `ConfigError` for another value of `which`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     >>> keep_biases(model, "last")
@@ -77,15 +77,15 @@ def keep_biases(model: nn.Module, which: str) -> None:
 
 
 def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
-    """Draw the weights of every linear and convolutional layer anew, then multiply them and the biases by `scale`.
+    """Redraw the weights of every linear and convolutional layer, then multiply weights and biases by `scale`.
 
-    * `default`: as torch does, weights and biases from U(−1/√n, 1/√n), n incoming connections.
+    * `default`: torch's own, weights and biases from U(−1/√n, 1/√n) with n incoming connections; not redrawn.
     * `xavier`: weights from U(−a, a), a = √(6 / (incoming + outgoing)), biases 0 (Glorot & Bengio 2010).
     * `kaiming`: weights from N(0, 2/n), biases 0 (He et al. 2015).
     * `sparse`: 15 incoming weights of each unit from N(0, 1), all others and the biases 0 (Martens 2010).
 
-    Raises `ConfigError` for another word, a scale that is not positive, and a word other than `default` for layers in
-    NTK parametrisation, which have an initialisation of their own.
+    Raises `ConfigError` for another name, a scale that is not positive, and a name other than `default` for layers in
+    NTK parametrisation, which have their own initialisation.
 
     >>> layer = nn.Linear(40, 2)
     >>> initialise(layer, "sparse")
@@ -127,6 +127,6 @@ def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
 
 def _sparse(weight: Tensor) -> None:
     incoming = weight.flatten(1)
-    kept = torch.rand(incoming.shape).argsort(dim=1)[:, :CONNECTIONS]
-    drawn = torch.zeros_like(incoming).scatter_(1, kept, torch.randn(kept.shape))
+    connected = torch.rand(incoming.shape).argsort(dim=1)[:, :SPARSE_CONNECTIONS]
+    drawn = torch.zeros_like(incoming).scatter_(1, connected, torch.randn(connected.shape))
     weight.copy_(drawn.view_as(weight))

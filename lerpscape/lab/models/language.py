@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lerpscape.base.errors import ConfigError, explain
-from lerpscape.lab.models.shapes import sequence_shape
+from lerpscape.lab.models._shapes import sequence_shape
 from lerpscape.lab.options import Size
 
-REACH = 0.1  # embeddings and the last layer begin in U(−0.1, 0.1)
+INIT_BOUND = 0.1  # embeddings and the last layer are drawn from U(−0.1, 0.1)
 
 
-class Recurrent(nn.Module):
-    """Embedding, LSTM, linear layer; every sequence begins from the state 0, so that order does not matter."""
+class LSTMModel(nn.Module):
+    """Embedding, LSTM, linear layer; every sequence starts from state 0, so the order of examples does not matter."""
 
     def __init__(self, vocabulary: int, width: int, depth: int) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class Recurrent(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """softmax(Q Kᵀ / √d) V over the positions so far, in several heads, written out.
+    """Multi-head attention softmax(Q Kᵀ / √d) V over the current and earlier positions.
 
-    Written out, because torch's fused attention has no forward-mode derivative on the CPU; at the lengths of these
-    models it is no slower.
+    Does not use torch's fused attention, which has no forward-mode derivative on the CPU and is not faster at the
+    lengths of these models.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -72,7 +72,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embedding times √width plus sines and cosines of the position, layers, linear layer."""
+    """Embedding times √width plus sines and cosines of the position, Transformer layers, linear layer."""
 
     frequencies: Tensor
 
@@ -97,17 +97,17 @@ def lstm(inputs: Sequence[int], outputs: int, *, width: Size = 200, depth: Size 
     """An LSTM of `depth` layers (Hochreiter & Schmidhuber 1997) as a language model of `outputs` tokens.
 
     Parameters: V w for the embedding, 8 w (w + 1) for each layer, V (w + 1) for the last. torch's fused LSTM kernel has
-    no forward-mode derivative on the CPU: called under `torch.func.jvp` this model raises `NotImplementedError`, while
-    `lerpscape.profile` and `gauss_length` switch the kernel off and differentiate it.
+    no forward-mode derivative on the CPU: under `torch.func.jvp` this model raises `NotImplementedError`, whereas
+    `lerpscape.profile` and `gauss_length` switch the kernel off and differentiate the model.
 
-    Raises `ConfigError` for examples that are no sequences of tokens.
+    Raises `ConfigError` for examples that are not sequences of tokens.
 
     >>> lstm((), 50, width=8)(torch.zeros(3, 5, dtype=torch.long)).shape
     torch.Size([3, 5, 50])
     """
     sequence_shape(inputs, "lstm")
-    model = Recurrent(outputs, width, depth)
-    _begin(model.embedding, model.read)
+    model = LSTMModel(outputs, width, depth)
+    _initialise(model.embedding, model.read)
     return model
 
 
@@ -119,8 +119,8 @@ def transformer(
     Parameters: V w for the embedding, 4 w (w + 1) + h (w + 1) + w (h + 1) + 4 w for each layer, V (w + 1) for the last;
     h is `hidden`, the width inside a layer's two-layer network. Sequences may have any length.
 
-    Raises `ConfigError` for examples that are no sequences of tokens, an odd width and one that the heads do not share
-    evenly.
+    Raises `ConfigError` for examples that are not sequences of tokens, and for a width that is odd or not a multiple of
+    `heads`.
 
     >>> transformer((), 50, width=8)(torch.zeros(3, 5, dtype=torch.long)).shape
     torch.Size([3, 5, 50])
@@ -129,17 +129,17 @@ def transformer(
     if width % heads or width % 2:
         raise ConfigError(
             explain(
-                expected="an even width, a multiple of the heads.",
+                expected="an even width that is a multiple of heads.",
                 got=f"width={width}, heads={heads}.",
-                hint="200 and 2 fit.",
+                hint="Use width=200 and heads=2, for example.",
             )
         )
     model = Transformer(outputs, width, depth, heads, hidden)
-    _begin(model.embedding, model.read)
+    _initialise(model.embedding, model.read)
     return model
 
 
-def _begin(embedding: nn.Embedding, read: nn.Linear) -> None:
-    nn.init.uniform_(embedding.weight, -REACH, REACH)
-    nn.init.uniform_(read.weight, -REACH, REACH)
+def _initialise(embedding: nn.Embedding, read: nn.Linear) -> None:
+    nn.init.uniform_(embedding.weight, -INIT_BOUND, INIT_BOUND)
+    nn.init.uniform_(read.weight, -INIT_BOUND, INIT_BOUND)
     nn.init.zeros_(read.bias)

@@ -1,4 +1,4 @@
-"""VGG in the size for CIFAR: blocks of 3 × 3 convolutions and one linear layer."""
+"""VGG for CIFAR: blocks of 3 × 3 convolutions and one linear layer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 from lerpscape.base.errors import ConfigError
 from lerpscape.base.names import unknown_name
+from lerpscape.lab.models._shapes import image_shape
 from lerpscape.lab.models.activations import activation_layer
 from lerpscape.lab.models.initialisation import initialise, keep_biases
-from lerpscape.lab.models.shapes import image_shape
 from lerpscape.lab.options import Size
 
-# Convolutions in each of the five blocks, whose channels are 1, 2, 4, 8 and 8 times the width.
+# Number of convolutions in each of the five blocks; their channels are MULTIPLES times the width.
 BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 MULTIPLES = (1, 2, 4, 8, 8)
 
@@ -30,13 +30,13 @@ def vgg(
     init: str = "kaiming",
     init_scale: float = 1.0,
 ) -> nn.Sequential:
-    """Five blocks of convolutions, each closed by a 2 × 2 maximum, and one linear layer (Simonyan & Zisserman 2015).
+    """Five blocks of convolutions with 2 × 2 max pooling, and one linear layer (Simonyan & Zisserman 2015).
 
     For CIFAR-10, depth 16 has 14,719,818 parameters and depth 19 has 20,029,514; batch norm after each convolution adds
-    8,448 and 11,008. `depth` is 11, 13, 16 or 19, `width` the number of channels of the first block; further options as
-    in `fully_connected`, but for the initialisation: torch's default divides the variance by 6 at every ReLU layer.
+    8,448 and 11,008. `depth` is 11, 13, 16 or 19, `width` the number of channels of the first block; the other options
+    are those of `fully_connected`, but `init` is kaiming: torch's default divides the variance by 6 at each ReLU layer.
 
-    Raises `ConfigError` for images under 32 × 32 and for other depths.
+    Raises `ConfigError` for images smaller than 32 × 32 and for other depths.
 
     >>> sum(p.numel() for p in vgg((3, 32, 32), 10, depth=11, width=8).parameters())
     145210

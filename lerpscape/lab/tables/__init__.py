@@ -1,1 +1,1 @@
-"""Tables of the runs in a store: records, groups, formats and pictures."""
+"""Tables of the runs in a store: records, tables, text formats and figures."""

@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX (booktabs) or CSV; every format shows n and the notes."""
+"""Text formats of a table: plain text, Markdown, LaTeX (booktabs) and CSV; every one shows n and the notes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lerpscape.lab.tables.tables import Cell, Table, field_word
+from lerpscape.lab.tables.table import Cell, Table, field_label
 
-NOTHING = "—"
+EMPTY = "—"
 
 
 def as_text(table: Table) -> str:
@@ -31,7 +31,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A table environment for LaTeX with booktabs; compiles with pdfLaTeX."""
+    """A LaTeX table environment that uses booktabs; compiles with pdfLaTeX."""
     lines = [[_latex(cell) for cell in line] for line in _grid(table)]
     left = len(table.layout.rows)
     head, *body = [" & ".join(line) + r" \\" for line in lines]
@@ -56,7 +56,7 @@ def as_latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """One line for each cell: row and column fields, value, interval, n; notes as comments at the end."""
+    """One line for each cell: row and column fields, value, interval, n; the notes follow as comments."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     layout = table.layout
@@ -65,7 +65,7 @@ def as_csv(table: Table) -> str:
         for column in table.columns:
             cell = table.cells.get((row, column))
             numbers = ["", "", "", 0] if cell is None else [cell.value, cell.lower, cell.upper, cell.n]
-            writer.writerow([*map(value_word, row), *map(value_word, column), *numbers])
+            writer.writerow([*map(value_label, row), *map(value_label, column), *numbers])
     out.writelines(f"# {note}\n" for note in table.notes)
     return out.getvalue().rstrip("\n")
 
@@ -79,36 +79,36 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def _grid(table: Table) -> list[list[str]]:
-    names = ", ".join(field_word(name) for name in table.layout.columns)
-    heads = [", ".join(map(value_word, column)) for column in table.columns]
+    names = ", ".join(field_label(name) for name in table.layout.columns)
+    heads = [", ".join(map(value_label, column)) for column in table.columns]
     first = [f"{names} = {heads[0]}", *heads[1:]] if heads else []
-    lines = [[*(field_word(name) for name in table.layout.rows), *first]]
+    lines = [[*(field_label(name) for name in table.layout.rows), *first]]
     for row in table.rows:
-        cells = [_cell(table.cells.get((row, column)), table) for column in table.columns]
-        lines.append([*map(value_word, row), *cells])
+        cells = [_cell_text(table.cells.get((row, column)), table) for column in table.columns]
+        lines.append([*map(value_label, row), *cells])
     return lines
 
 
-def _cell(cell: Cell | None, table: Table) -> str:
+def _cell_text(cell: Cell | None, table: Table) -> str:
     if cell is None:
-        return NOTHING
+        return EMPTY
     if table.layout.kind == "share":
         return f"{cell.hits}/{cell.n} [{100 * cell.lower:.0f}, {100 * cell.upper:.0f}] %"
-    reach = "" if math.isnan(cell.upper) else f" ± {cell.upper - cell.value:.1g}"
-    return f"{cell.value:.3g}{reach} (n={cell.n})"
+    error = "" if math.isnan(cell.upper) else f" ± {cell.upper - cell.value:.1g}"
+    return f"{cell.value:.3g}{error} (n={cell.n})"
 
 
-def value_word(value: Any) -> str:
-    """A value of a field, as a reader wants it: equal widths as 1024×3, nothing as a dash.
+def value_label(value: Any) -> str:
+    """The label of a field's value: equal widths as 1024×3, None as a dash.
 
-    >>> value_word((64, 64)), value_word((64, 8)), value_word(True), value_word(None), value_word(0.1)
+    >>> value_label((64, 64)), value_label((64, 8)), value_label(True), value_label(None), value_label(0.1)
     ('64×2', '64-8', 'yes', '—', '0.1')
     """
     if isinstance(value, tuple) and value:
         return f"{value[0]}×{len(value)}" if len({*value}) == 1 else "-".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return EMPTY if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _LATEX = {

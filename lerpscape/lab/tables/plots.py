@@ -1,4 +1,4 @@
-"""Pictures of many runs: heat maps of a table, and all curves by group."""
+"""Figures of many runs: the heat map of a table, and all loss curves by group."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.lab.tables.formats import value_word
+from lerpscape.lab.tables.formats import value_label
 from lerpscape.lab.tables.records import Record
-from lerpscape.lab.tables.tables import Layout, Table, counts, field_word
+from lerpscape.lab.tables.table import Layout, Table, field_label, is_counted
 from lerpscape.plots.style import style
 
 
 def heat_map(table: Table) -> Figure:
-    """The cells of a table as colours with their numbers; white where no run counts."""
+    """The cells of a table as colours with their numbers; an empty cell is white."""
     values = table.values()
     with style():
         figure = Figure(figsize=(1.6 + 0.8 * len(table.columns), 1.5 + 0.45 * len(table.rows)), layout="constrained")
@@ -23,10 +23,10 @@ def heat_map(table: Table) -> Figure:
         high = 1.0 if table.layout.kind == "share" else float(np.nanmax(values, initial=0.0))
         low = min(0.0, float(np.nanmin(values, initial=0.0)))
         image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto", vmin=low, vmax=high or 1.0)
-        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_word, key)) for key in table.columns])
-        ax.set_yticks(range(len(table.rows)), [", ".join(map(value_word, key)) for key in table.rows])
-        ax.set_xlabel(", ".join(field_word(name) for name in table.layout.columns))
-        ax.set_ylabel(", ".join(field_word(name) for name in table.layout.rows))
+        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_label, key)) for key in table.columns])
+        ax.set_yticks(range(len(table.rows)), [", ".join(map(value_label, key)) for key in table.rows])
+        ax.set_xlabel(", ".join(field_label(name) for name in table.layout.columns))
+        ax.set_ylabel(", ".join(field_label(name) for name in table.layout.rows))
         ax.set_title(table.title, fontsize="medium")
         ax.spines[:].set_visible(False)
         for (row, column), value in np.ndenumerate(values):
@@ -40,13 +40,13 @@ def heat_map(table: Table) -> Figure:
 
 
 def curves(records: Sequence[Record], layout: Layout, counts_below: float | None = None) -> Figure:
-    """Every loss curve that counts, one panel for each combination of `layout.rows`; curves that rise in red."""
+    """The loss curve of every counted run, a panel for each combination of `layout.rows`; rising curves in red."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if counts(record, counts_below, layout.part):
+        if is_counted(record, counts_below, layout.part):
             flat = record.config.flat()
-            words = (_panel_word(name, flat.get(name)) for name in layout.rows)
-            groups.setdefault(" · ".join(words), []).append(record)
+            labels = (_panel_label(name, flat.get(name)) for name in layout.rows)
+            groups.setdefault(" · ".join(labels), []).append(record)
     with style():
         across = min(3, max(1, len(groups)))
         down = max(1, -(-len(groups) // across))
@@ -69,7 +69,7 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
     return figure
 
 
-def _panel_word(name: str, value: Any) -> str:
-    """A value that speaks for itself, or with its field: sgd, but batch_norm yes."""
-    word = value_word(tuple(value) if isinstance(value, list) else value)
-    return word if isinstance(value, str) else f"{field_word(name)} {word}"
+def _panel_label(name: str, value: Any) -> str:
+    """The label of a value, preceded by its field unless the value is a word: sgd, but batch_norm yes."""
+    label = value_label(tuple(value) if isinstance(value, list) else value)
+    return label if isinstance(value, str) else f"{field_label(name)} {label}"

@@ -1,18 +1,16 @@
-"""What a store holds about each run of a sweep, as one row; tables, figures and exports start here. No torch."""
+"""Records: what a store holds about each run, the input of tables, figures and exports. Does not import torch."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lerpscape.base.saving import optional
+from lerpscape.base.saving import import_optional
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.lab.config import RunConfig
-from lerpscape.lab.files import entries
 from lerpscape.lab.store import RunFolder, State, Store
 from lerpscape.lab.sweep import Sweep
 from lerpscape.profiles.results import Profile
@@ -20,11 +18,11 @@ from lerpscape.profiles.results import Profile
 
 @dataclass(frozen=True)
 class Record:
-    """One run: its configuration, its state, and what was measured, by part ("train", "held-out").
+    """One run: its configuration, its state, and its profiles by part of the data ("train", "held-out").
 
-    `epochs` were trained (fewer than asked for where training stopped early or diverged), `training_loss` is the mean
-    loss of the last one as training saw it, None for runs that are not trained. `gauss` is None where it was not asked
-    for, and where the outputs overflow.
+    `epochs` is the number of epochs trained (fewer than configured if training stopped early or diverged) and
+    `training_loss` the mean training loss of the last one, both None for untrained runs. `gauss` is None if it was not
+    measured, or if the outputs overflow.
     """
 
     config: RunConfig
@@ -37,15 +35,15 @@ class Record:
 
     @property
     def final_loss(self) -> float | None:
-        """Training loss of the trained network, L(1) of the measured line; None where there is none."""
-        found = self.profiles.get("train")
-        return None if found is None else float(found.loss[-1])
+        """Training loss of the trained network, L(1) on the measured line; None if it was not measured."""
+        profile = self.profiles.get("train")
+        return None if profile is None else float(profile.loss[-1])
 
     def row(self, part: str) -> dict[str, Any]:
-        """Configuration and readings of one part under plain names, for a data frame."""
-        found: dict[str, Any] = {"run": self.config.name, "measure": self.config.measure_key, "part": part}
-        found |= {name: _cell(value) for name, value in self.config.flat().items()}
-        found |= {
+        """Configuration and readings of one part by column name, as one row of a data frame."""
+        row: dict[str, Any] = {"run": self.config.name, "measure": self.config.measure_key, "part": part}
+        row |= {name: _column_value(value) for name, value in self.config.flat().items()}
+        row |= {
             "state": self.state,
             "epochs": self.epochs,
             "training_loss": self.training_loss,
@@ -53,28 +51,28 @@ class Record:
         }
         profile = self.profiles.get(part)
         if profile is None:
-            return found
-        found |= {"examples": profile.examples, "unit": profile.unit, "invalid_points": len(profile.invalid)}
-        found |= {"initial_loss": float(profile.loss[0]), "final_loss": float(profile.loss[-1])}
+            return row
+        row |= {"examples": profile.examples, "unit": profile.unit, "invalid_points": len(profile.invalid)}
+        row |= {"initial_loss": float(profile.loss[0]), "final_loss": float(profile.loss[-1])}
         if profile.accuracy is not None:
-            found["final_accuracy"] = float(profile.accuracy[-1])
+            row["final_accuracy"] = float(profile.accuracy[-1])
         if not profile.invalid:
-            found |= profile.readings().values()
-            found |= {"distance": profile.distance, "relative_distance": profile.relative_distance}
+            row |= profile.readings().values()
+            row |= {"distance": profile.distance, "relative_distance": profile.relative_distance}
         if part == "train" and self.gauss is not None:
-            found |= {"gauss_length": float(self.gauss.mean), "gauss_examples": len(self.gauss.per_example)}
-        found |= {"alpha": profile.alphas.tolist(), "loss": profile.loss.tolist()}
-        found["accuracy"] = None if profile.accuracy is None else profile.accuracy.tolist()
-        return found
+            row |= {"gauss_length": float(self.gauss.mean), "gauss_examples": len(self.gauss.per_example)}
+        row |= {"alpha": profile.alphas.tolist(), "loss": profile.loss.tolist()}
+        row["accuracy"] = None if profile.accuracy is None else profile.accuracy.tolist()
+        return row
 
 
-def records(sweep: Sweep, store: Store) -> list[Record]:
-    """One record for each run of a sweep, in its order, whatever state it is in."""
+def sweep_records(sweep: Sweep, store: Store) -> list[Record]:
+    """One record for each run of a sweep, in the sweep's order, finished or not."""
     return [read_record(store.run(config)) for config in sweep.runs]
 
 
 def read_record(folder: RunFolder) -> Record:
-    """What a store holds about one run."""
+    """The record of one run."""
     state = folder.state
     if state == "failed":
         return Record(folder.config, state, {}, error=str(folder.read_json("failed.json")["error"]))
@@ -95,40 +93,24 @@ def read_record(folder: RunFolder) -> Record:
     return Record(folder.config, state, profiles, gauss, epochs, loss)
 
 
-def stored(store: Store) -> list[Record]:
-    """One record for each measurement of each run in a store, whichever sweep it came from."""
-    found = []
-    for name in store.names():
-        run = store.root / "runs" / name
-        if not (run / "config.json").exists():
-            continue
-        trained = json.loads((run / "config.json").read_bytes())
-        measures: list[dict[str, Any]] = [
-            json.loads((run / "measured" / key / "config.json").read_bytes()) for key in entries(run / "measured")
-        ]
-        for measure in measures or [{}]:
-            found.append(read_record(store.run(RunConfig.from_dict({**trained, "measure": measure}))))
-    return found
+def store_records(store: Store) -> list[Record]:
+    """One record for each measurement of each run in a store, from whichever sweep."""
+    return [read_record(store.run(config)) for config in store.configs()]
 
 
-def export(found: Iterable[Record], path: str | Path) -> int:
-    """Write one row for each run and part to a Parquet file, curves as list columns; gives the number of rows.
+def export(records: Iterable[Record], path: str | Path) -> int:
+    """Write one row for each run and part to a Parquet file, with curves as list columns; returns the number of rows.
 
-    polars, pandas and DuckDB read it. Needs polars (`pip install "lerpscape[lab]"`).
+    polars, pandas and DuckDB can read the file. Needs polars (`pip install "lerpscape[lab]"`).
     """
-    polars = optional("polars", "lab")
-    rows = [record.row(part) for record in found for part in (record.profiles or ("train",))]
+    polars = import_optional("polars", "lab")
+    rows = [record.row(part) for record in records for part in (record.profiles or ("train",))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     frame = polars.DataFrame({name: [row.get(name) for row in rows] for name in columns}, strict=False)
     frame.write_parquet(path)
     return len(rows)
 
 
-def count_states(found: Iterable[Record]) -> Counter[State]:
-    """How many records are in which state."""
-    return Counter(record.state for record in found)
-
-
-def _cell(value: Any) -> Any:
-    """Values of a column have one type: lists and tables are written as JSON."""
+def _column_value(value: Any) -> Any:
+    """A value for a data frame, whose columns have one type each: lists and tables become JSON."""
     return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value

@@ -28,10 +28,9 @@ from official_files import (
 )
 
 from lerpscape.base.errors import ConfigError
-from lerpscape.lab.data import cifar, copies, load
-from lerpscape.lab.data.cifar import parse_batch, parse_sheet
-from lerpscape.lab.data.idx import parse_idx
-from lerpscape.lab.data.pickles import ArrayUnpickler
+from lerpscape.lab.data import _copies, cifar, load
+from lerpscape.lab.data.cifar import ArrayUnpickler, parse_batch, parse_sheet
+from lerpscape.lab.data.mnist import parse_idx
 
 RNG = np.random.default_rng(0)
 
@@ -96,7 +95,7 @@ def test_missing_files_are_named_with_the_way_to_get_them(tmp_path: Path, monkey
     with pytest.raises(FileNotFoundError, match="LERPSCAPE_DATA") as found:
         load("mnist")
     message(found)
-    with pytest.raises(FileNotFoundError, match="which is no folder") as found:
+    with pytest.raises(FileNotFoundError, match="which is not a folder") as found:
         load("mnist", tmp_path / "nowhere")
     message(found)
 
@@ -174,9 +173,9 @@ def test_a_gzip_file_that_unpacks_to_anything_is_not_unpacked(tmp_path: Path, mo
     labels = {part: np.array(each) for part, each in labels_of(images).items()}
     write_idx_set(tmp_path / "MNIST/raw", images, labels, zipped=True)
     size = len(idx(images["train"]))
-    monkeypatch.setattr(copies, "LARGEST", size)
+    monkeypatch.setattr(_copies, "MAX_BYTES", size)
     assert len(load("mnist", tmp_path, verify=False).train) == 15
-    monkeypatch.setattr(copies, "LARGEST", size - 1)
+    monkeypatch.setattr(_copies, "MAX_BYTES", size - 1)
     with pytest.raises(ValueError, match=f"to unpack to at most {size - 1} bytes") as found:
         load("mnist", tmp_path, verify=False)
     message(found)
@@ -285,7 +284,7 @@ def test_no_pickle_is_read_before_its_checksum_is_compared(tmp_path: Path, monke
     for verify in (True, False):
         with pytest.raises(ValueError, match="data_batch_1 to be the official file, md5:c99cafc") as found:
             load("cifar10", tmp_path, verify=verify)
-        assert message(found).endswith("verify=False reads no unknown pickle.")
+        assert message(found).endswith("Even verify=False does not read an unknown pickle.")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lerpscape as ls
 from lerpscape.base.errors import ConfigError
 from lerpscape.lab.data import Split, augment, load
-from lerpscape.lab.data.images import channel_statistics, image_set
+from lerpscape.lab.data._images import channel_statistics, image_set
 from lerpscape.networks.batches import Reader
 from lerpscape.networks.losses import squared_error
 

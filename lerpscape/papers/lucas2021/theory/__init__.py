@@ -1,1 +1,1 @@
-"""Models whose lines are understood: noisy quadratic, linear networks, and width."""
+"""Models with a known loss on the line: noisy quadratic, linear networks, and networks of growing width."""

@@ -1,10 +1,10 @@
-"""Models whose lines can be reckoned: linear in their parameters, and two linear layers.
+"""Models whose loss on the line has a closed form: models linear in their parameters, and two linear layers.
 
-A model that is linear in θ moves its outputs straight, so its squared error is a parabola in α. Two linear layers
-f(x) = W₂W₁x are quadratic in α. Where their singular vectors are those of the map to be learnt, each mode i is a
-product of two numbers aᵢbᵢ that wants to be its singular value sᵢ, and descent on ½‖sᵢ − aᵢbᵢ‖² is a recursion.
+The outputs of a model that is linear in θ move along straight lines, so its squared error is a parabola in α. The
+outputs of two linear layers f(x) = W₂W₁x are quadratic in α. If the singular vectors of W₁ and W₂ are those of the
+target map, the product aᵢbᵢ of two numbers learns the singular value sᵢ of mode i, by descent on ½(sᵢ − aᵢbᵢ)².
 
-Source: Saxe, McClelland & Ganguli (2014) for the modes; the lines are derived here.
+Source: Saxe, McClelland & Ganguli (2014) for the modes; the loss on the line is derived here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POINTS = 51
 
 
 class Fourier(nn.Module):
-    """Fixed features of one number: 1, cos πkx and sin πkx for k = 1 … frequencies."""
+    """Fixed features of a number x: 1, cos πkx and sin πkx for k = 1 … frequencies."""
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class Fourier(nn.Module):
 
 @dataclass(frozen=True)
 class LinearModel:
-    """A model that is linear in its parameters, measured along a line that ends `overshoot` times as far as the best.
+    """A model linear in its parameters, measured on the line from θ₀ to θ₀ + c(θ* − θ₀), with c the `overshoot`.
 
-    `profile` and `gauss` are measured; `best` is the least loss that there is, in squared output units.
+    θ* is the least-squares solution and `best` its loss, in squared output units. `profile` and `gauss` are measured.
     """
 
     overshoot: float
@@ -57,36 +57,34 @@ class LinearModel:
     paths: OutputPaths
 
     def expected_loss(self, alphas: Floats) -> Floats:
-        """L(α) = L* + (1 − cα)²(L(0) − L*), where the line ends at θ₀ + c(θ* − θ₀): c is the overshoot."""
+        """L(α) = L* + (1 − cα)²(L(0) − L*), with c the overshoot."""
         expected: Floats = self.best + (1 - self.overshoot * alphas) ** 2 * (self.profile.loss[0] - self.best)
         return expected
 
     @property
     def expected_rise(self) -> float:
-        """(c−1)²(L(0) − L*) for an overshoot c > 1, and 0 otherwise: only the end is past the minimum."""
+        """(c−1)²(L(0) − L*) for an overshoot c > 1, where the line passes the minimum, and 0 otherwise."""
         return float(max(self.overshoot - 1, 0) ** 2 * (self.profile.loss[0] - self.best))
 
 
 def linear_model(*, overshoot: float = 1.0, examples: int = 40, frequencies: int = 3, seed: int = 0) -> LinearModel:
-    """Measure a linear readout of fixed features on the line from random weights to, or past, the least squares.
+    """Measure a linear readout of fixed features on the line from random weights to, or past, least squares.
 
-    It learns two noisy functions of one number, so that outputs move in a plane. The end is θ₀ + c(θ* − θ₀) with θ* of
-    least squares: c = 1 is where training converges, c > 1 is past it.
+    It fits two noisy functions of one number, so that outputs move in a plane. The line ends at θ₀ + c(θ* − θ₀) with
+    the least-squares solution θ*: c = 1 is the limit of training, c > 1 lies past it.
 
-    Raises `ValueError` for an overshoot that is not positive, or no more examples than features.
+    Raises `ValueError` for an overshoot that is not positive, or for too few examples.
 
-    >>> found = linear_model(overshoot=1.5)
-    >>> round(found.gauss.per_example.max(), 6), abs(found.profile.max_rise / found.expected_rise - 1) < 0.01
+    >>> model = linear_model(overshoot=1.5)
+    >>> round(model.gauss.per_example.max(), 6), abs(model.profile.max_rise / model.expected_rise - 1) < 0.01
     (np.float64(0.0), True)
     """
     if overshoot <= 0 or not np.isfinite(overshoot):
-        raise ValueError(
-            explain(expected="an overshoot > 0.", got=f"{overshoot}.", hint="1 ends at the least squares.")
-        )
+        raise ValueError(explain(expected="an overshoot > 0.", got=f"{overshoot}.", hint="1 ends at least squares."))
     if examples <= 2 * frequencies + 1:
         raise ValueError(
             explain(
-                expected=f"more examples than the {2 * frequencies + 1} features, or least squares is not unique.",
+                expected=f"more examples than the {2 * frequencies + 1} features, so that least squares is unique.",
                 got=f"{examples}.",
                 hint="Use more examples or fewer frequencies.",
             )
@@ -112,10 +110,10 @@ def linear_model(*, overshoot: float = 1.0, examples: int = 40, frequencies: int
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """Two linear layers trained by gradient descent, measured along the line from their start to their end.
+    """Two linear layers trained by gradient descent, measured on the line from initialisation to trained weights.
 
-    `first` and `second` are the modes' weights aᵢ and bᵢ after every step, of shape (steps + 1, modes); `targets` are
-    the singular values sᵢ that their products want to be.
+    `first` and `second` are the weights aᵢ and bᵢ of the modes after every step, of shape (steps + 1, modes); `targets`
+    are the singular values sᵢ that the products aᵢbᵢ learn.
     """
 
     profile: Profile
@@ -126,19 +124,19 @@ class TwoLayer:
     learning_rate: float
 
     def expected_loss(self, alphas: Floats) -> Floats:
-        """L(α) = Σᵢ (sᵢ − aᵢ(α) bᵢ(α))² with both weights on their lines, in squared output units."""
-        weights = [np.multiply.outer(1 - alphas, each[0]) + np.multiply.outer(alphas, each[-1]) for each in self.both]
-        expected: Floats = np.square(self.targets - weights[0] * weights[1]).sum(axis=1)
+        """L(α) = Σᵢ (sᵢ − aᵢ(α) bᵢ(α))² with both weights interpolated linearly, in squared output units."""
+        first, second = (np.outer(1 - alphas, w[0]) + np.outer(alphas, w[-1]) for w in self.layer_weights)
+        expected: Floats = np.square(self.targets - first * second).sum(axis=1)
         return expected
 
     @property
-    def both(self) -> tuple[Floats, Floats]:
-        """The weights of the first and of the second layer."""
+    def layer_weights(self) -> tuple[Floats, Floats]:
+        """The weights of the modes in the first and in the second layer."""
         return self.first, self.second
 
     @property
     def crosses_origin(self) -> bool:
-        """Whether some mode ended on the other side of the origin: both of its weights changed their sign."""
+        """Whether a mode crossed the origin: both of its weights changed sign."""
         return bool(np.any((self.first[0] * self.first[-1] < 0) & (self.second[0] * self.second[-1] < 0)))
 
 
@@ -153,17 +151,18 @@ def two_layer(
     seed: int = 0,
     label: str = "",
 ) -> TwoLayer:
-    """Train W₂W₁x towards a map with these singular values from W₁ = a·Vᵀ, W₂ = b·U, and measure the line.
+    """Train W₂W₁x to fit a map U·diag(s)·Vᵀ, from W₁ = a·Vᵀ and W₂ = b·U, and measure the line.
 
-    The start is aligned (U and V are those of the map) and balanced where abs(a) = abs(b). Inputs are white,
-    XᵀX/n = 1, so that descent on half the mean squared error is a ← a + η(s − ab)b, b ← b + η(s − ab)a in each mode.
-    With u = (a+b)/√2 and v = (a−b)/√2, so that ab = ½(u² − v²), a step multiplies u by 1 + ηe and v by 1 − ηe, where
-    e = s − ab. As long as η·abs(e) < 1 and e keeps its sign, as under gradient flow, one of u², v² grows and the other
-    falls, along the training and along the line alike: the loss never rises on the line, whatever the start, also
-    one with ab on the wrong side of 0. A negative factor throws a weight over the origin: from a = b with
-    ab > s + 1/η descent lands in the valley on the other side, and the line there climbs over W₂W₁ = 0.
+    `first` is a, `second` is b and `targets` are the singular values s. The initialisation is aligned, because it has
+    the singular vectors U and V of the map, and balanced if abs(a) = abs(b). Inputs are white, XᵀX/n = 1, so that
+    descent on half the mean squared error is a ← a + η(s − ab)b, b ← b + η(s − ab)a in each mode. With u = (a+b)/√2 and
+    v = (a−b)/√2, so that ab = ½(u² − v²), a step multiplies u by 1 + ηe and v by 1 − ηe, where e = s − ab. As long as
+    η·abs(e) < 1 and e keeps its sign, as in gradient flow, one of u², v² grows and the other decreases, in training
+    and on the line. Hence the loss never rises on the line, for any a and b, even if ab has the wrong sign. A negative
+    factor makes a weight change sign: from a = b with ab > s + 1/η, descent moves to the valley on the other side of
+    the origin, and the line to it passes over the maximum at W₂W₁ = 0.
 
-    Raises `ValueError` for no targets, no step or fewer examples than modes.
+    Raises `ValueError` for no targets, no steps or fewer examples than targets.
 
     >>> two_layer(first=0.1, second=0.1).profile.max_rise
     0.0
@@ -171,14 +170,14 @@ def two_layer(
     >>> jumped.crosses_origin, jumped.profile.max_rise > 0.9
     (True, True)
     """
-    wanted = np.asarray(targets, dtype=np.float64)
-    modes = len(wanted)
+    singular_values = np.asarray(targets, dtype=np.float64)
+    modes = len(singular_values)
     if not 0 < modes <= examples or steps < 1:
         raise ValueError(
             explain(
-                expected="at least one target, as many examples as targets, and a step.",
+                expected="at least one target, at least as many examples as targets, and at least one step.",
                 got=f"{modes} targets, {examples} examples, {steps} steps.",
-                hint="Give more examples than targets.",
+                hint="Raise the number that is too small.",
             )
         )
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +188,7 @@ def two_layer(
 
     left, right = orthogonal(modes), orthogonal(modes)
     x = examples**0.5 * orthogonal(examples)
-    y = x @ right @ torch.diag(torch.tensor(wanted)) @ left.T
+    y = x @ right @ torch.diag(torch.tensor(singular_values)) @ left.T
     model = nn.Sequential(*(nn.Linear(modes, modes, bias=False, dtype=torch.float64) for _ in range(2)))
     inner, outer = list(model.parameters())
     with torch.no_grad():
@@ -212,6 +211,6 @@ def two_layer(
         gauss=gauss_length(model, line, data, progress=False),
         first=weights[0],
         second=weights[1],
-        targets=wanted,
+        targets=singular_values,
         learning_rate=learning_rate,
     )

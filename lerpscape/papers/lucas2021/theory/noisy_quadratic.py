@@ -1,10 +1,10 @@
-"""The noisy quadratic model: what SGD does near a minimum, solved exactly, and the line from where it started.
+"""The noisy quadratic model of SGD near a minimum, with the expected loss on the line in closed form.
 
-The loss is L(θ) = ½ Σᵢ hᵢ θᵢ², and every gradient carries noise of its own: gᵢ = hᵢ θᵢ + σ εᵢ with independent εᵢ of
-mean 0 and variance 1. Each direction then shrinks by a fixed factor per step and collects noise, so that the loss
-expected on the line is a parabola in α whose vertex and rise have closed forms.
+The loss is L(θ) = ½ Σᵢ hᵢ θᵢ², and every gradient has independent noise: gᵢ = hᵢ θᵢ + σ εᵢ, with εᵢ of mean 0 and
+variance 1. Each step shrinks every direction by a fixed factor and adds noise, so that the expected loss on the line is
+a parabola in α whose vertex and rise have closed forms.
 
-Source: the model is Schaul, Zhang & LeCun's (2013) and Zhang et al.'s (2019); its line is derived here.
+Source: the model is that of Schaul, Zhang & LeCun (2013) and Zhang et al. (2019); the loss on the line is derived here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NoisyQuadratic:
     * `curvatures`: h, one per direction, not negative; `start`: θ₀, of the same shape.
     * `learning_rate`: η, with 0 < η and η·h < 2; `noise`: σ ≥ 0, the same in every direction; `steps`: T ≥ 1.
 
-    Losses are in the unit of L, whatever that is. Raises `ValueError` for η·h ≥ 2, where SGD diverges: every step
-    multiplies θ by 1−ηh, of magnitude ≥ 1, so nothing is forgotten and the noise grows without end.
+    Losses are in the unit of L. Raises `ValueError` for η·h ≥ 2, where SGD diverges: every step multiplies θ by 1−ηh,
+    of magnitude ≥ 1, so that the start is never forgotten and the noise grows without bound.
 
     >>> model = NoisyQuadratic(curvatures=[1.0, 0.1], start=[1.0, 1.0], learning_rate=0.5, noise=0.1, steps=10)
     >>> model.is_monotonic, round(model.vertex, 3)
@@ -47,27 +47,27 @@ class NoisyQuadratic:
 
     @property
     def shrinkage(self) -> Floats:
-        """What is left of each direction of θ₀: rᵢ = (1−ηhᵢ)^T; shape (directions,)."""
-        left: Floats = (1 - self.learning_rate * self._curvatures) ** self.steps
-        return left
+        """The share of each direction of θ₀ that remains: rᵢ = (1−ηhᵢ)^T; shape (directions,)."""
+        remaining: Floats = (1 - self.learning_rate * self._curvatures) ** self.steps
+        return remaining
 
     @property
     def variance(self) -> Floats:
         """Variance of each direction of θ_T: Vᵢ = η²σ² Σ_{t<T} (1−ηhᵢ)^{2t} = η²σ²(1−rᵢ²)/(1−(1−ηhᵢ)²).
 
-        η²σ²T where h = 0; η²σ² where ηh = 1, as only the last step's noise is left.
+        It is η²σ²T where h = 0, and η²σ² where ηh = 1, because only the noise of the last step remains.
         """
-        # 1 − ηh and 1 − (2 − ηh) differ in sign alone: the smaller of the two keeps all digits near 0 and near 2.
+        # 1 − ηh and 1 − (2 − ηh) differ only in sign; using the smaller of ηh and 2 − ηh is accurate near 0 and near 2.
         near = np.minimum(self.learning_rate * self._curvatures, 2 - self.learning_rate * self._curvatures)
-        collected = np.full(near.shape, float(self.steps))
+        powers = np.full(near.shape, float(self.steps))
         within = (near > 0) & (near < 1)
-        collected[within] = -np.expm1(2 * self.steps * np.log1p(-near[within])) / (near[within] * (2 - near[within]))
-        collected[near == 1] = 1.0
-        variance: Floats = (self.learning_rate * self.noise) ** 2 * collected
+        powers[within] = -np.expm1(2 * self.steps * np.log1p(-near[within])) / (near[within] * (2 - near[within]))
+        powers[near == 1] = 1.0
+        variance: Floats = (self.learning_rate * self.noise) ** 2 * powers
         return variance
 
     def expected_loss(self, alphas: Values) -> Floats:
-        """E L(α) = ½ Σ hᵢ [((1−α) + αrᵢ)² θ₀ᵢ² + α² Vᵢ] at every α; shape (points,).
+        """E L(α) = ½ Σ hᵢ [((1−α) + αrᵢ)² θ₀ᵢ² + α² Vᵢ]; shape (points,).
 
         >>> NoisyQuadratic([2.0], [1.0], learning_rate=0.5, noise=1.0, steps=3).expected_loss([0.0, 0.5, 1.0])
         array([1.    , 0.3125, 0.25  ])
@@ -75,55 +75,54 @@ class NoisyQuadratic:
         return _parabola(self._coefficients, np.asarray(alphas, dtype=np.float64))
 
     def expected_slope(self, alphas: Values) -> Floats:
-        """d/dα E L = −b + α(a + v), with a = Σ h(1−r)²θ₀², b = Σ h(1−r)θ₀² ≥ 0 and v = Σ hV: linear in α."""
+        """d/dα E L = −b + α(a + v), with a = Σ h(1−r)²θ₀², b = Σ h(1−r)θ₀² ≥ 0 and v = Σ hV."""
         _, slope, bend = self._coefficients
-        found: Floats = slope + 2 * bend * np.asarray(alphas, dtype=np.float64)
-        return found
+        slopes: Floats = slope + 2 * bend * np.asarray(alphas, dtype=np.float64)
+        return slopes
 
     @property
     def vertex(self) -> float:
-        """The α of the smallest E L on the whole line: b / (a + v); beyond 1 where the line still falls at its end."""
+        """The α of the smallest E L: b / (a + v); greater than 1 if E L still decreases at α = 1."""
         _, slope, bend = self._coefficients
-        return -slope / (2 * bend) if bend > 0 else float("inf")  # moves too small for their squares
+        return -slope / (2 * bend) if bend > 0 else float("inf")  # the squares of the steps underflow
 
     @property
     def margin(self) -> float:
-        """−d/dα E L at α = 1: Σ hᵢ rᵢ(1−rᵢ)θ₀ᵢ² − Σ hᵢ Vᵢ, what is still to be gained less what the noise costs."""
-        return float(np.sum(self._curvatures * (self.shrinkage * self._gone * self._start**2 - self.variance)))
+        """−d/dα E L at α = 1: the remaining gain Σ hᵢ rᵢ(1−rᵢ)θ₀ᵢ² minus the cost of the noise Σ hᵢ Vᵢ."""
+        return float(np.sum(self._curvatures * (self.shrinkage * self._forgotten * self._start**2 - self.variance)))
 
     @property
     def is_monotonic(self) -> bool:
-        """Whether E L never rises on [0, 1]: exactly where `margin` ≥ 0.
+        """Whether E L never rises on [0, 1], which is equivalent to `margin` ≥ 0.
 
-        The slope is linear in α and not positive at 0, so it is positive somewhere on the way only if it is at 1.
+        The slope is linear in α and not positive at 0, so it is positive somewhere in [0, 1] only if it is at 1.
         """
         return self.margin >= 0
 
     @property
     def max_rise(self) -> float:
-        """The largest rise of E L on [0, 1], exactly: ½(a + v)(1 − vertex)² past the vertex, 0 where monotone.
+        """The largest rise of E L on [0, 1]: ½(a + v)(1 − vertex)² = margin² / (2(a + v)), or 0 if monotonic.
 
-        It is margin² / (2(a + v)): of second order in the noise. Not the mean of the runs' own rises, which is
-        larger.
+        It is of second order in the noise. The mean of the rises of single runs is larger.
         """
         _, _, bend = self._coefficients
         return 0.0 if self.is_monotonic else self.margin**2 / (4 * bend)
 
     def simulate(self, runs: int, *, alphas: Values, seed: int) -> Simulation:
-        """Run SGD many times with Gaussian noise from a generator of its own, and follow each run's line.
+        """Run SGD `runs` times with Gaussian noise, and compute the loss on the line of each run.
 
-        Raises `ValueError` for fewer than two runs, of which no error can be known.
+        Raises `ValueError` for fewer than two runs, which have no standard error.
         """
         if runs < 2:
             raise ValueError(
-                explain(expected="at least two runs.", got=f"{runs}.", hint="A thousand give 3 % of a standard error.")
+                explain(expected="at least two runs.", got=f"{runs}.", hint="Use 1,000 runs, for example.")
             )
         generator = np.random.default_rng(seed)
         position = np.tile(self._start, (runs, 1))
         for _ in range(self.steps):
             gradient = self._curvatures * position + self.noise * generator.standard_normal(position.shape)
             position -= self.learning_rate * gradient
-        return followed(self, position, alphas)
+        return simulated_lines(self, position, alphas)
 
     @property
     def _curvatures(self) -> Floats:
@@ -134,20 +133,20 @@ class NoisyQuadratic:
         return np.asarray(self.start)
 
     @property
-    def _gone(self) -> Floats:
-        """1 − r, with all digits also where η·h is tiny."""
+    def _forgotten(self) -> Floats:
+        """1 − r, accurate even if η·h is tiny."""
         rates = self.learning_rate * self._curvatures
         small = rates < 0.5
-        gone = 1 - self.shrinkage
-        gone[small] = -np.expm1(self.steps * np.log1p(-rates[small]))
-        return gone
+        forgotten = 1 - self.shrinkage
+        forgotten[small] = -np.expm1(self.steps * np.log1p(-rates[small]))
+        return forgotten
 
     @property
     def _coefficients(self) -> tuple[float, float, float]:
-        """E L = c₀ + c₁α + c₂α²."""
-        weight, gone = self._curvatures * self._start**2, self._gone
-        bend = float(np.sum(weight * gone**2) + np.sum(self._curvatures * self.variance))
-        return float(weight.sum()) / 2, -float(np.sum(weight * gone)), bend / 2
+        """The coefficients of E L = c₀ + c₁α + c₂α²."""
+        weight, forgotten = self._curvatures * self._start**2, self._forgotten
+        bend = float(np.sum(weight * forgotten**2) + np.sum(self._curvatures * self.variance))
+        return float(weight.sum()) / 2, -float(np.sum(weight * forgotten)), bend / 2
 
     def _check(self, curvatures: Floats, start: Floats) -> None:
         if curvatures.ndim != 1 or curvatures.shape != start.shape or not len(curvatures):
@@ -155,7 +154,7 @@ class NoisyQuadratic:
                 explain(
                     expected="curvatures and start as vectors of one length.",
                     got=f"shapes {curvatures.shape} and {start.shape}.",
-                    hint="Give one number per direction for each.",
+                    hint="Give both one number per direction.",
                 )
             )
         numbers = (*curvatures, *start, self.learning_rate, self.noise)
@@ -164,12 +163,12 @@ class NoisyQuadratic:
                 explain(
                     expected="finite numbers, with curvatures ≥ 0, noise ≥ 0 and a learning rate > 0.",
                     got=f"smallest curvature {curvatures.min():g}, noise {self.noise:g}, rate {self.learning_rate:g}.",
-                    hint="A direction of negative curvature has no minimum: leave it out.",
+                    hint="Correct the number; a direction of negative curvature has no minimum and must be left out.",
                 )
             )
         if self.steps < 1:
             raise ValueError(
-                explain(expected="at least one step.", got=f"{self.steps}.", hint="Without a step there is no line.")
+                explain(expected="at least one step.", got=f"{self.steps}.", hint="Train for one step or more.")
             )
         steepest = int(np.argmax(curvatures))
         if self.learning_rate * curvatures[steepest] >= 2:
@@ -177,27 +176,26 @@ class NoisyQuadratic:
                 explain(
                     expected="η·h < 2 in every direction.",
                     got=f"η·h = {self.learning_rate * curvatures[steepest]:g} in direction {steepest}, "
-                    "where SGD diverges: "
-                    "each step multiplies it by 1 − ηh, of magnitude ≥ 1.",
+                    "where SGD diverges: each step multiplies θ by 1 − ηh, of magnitude ≥ 1.",
                     hint=f"Use a learning rate under {2 / curvatures[steepest]:g}.",
                 )
             )
         if not (curvatures * (start != 0)).any() and not (self.noise and curvatures.any()):
             raise ValueError(
                 explain(
-                    expected="a direction with curvature that moves.",
-                    got="a loss that stays at 0: the start is at the minimum, without noise.",
-                    hint="Start elsewhere, or add noise.",
+                    expected="a direction with positive curvature in which θ moves.",
+                    got="a loss of 0 everywhere on the line.",
+                    hint="Choose a start that is not a minimum, or add noise.",
                 )
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """Many runs of SGD and the loss on each one's line, exact in α.
+    """Simulated runs of SGD, with the loss on the line of each run as an exact parabola in α.
 
-    `loss` is the mean over the `runs` at each of `alphas`, `stderr` its Monte-Carlo standard error, both of shape
-    (points,) and in the unit of the loss; `rises` (runs,) is the largest rise of each run's own line.
+    `loss` is the mean over runs at each of `alphas`, `stderr` its Monte-Carlo standard error, both of shape (points,)
+    and in the unit of the loss; `rises`, of shape (runs,), is the largest rise on the line of each run.
     """
 
     alphas: Floats
@@ -208,31 +206,31 @@ class Simulation:
 
     @property
     def runs(self) -> int:
-        """How many runs there are."""
+        """The number of runs."""
         return len(self.rises)
 
     @property
     def share_monotonic(self) -> float:
-        """Share of the runs whose own line never rises."""
+        """The share of runs whose loss never rises on their line."""
         return float(np.mean(self.rises == 0))
 
     def lines(self, runs: int, alphas: Values) -> Floats:
-        """The loss on the lines of the first so many runs at any α; shape (runs, points)."""
+        """The loss on the lines of the first `runs` runs; shape (runs, points)."""
         return _parabola(self.coefficients[:, :runs, None], np.asarray(alphas, dtype=np.float64))
 
 
-def followed(model: NoisyQuadratic, ends: Floats, alphas: Values) -> Simulation:
-    """The loss on the lines from the model's start to given ends of shape (runs, directions).
+def simulated_lines(model: NoisyQuadratic, ends: Floats, alphas: Values) -> Simulation:
+    """The loss on the lines from the model's start to the given `ends`, of shape (runs, directions).
 
-    Each is a parabola c₀ + c₁α + c₂α² with c₀ = L(θ₀), c₁ = Σ hθ₀(θ_T−θ₀), c₂ = ½ Σ h(θ_T−θ₀)², so its rise is exact.
+    On each line it is c₀ + c₁α + c₂α² with c₀ = L(θ₀), c₁ = Σ hθ₀(θ_T−θ₀), c₂ = ½ Σ h(θ_T−θ₀)², so its rise is exact.
     """
     curvatures, start, points = np.asarray(model.curvatures), np.asarray(model.start), np.asarray(alphas, float)
-    moved = ends - start
+    displacement = ends - start
     zeroth = np.full(len(ends), float(np.sum(curvatures * start**2)) / 2)
-    coefficients = np.stack([zeroth, moved @ (curvatures * start), moved**2 @ curvatures / 2])
+    coefficients = np.stack([zeroth, displacement @ (curvatures * start), displacement**2 @ curvatures / 2])
     _, slope, bend = coefficients
     final_slope = slope + 2 * bend
-    # A parabola that opens upwards rises from its vertex, or from 0, on to 1.
+    # A convex parabola rises from its vertex, or from 0 if the vertex is negative, to 1.
     lowest = np.clip(-np.divide(slope, 2 * bend, out=np.zeros_like(bend), where=bend > 0), 0, 1)
     rises = np.where(final_slope > 0, (1 - lowest) * (slope + bend * (1 + lowest)), 0.0)
     losses = _parabola(coefficients[:, :, None], points)
@@ -242,5 +240,5 @@ def followed(model: NoisyQuadratic, ends: Floats, alphas: Values) -> Simulation:
 
 def _parabola(coefficients: tuple[float, float, float] | Floats, alphas: Floats) -> Floats:
     zeroth, slope, bend = coefficients
-    found: Floats = zeroth + alphas * (slope + alphas * bend)
-    return found
+    losses: Floats = zeroth + alphas * (slope + alphas * bend)
+    return losses

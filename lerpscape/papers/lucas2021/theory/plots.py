@@ -1,4 +1,4 @@
-"""Pictures of the theory: one figure for each of the four models."""
+"""Figures of the theory, one for each of the four models."""
 
 from __future__ import annotations
 
@@ -22,31 +22,37 @@ DASHES = ("-", "--", "-.", ":")
 
 
 def quadratic_figure(models: Sequence[tuple[str, NoisyQuadratic, Simulation]]) -> Figure:
-    """Closed form against simulated SGD, a column for each model: losses above, below by how much they differ.
+    """Closed form and simulated SGD, one column per model: losses above, their difference below.
 
-    The difference of the simulated mean from the closed form is in units of its Monte-Carlo standard error. Means at
-    different α are of the same runs, so that neighbours err together.
+    The difference between simulated mean and closed form is in units of the Monte-Carlo standard error. The means at
+    all α come from the same runs, so that the errors at neighbouring α are correlated.
     """
     with style():
         figure = Figure(figsize=(4.1 * len(models), 4.9), layout="constrained")
         grid = figure.subplots(2, len(models), height_ratios=[2.6, 1], sharex=True, sharey="row", squeeze=False)
         fine = np.linspace(0, 1, 201)
-        for (top, bottom), (name, model, found) in zip(grid.T, models, strict=True):
-            top.plot(fine, found.lines(12, fine).T, color=INK, alpha=0.2, linewidth=0.8)
+        for (top, bottom), (name, model, simulation) in zip(grid.T, models, strict=True):
+            top.plot(fine, simulation.lines(12, fine).T, color=INK, alpha=0.2, linewidth=0.8)
             top.plot([], [], color=INK, alpha=0.4, linewidth=0.8, label="single runs")
             top.plot(fine, model.expected_loss(fine), color=COLOURS[0], label="E L, closed form")
             top.plot(
-                found.alphas, found.loss, "o", color=COLOURS[1], markersize=4, label=f"mean of {found.runs:,} runs"
+                simulation.alphas,
+                simulation.loss,
+                "o",
+                color=COLOURS[1],
+                markersize=4,
+                label=f"mean of {simulation.runs:,} runs",
             )
-            known = found.alphas > 0  # the start is the same in every run
-            away = (found.loss - model.expected_loss(found.alphas))[known] / found.stderr[known]
-            bottom.plot(found.alphas[known], away, "o-", color=COLOURS[1], markersize=4, linewidth=0.8)
+            after_start = simulation.alphas > 0  # the start is the same in every run
+            difference = (simulation.loss - model.expected_loss(simulation.alphas))[after_start]
+            difference /= simulation.stderr[after_start]
+            bottom.plot(simulation.alphas[after_start], difference, "o-", color=COLOURS[1], markersize=4, linewidth=0.8)
             bottom.axhline(0, color=COLOURS[0])
             if not model.is_monotonic:
                 for ax in (top, bottom):
                     ax.axvspan(model.vertex, 1, color=RISE_COLOUR, alpha=0.15, linewidth=0, label="rise of E L")
             verdict = "E L falls" if model.is_monotonic else f"E L rises by {model.max_rise:.3g}"
-            top.set_title(f"{name}: {verdict};\n{100 * found.share_monotonic:.0f} % of the runs fall all the way")
+            top.set_title(f"{name}: {verdict};\n{100 * simulation.share_monotonic:.0f} % of the runs never rise")
             bottom.set(xlabel=ALPHA, ylim=(-4, 4))
         grid[0, 0].set(ylabel="loss", ylim=(0, None))
         grid[1, 0].set(ylabel="difference (SE)")
@@ -55,24 +61,24 @@ def quadratic_figure(models: Sequence[tuple[str, NoisyQuadratic, Simulation]]) -
 
 
 def linear_figure(models: Sequence[LinearModel]) -> Figure:
-    """Models linear in their parameters: measured losses on their parabolas, and the straight paths of outputs."""
+    """Models linear in their parameters: measured losses and their parabolas, and the straight output paths."""
     with style():
         figure = Figure(figsize=(8.8, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         fine = np.linspace(0, 1, 201)
-        for index, each in enumerate(models):
+        for index, model in enumerate(models):
             colour = COLOURS[index]
             left.plot(
-                fine, each.expected_loss(fine), color=colour, linewidth=1, label=f"parabola, c = {each.overshoot:g}"
+                fine, model.expected_loss(fine), color=colour, linewidth=1, label=f"parabola, c = {model.overshoot:g}"
             )
             left.plot(
-                each.profile.alphas[::2], each.profile.loss[::2], "o", color=colour, markersize=3.5, label="measured"
+                model.profile.alphas[::2], model.profile.loss[::2], "o", color=colour, markersize=3.5, label="measured"
             )
-            if each.profile.max_rise:
-                left.axvspan(1 / each.overshoot, 1, color=RISE_COLOUR, alpha=0.12, linewidth=0, label="rise")
+            if model.profile.max_rise:
+                left.axvspan(1 / model.overshoot, 1, color=RISE_COLOUR, alpha=0.12, linewidth=0, label="rise")
         left.axhline(models[0].best, color=INK, linewidth=0.8, linestyle=":", label="least squares")
         left.set(xlabel=ALPHA, ylabel="squared error", ylim=(0, None))
-        left.set_title("End at c times the way to least squares")
+        left.set_title("Line ends at c times the way to least squares")
         paths = models[0].paths.projected
         for row in range(paths.shape[1]):
             right.plot(*paths[:, row].T, "-", color=COLOURS[row % len(COLOURS)], linewidth=1.2)
@@ -88,23 +94,23 @@ def linear_figure(models: Sequence[LinearModel]) -> Figure:
 
 
 def two_layer_figure(models: Sequence[TwoLayer], mode: int = 0) -> Figure:
-    """Two linear layers: losses on the lines, and one mode's weights in the plane, way of training and line."""
+    """Two linear layers: losses on the lines, and the trajectory and the line of one mode's weights in their plane."""
     with style():
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         fine = np.linspace(0, 1, 201)
-        reach = 1.15 * max(float(np.abs(weights[:, mode]).max()) for each in models for weights in each.both)
+        reach = 1.15 * max(float(np.abs(weights[:, mode]).max()) for model in models for weights in model.layer_weights)
         target = float(models[0].targets[mode])
-        for index, each in enumerate(models):
+        for index, model in enumerate(models):
             colour, dash = COLOURS[index], DASHES[index]
-            left.plot(fine, each.expected_loss(fine), dash, color=colour, linewidth=1.4, label=each.profile.label)
-            left.plot(each.profile.alphas[::5], each.profile.loss[::5], "o", color=colour, markersize=3.5)
-            for rise in each.profile.rises:
+            left.plot(fine, model.expected_loss(fine), dash, color=colour, linewidth=1.4, label=model.profile.label)
+            left.plot(model.profile.alphas[::5], model.profile.loss[::5], "o", color=colour, markersize=3.5)
+            for rise in model.profile.rises:
                 left.axvspan(rise.opens, rise.closes, color=RISE_COLOUR, alpha=0.12, linewidth=0)
-            first, second = (weights[:, mode] for weights in each.both)
+            first, second = (weights[:, mode] for weights in model.layer_weights)
             right.plot(first, second, ".", color=colour, markersize=3 if len(first) > 500 else 7, alpha=0.6)
             right.plot(first[[0, -1]], second[[0, -1]], dash, color=colour, linewidth=1.4)
-            size = 10 - 1.5 * index  # two may start or end at the same place
+            size = 10 - 1.5 * index  # smaller for later models, which may start or end at the same point
             right.plot(first[0], second[0], "o", color=colour, markersize=size)
             right.plot(first[-1], second[-1], "s", color=colour, markersize=size)
         positive = np.linspace(target / reach, reach, 200)
@@ -123,13 +129,13 @@ def two_layer_figure(models: Sequence[TwoLayer], mode: int = 0) -> Figure:
         right.plot([], [], "s", color=INK, markersize=6, label="end")
         right.set(xlabel="first layer's weight a", ylabel="second layer's weight b", aspect="equal")
         right.set(xlim=(-reach, reach), ylim=(-reach, reach))
-        right.set_title("The same lines in the plane of one mode")
+        right.set_title("The same lines in the weight plane of one mode")
         _legend(figure, [left, right])
     return figure
 
 
 def width_figure(studies: Sequence[WidthStudy]) -> Figure:
-    """Gauss length, relative distance and max_rise against width, a dot for each run and the fitted powers."""
+    """Gauss length, relative distance and max_rise against width: a dot for each run, and the fitted power laws."""
     names = {
         "gauss_length": "Gauss length (rad)",
         "relative_distance": "relative distance",
@@ -139,7 +145,7 @@ def width_figure(studies: Sequence[WidthStudy]) -> Figure:
         figure = Figure(figsize=(11.4, 3.9), layout="constrained")
         for ax, (name, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
             for index, study in enumerate(studies):
-                _against_width(study, name, COLOURS[index], "os"[index % 2], 1 + 0.05 * (2 * index - 1), ax)
+                _plot_against_width(study, name, COLOURS[index], "os"[index % 2], 1 + 0.05 * (2 * index - 1), ax)
             widths = studies[0].widths
             ax.set_xscale("log")
             ax.set_xticks(widths, labels=[str(width) for width in widths], minor=False)
@@ -156,29 +162,30 @@ def width_figure(studies: Sequence[WidthStudy]) -> Figure:
     return figure
 
 
-def _against_width(study: WidthStudy, name: str, colour: str, marker: str, shift: float, ax: Axes) -> None:
-    """Dots of one study, moved a little sideways so that two studies do not cover each other, and its fit.
+def _plot_against_width(study: WidthStudy, name: str, colour: str, marker: str, shift: float, ax: Axes) -> None:
+    """Plot the runs of one study as dots, with its fit; `shift` is a factor on the widths that separates two studies.
 
-    With the Gauss length, also what the published integral gives: open dots and a dashed line.
+    For the Gauss length, also plot the published integral, with open dots and a dashed line.
     """
     widths = np.asarray(study.widths, dtype=float)
-    for each in (name, "integral") if name == "gauss_length" else (name,):
-        published = each == "integral"
+    for quantity in (name, "integral") if name == "gauss_length" else (name,):
+        published = quantity == "integral"
         face, dash = ("none", "--") if published else (colour, "-")
-        for column in study.values(each).T:
+        for column in study.values(quantity).T:
             ax.plot(shift * widths, column, marker, color=colour, markerfacecolor=face, markersize=4, alpha=0.6)
-        law = study.fit(each)
+        law = study.fit(quantity)
         if not law.reason:
-            what = f"{study.activation}{', integral' if published else ''}"
+            label = f"{study.activation}{', integral' if published else ''}"
             error = f"{law.exponent:.2f} ± {(law.upper - law.lower) / 2:.2f}".replace("-", "−")
-            ax.plot(widths, law.at(widths), dash, color=colour, linewidth=1.3, label=f"{what}: {error}")
+            ax.plot(widths, law.at(widths), dash, color=colour, linewidth=1.3, label=f"{label}: {error}")
 
 
 def _root(values: Floats) -> Floats:
-    """√ of what is not negative: axes also ask for values below 0."""
+    """√max(value, 0); matplotlib also evaluates the scale below 0."""
     return np.sqrt(np.maximum(values, 0))
 
 
 def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    figure.legend([handle for handle, _ in found], [name for _, name in found], loc="outside lower center", ncols=4)
+    entries = [entry for ax in axes for entry in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)

@@ -1,8 +1,8 @@
-"""Width → ∞: how lines straighten as a network nears its linearisation, with fitted exponents.
+"""The limit of infinite width: how output paths straighten as a network approaches its linearisation, with exponents.
 
-Networks in the NTK parametrisation, z = W_L/√m φ(… φ(W₁/√d x)) with all entries of W from N(0, 1), train by full-batch
-gradient descent at one learning rate and number of steps for every width m: the limit of infinite width is then one
-and the same linear model in function space (Jacot, Gabriel & Hongler 2018).
+Networks in the NTK parametrisation, z = W_L/√m φ(… φ(W₁/√d x)) with all entries of W from N(0, 1), are trained by
+full-batch gradient descent, with the same learning rate and number of steps for every width m. As m → ∞ they converge
+to one linear model in function space (Jacot, Gabriel & Hongler 2018).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INTEGRAL_POINTS = 17
 
 
 def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 1) -> nn.Module:
-    """A 4-width-…-2 network in NTK parametrisation, float64, without biases.
+    """A fully connected network 4-width-…-2 in NTK parametrisation, float64, without biases.
 
     Raises `ValueError` for an unknown activation, which lists the known ones.
 
@@ -46,13 +46,13 @@ def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 
         raise ValueError(
             explain(expected=f"one of {', '.join(ACTIVATIONS)}.", got=f"{activation!r}.", hint='Try "tanh".')
         )
-    # A generator for each pair: neighbouring widths share no weights, so that runs are independent.
+    # The seed depends on seed and width, so that networks of different widths are independent.
     generator = torch.Generator().manual_seed(1_000_003 * seed + width)
     sizes = [INPUTS, *[width] * hidden_layers, 2]
     layers: list[nn.Module] = []
-    for inside, outside in pairwise(sizes):
+    for inputs, outputs in pairwise(sizes):
         layers += [
-            NTKLinear(inside, outside, bias=False, generator=generator, dtype=torch.float64),
+            NTKLinear(inputs, outputs, bias=False, generator=generator, dtype=torch.float64),
             ACTIVATIONS[activation](),
         ]
     return nn.Sequential(*layers[:-1])
@@ -61,9 +61,9 @@ def ntk_network(width: int, *, activation: str, seed: int, hidden_layers: int = 
 def regression_data(seed: int = 0) -> tuple[Tensor, Tensor]:
     """40 points on a sphere of radius 2 in three dimensions, and two smooth functions of them; float64.
 
-    A constant 1 is the fourth input, so that networks without biases can learn functions that are not odd.
+    The fourth input is a constant 1, so that networks without biases can learn functions that are not odd.
 
-    >>> [tuple(each.shape) for each in regression_data()]
+    >>> [tuple(tensor.shape) for tensor in regression_data()]
     [(40, 4), (40, 2)]
     """
     generator = torch.Generator().manual_seed(seed)
@@ -75,10 +75,10 @@ def regression_data(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class WidthRun:
-    """One network: its losses (squared output units), and what its line does.
+    """One network: its losses, in squared output units, and the readings on its line.
 
-    `gauss_length` is the mean over the examples in radians, by turning, with `gauss_error` its change at the last
-    halving of the grid; `integral` is what the published integral gives, which misses the kinks (rad).
+    `gauss_length` is the mean over examples (rad), by turning angles, and `gauss_error` its change at the last halving
+    of the grid; `integral` is the mean by the published integral (rad), which misses the kinks.
     """
 
     width: int
@@ -94,11 +94,11 @@ class WidthRun:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """values ∝ width^exponent, fitted by least squares of logarithms in each seed alone.
+    """A power law values ∝ width^exponent, fitted to each seed by least squares of logarithms.
 
-    The exponent is the mean over `seeds`, `lower` and `upper` its t interval at `level`, which speaks about other seeds
-    and not about other widths: where the curve is not yet a power, `widths` decides. `prefactor` is the fitted
-    value at width 1. Where there is no exponent all four are nan, with the `reason`.
+    `exponent` is the mean over `seeds`, `lower` and `upper` its t interval at `level`. The interval covers other seeds,
+    not other widths: if the curve is not yet a power law, the exponent depends on `widths`. `prefactor` is the fitted
+    value at width 1. If there is no exponent, all four are NaN and `reason` says why.
     """
 
     exponent: float
@@ -111,12 +111,12 @@ class PowerLaw:
     reason: str = ""
 
     def at(self, widths: ArrayLike) -> Floats:
-        """The fitted values."""
+        """The fitted values at these widths."""
         fitted: Floats = self.prefactor * np.asarray(widths, dtype=np.float64) ** self.exponent
         return fitted
 
     def verdict(self) -> str:
-        """The exponent with its interval, or why there is none."""
+        """The exponent with its interval, or the reason why there is none, as text."""
         span = f"widths {self.widths[0]} to {self.widths[-1]}, {self.seeds} seeds"
         if self.reason:
             return f"no exponent: {self.reason} ({span})"
@@ -126,51 +126,51 @@ class PowerLaw:
 def power_law(widths: Sequence[int], values: ArrayLike, *, level: float = 0.95) -> PowerLaw:
     """Fit values = c · width^k, with a t interval over seeds; `values` has shape (widths, seeds).
 
-    k is the mean over seeds of each seed's least-squares slope of log values against log widths, and the interval is
-    k ± t · s/√n with s their standard deviation. There is no exponent where a value is 0.
+    k is the mean over seeds of the least-squares slope of log values against log widths, and the interval is
+    k ± t · s/√n, with s the standard deviation of the n slopes. There is no exponent if a value is 0.
 
-    Raises `ValueError` for shapes that do not fit, fewer than two widths or seeds, and negative or non-finite values.
+    Raises `ValueError` for shapes that do not match, fewer than two widths or seeds, and negative or non-finite values.
 
     >>> power_law([1, 10, 100], [[2.0, 1.0], [0.2, 0.1], [0.02, 0.01]]).verdict()
     'exponent -1.000 [-1.000, -1.000] (95 %, widths 1 to 100, 2 seeds)'
     >>> power_law([1, 10], [[2.0, 1.0], [0.2, 0.0]]).verdict()
     'no exponent: 1 of 4 values are 0, which has no logarithm (widths 1 to 10, 2 seeds)'
     """
-    found = np.asarray(values, dtype=np.float64)
+    observed = np.asarray(values, dtype=np.float64)
     distinct = sorted({width for width in widths if width > 0})
-    fits = found.ndim == 2 and found.shape[0] == len(widths) == len(distinct)
-    if not fits or min(found.shape) < 2:
+    matches = observed.ndim == 2 and observed.shape[0] == len(widths) == len(distinct)
+    if not matches or min(observed.shape) < 2:
         raise ValueError(
             explain(
                 expected="at least two different widths and two seeds, one value for each pair.",
-                got=f"{len(widths)} widths and values of shape {found.shape}.",
+                got=f"{len(widths)} widths and values of shape {observed.shape}.",
                 hint="values[i, j] belongs to widths[i] and seed j; one seed has no error.",
             )
         )
-    if not np.isfinite(found).all() or found.min() < 0:
+    if not np.isfinite(observed).all() or observed.min() < 0:
         raise ValueError(
             explain(
                 expected="finite values ≥ 0.",
-                got=f"values from {found.min()} to {found.max()}.",
+                got=f"values from {observed.min()} to {observed.max()}.",
                 hint="Leave out failed runs.",
             )
         )
     if not 0 < level < 1:
-        raise ValueError(explain(expected="0 < level < 1.", got=f"{level}.", hint="0.95 is usual."))
-    seeds, order = found.shape[1], tuple(int(width) for width in widths)
-    zeros = int((found == 0).sum())
+        raise ValueError(explain(expected="0 < level < 1.", got=f"{level}.", hint="Use 0.95, for example."))
+    seeds, order = observed.shape[1], tuple(int(width) for width in widths)
+    zeros = int((observed == 0).sum())
     if zeros:
-        reason = f"{zeros} of {found.size} values are 0, which has no logarithm"
+        reason = f"{zeros} of {observed.size} values are 0, which has no logarithm"
         return PowerLaw(math.nan, math.nan, math.nan, math.nan, level, seeds, order, reason)
     logs = np.log(np.asarray(widths, dtype=np.float64))
-    slopes, offsets = np.polyfit(logs, np.log(found), 1)
+    slopes, offsets = np.polyfit(logs, np.log(observed), 1)
     half = t_quantile((1 + level) / 2, seeds - 1) * float(slopes.std(ddof=1)) / math.sqrt(seeds)
     exponent = float(slopes.mean())
     return PowerLaw(exponent, exponent - half, exponent + half, float(np.exp(offsets.mean())), level, seeds, order)
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t.
+    """Quantile of Student's t distribution with `freedom` degrees of freedom.
 
     >>> round(t_quantile(0.975, 4), 3)
     2.776
@@ -182,7 +182,7 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class WidthStudy:
-    """The same training at many widths and seeds; `runs` in the order of widths, then seeds."""
+    """The same training at several widths and seeds; `runs` are ordered by width, then by seed."""
 
     activation: str
     learning_rate: float
@@ -192,11 +192,11 @@ class WidthStudy:
     runs: tuple[WidthRun, ...]
 
     def values(self, name: str) -> Floats:
-        """A measured quantity by the name it has in `WidthRun`; shape (widths, seeds)."""
+        """The values of one field of `WidthRun`; shape (widths, seeds)."""
         return np.array([getattr(run, name) for run in self.runs]).reshape(len(self.widths), len(self.seeds))
 
     def fit(self, name: str, *, widest: int | None = None) -> PowerLaw:
-        """The power law of a quantity, over all the widths or so many of the widest."""
+        """The power law of one field of `WidthRun`, over all widths or over the `widest` largest ones."""
         first = 0 if widest is None else max(len(self.widths) - widest, 0)
         return power_law(self.widths[first:], self.values(name)[first:])
 
@@ -213,15 +213,15 @@ def width_study(
     budget: int = 513,
     progress: Progress = None,
 ) -> WidthStudy:
-    """Train networks of every width and seed by full-batch gradient descent on the mean squared error, and measure.
+    """Train networks of every width and seed by full-batch gradient descent on the mean squared error; measure each.
 
     The loss is the squared error summed over two outputs and averaged over 40 examples. `tolerance` and `budget` are
     those of `gauss_length`; everything is in float64.
 
-    Raises `ValueError` where training ends higher than it began: exponents of networks that diverged mean nothing.
+    Raises `ValueError` if training does not lower the loss, because exponents of diverged networks are meaningless.
 
-    >>> found = width_study(widths=(8, 64), seeds=(0, 1), steps=5, progress=False)
-    >>> found.values("relative_distance").shape, found.fit("relative_distance").exponent < 0
+    >>> study = width_study(widths=(8, 64), seeds=(0, 1), steps=5, progress=False)
+    >>> study.values("relative_distance").shape, study.fit("relative_distance").exponent < 0
     ((2, 2), True)
     """
     x, y = regression_data()
@@ -231,13 +231,13 @@ def width_study(
             for seed in seeds:
                 model = ntk_network(width, activation=activation, seed=seed, hidden_layers=hidden_layers)
                 start = copy.deepcopy(model.state_dict())
-                descend(model, x, y, learning_rate=learning_rate, steps=steps)
-                runs.append(_measured(model, start, x, y, width, seed, tolerance, budget))
+                gradient_descent(model, x, y, learning_rate=learning_rate, steps=steps)
+                runs.append(_measure(model, start, x, y, width, seed, tolerance, budget))
                 report(1)
     return WidthStudy(activation, learning_rate, steps, tuple(widths), tuple(seeds), tuple(runs))
 
 
-def descend(model: nn.Module, x: Tensor, y: Tensor, *, learning_rate: float, steps: int) -> None:
+def gradient_descent(model: nn.Module, x: Tensor, y: Tensor, *, learning_rate: float, steps: int) -> None:
     """Full-batch gradient descent on the mean squared error, in place."""
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     for _ in range(steps):
@@ -247,7 +247,7 @@ def descend(model: nn.Module, x: Tensor, y: Tensor, *, learning_rate: float, ste
         optimizer.step()
 
 
-def _measured(
+def _measure(
     model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, width: int, seed: int, tol: float, budget: int
 ) -> WidthRun:
     line, data = Line(start, model), [(x, y)]
@@ -261,8 +261,18 @@ def _measured(
                 hint="Use a smaller learning rate.",
             )
         )
-    turn = gauss_length(model, line, data, tolerance=tol, budget=budget, progress=False)
-    smooth = gauss_length(model, line, data, method="integral", alphas=INTEGRAL_POINTS, tolerance=None, progress=False)
+    gauss = gauss_length(model, line, data, precision=tol, budget=budget, progress=False)
+    published = gauss_length(
+        model, line, data, method="integral", alphas=INTEGRAL_POINTS, precision=None, progress=False
+    )
     return WidthRun(
-        width, seed, before, after, turn.mean, turn.mean_error, smooth.mean, curve.relative_distance, curve.max_rise
+        width,
+        seed,
+        before,
+        after,
+        gauss.mean,
+        gauss.mean_error,
+        published.mean,
+        curve.relative_distance,
+        curve.max_rise,
     )

@@ -1,6 +1,6 @@
-"""Draw the picture at the top of the README from the profiles that `lerpscape demo` wrote.
+"""A figure of your own layout from saved profiles: here the one at the top of the README, from what the demo wrote.
 
-usage: python examples/readme_picture.py lerpscape-demo docs/images/demo.png
+lerpscape demo && python examples/own_figure.py lerpscape-demo docs/images/demo.png
 """
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lerpscape import Profile
+import lerpscape as ls
 from lerpscape.plots.profiles import plot_derivative
 from lerpscape.plots.style import save_figure, style
 
@@ -18,7 +18,7 @@ with style():
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
     axes = figure.subplots(2, 2, height_ratios=[2.2, 1], sharex=True)
     for column, (name, title) in enumerate(titles.items()):
-        profiles = [Profile.load(folder / f"{name}-{part}.json") for part in ("train", "held-out")]
+        profiles = [ls.Profile.load(folder / f"{name}-{part}.json") for part in ("train", "held-out")]
         top, bottom = axes[:, column]
         profiles[0].plot(top, beside=profiles[1:]).set(xlabel="")
         plot_derivative(profiles, bottom).set(xlabel="α   (0: initialisation, 1: trained)")

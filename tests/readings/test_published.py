@@ -1,4 +1,4 @@
-"""The cross-walk of readings: every number of the literature, against closed forms and the profile's own readings."""
+"""Every published reading of a curve, against closed forms and the readings of a profile."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 import lerpscape as ls
 from lerpscape.base.arrays import Floats
-from lerpscape.readings.crosswalk import Curve, crosswalk
-from lerpscape.readings.crosswalk_results import Readings
+from lerpscape.readings.published import Curve, published_readings
+from lerpscape.readings.results import Readings
 
 
 def read(loss: Floats, alphas: Floats | None = None, error: Floats | None = None, tolerance: float = 0.0) -> Readings:
     grid = np.linspace(0, 1, len(loss)) if alphas is None else alphas
-    return crosswalk(Curve(grid, np.asarray(loss, float), error, None), tolerance=tolerance, unit="nats")
+    return published_readings(Curve(grid, np.asarray(loss, float), error, None), tolerance=tolerance, unit="nats")
 
 
 def test_every_number_against_its_formula_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_every_number_against_its_formula_by_hand() -> None:
     assert (found.points, found.half_points) == (5, 3)
 
 
-def test_users_part_on_a_falling_curve_that_bends() -> None:
+def test_definitions_disagree_on_a_falling_curve_that_is_not_convex() -> None:
     """The mean of both ends lies below a monotone curve's start: a "barrier" where Lucas sees none."""
     alphas = np.linspace(0, 1, 25)
     found = read(1 - alphas**6)

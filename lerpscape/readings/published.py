@@ -1,4 +1,4 @@
-"""The definitions behind a cross-walk: every published reading of one curve, each with its user and its verdict."""
+"""Every published definition of monotonicity, barriers, convexity and plateaus, and all of them read off one curve."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.readings import monotonicity
-from lerpscape.readings.between_points import hidden_rises
-from lerpscape.readings.crosswalk_results import Question, Reading, Readings
 from lerpscape.readings.monotonicity import BarrierKind
+from lerpscape.readings.results import Question, Reading, Readings
+from lerpscape.readings.rises_between_points import hidden_rises
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What readings are taken of: the points of a profile on [0, 1]; errors (%) where the loss knows a right answer."""
+    """The points of a profile on [0, 1], from which readings are taken; arrays of shape (points,).
+
+    `error` (%) is None for losses without right answers, `derivative` (dL/dα) if it was not measured.
+    """
 
     alphas: Floats
     loss: Floats
@@ -27,20 +30,22 @@ class Curve:
 
     @property
     def has_ends(self) -> bool:
-        """Whether the grid runs from exactly 0 to exactly 1."""
+        """Whether the grid starts at exactly 0 and ends at exactly 1."""
         return len(self.alphas) > 1 and self.alphas[0] == 0 and self.alphas[-1] == 1
 
     def half(self) -> Curve:
-        """Every second point, the last one always among them."""
-        kept = np.union1d(np.arange(0, len(self.alphas), 2), [len(self.alphas) - 1])
-        parts = (self.error, self.derivative)
-        error, derivative = (None if part is None else part[kept] for part in parts)
-        return Curve(self.alphas[kept], self.loss[kept], error, derivative)
+        """The curve at every second point, and at the last one."""
+        index = np.union1d(np.arange(0, len(self.alphas), 2), [len(self.alphas) - 1])
+        error, derivative = (None if part is None else part[index] for part in (self.error, self.derivative))
+        return Curve(self.alphas[index], self.loss[index], error, derivative)
 
 
 @dataclass(frozen=True)
 class _Definition:
-    """How a reading is taken, and what its users conclude: `passes(value, tolerance)` answers `question` with yes."""
+    """How a reading is taken and used: it answers `question` with `passes(value, tolerance)`, None for no answer.
+
+    `needs` names what a curve must have: both ends, errors (and both ends), or derivatives.
+    """
 
     name: str
     unit: Literal["loss", "%", "α", ""]
@@ -52,25 +57,26 @@ class _Definition:
     needs: Literal["ends", "error", "derivative", ""] = ""
 
     def on(self, curve: Curve) -> float | None:
-        """The number, None where this curve or grid has none."""
+        """The value of the reading, None if it is undefined for this curve or its grid."""
         if self.needs in ("ends", "error") and not curve.has_ends:
             return None
         value = float(self.read(curve))
         return None if np.isnan(value) else value
 
 
-def crosswalk(curve: Curve, *, tolerance: float, unit: str) -> Readings:
-    """Take every published monotonicity, barrier, convexity and plateau reading of a curve, and of half its points.
+def published_readings(curve: Curve, *, tolerance: float, unit: str) -> Readings:
+    """Every published monotonicity, barrier, convexity and plateau reading of a curve, and of every second point of it.
 
-    Verdicts forgive `tolerance`, in the unit of the loss; errors and convexity are judged without one.
+    `tolerance`, in the unit of the loss, is the largest rise or barrier of the loss that verdicts still count as none;
+    errors and convexity are judged without one. Readings of errors or derivatives that the curve lacks are left out.
 
     Raises `NonFiniteLoss` for NaN or inf, `ValueError` for a negative tolerance.
 
-    >>> alphas = np.linspace(0, 1, 5)
-    >>> found = crosswalk(Curve(alphas, np.array([2.0, 1.0, 1.5, 0.5, 0.0]), None, None), tolerance=0.0, unit="nats")
-    >>> found["max_rise"].value, found["max_rise"].half, found["max_rise"].source
+    >>> curve = Curve(np.linspace(0, 1, 5), np.array([2.0, 1.0, 1.5, 0.5, 0.0]), None, None)
+    >>> readings = published_readings(curve, tolerance=0.0, unit="nats")
+    >>> readings["max_rise"].value, readings["max_rise"].half, readings["max_rise"].source
     (0.5, 0.0, 'Lucas et al. 2021')
-    >>> found.decided_by_the_grid[:2]
+    >>> readings.decided_by_the_grid[:2]
     ('max_rise', 'monotonic_0')
     """
     if not tolerance >= 0:
@@ -79,22 +85,25 @@ def crosswalk(curve: Curve, *, tolerance: float, unit: str) -> Readings:
         )
     half = curve.half()
     rows = []
-    for each in DEFINITIONS:
-        if each.needs in ("error", "derivative") and getattr(curve, each.needs) is None:
-            continue  # not a reading of this kind of measurement at all
-        value, coarse = each.on(curve), each.on(half)
-        verdicts = [None if each.question is None or v is None else each.passes(v, tolerance) for v in (value, coarse)]
+    for definition in DEFINITIONS:
+        if definition.needs in ("error", "derivative") and getattr(curve, definition.needs) is None:
+            continue
+        value, half_value = definition.on(curve), definition.on(half)
+        verdict, half_verdict = (
+            None if definition.question is None or number is None else definition.passes(number, tolerance)
+            for number in (value, half_value)
+        )
         rows.append(
             Reading(
-                each.name,
+                definition.name,
                 value,
-                coarse,
-                unit if each.unit == "loss" else each.unit,
-                each.source,
-                each.formula,
-                each.question,
-                verdicts[0],
-                verdicts[1],
+                half_value,
+                unit if definition.unit == "loss" else definition.unit,
+                definition.source,
+                definition.formula,
+                definition.question,
+                verdict,
+                half_verdict,
             )
         )
     return Readings(tuple(rows), len(curve.alphas), len(half.alphas), tolerance)
@@ -114,7 +123,8 @@ def _monotonic(tolerance: float) -> _Definition:
         f"monotonic_{tolerance:g}",
         "",
         "Lucas et al., scripts",
-        f"max_rise ≤ {tolerance:g}" + (" (the MLI property, of a training loss from the own start)" * (not tolerance)),
+        f"max_rise ≤ {tolerance:g}"
+        + (" (the MLI property, for the training loss from the initialisation)" * (not tolerance)),
         lambda curve: float(monotonicity.is_monotonic(curve.loss, tolerance)),
         "unobstructed",
         lambda value, _: value == 1,
@@ -123,7 +133,8 @@ def _monotonic(tolerance: float) -> _Definition:
 
 def _hidden(curve: Curve) -> float:
     assert curve.derivative is not None
-    return max((each.estimate for each in hidden_rises(curve.loss, curve.derivative, curve.alphas)), default=0.0)
+    rises = hidden_rises(curve.loss, curve.derivative, curve.alphas)
+    return max((rise.estimate for rise in rises), default=0.0)
 
 
 EPS = 0.05
@@ -149,8 +160,8 @@ DEFINITIONS = (
         "widest_rise",
         "α",
         "Lucas et al. 2021",
-        "largest width of one, to one grid step at either side",
-        lambda curve: max((each.width for each in monotonicity.rises(curve.loss, curve.alphas)), default=0.0),
+        "largest width of a bump, to one grid step at either side",
+        lambda curve: max((rise.width for rise in monotonicity.rises(curve.loss, curve.alphas)), default=0.0),
     ),
     _Definition(
         "relative_rise",
@@ -172,10 +183,10 @@ DEFINITIONS = (
         "hidden_rise",
         "loss",
         "derived",
-        "largest rise between points that dL/dα shows (cubic through both)",
+        "largest rise between two grid points, on the cubic through their losses and derivatives",
         _hidden,
         _FALLS,
-        lambda value, tolerance: False if value > tolerance else None,  # a rise that is not hidden is none of its own
+        lambda value, tolerance: False if value > tolerance else None,  # without hidden rises, other readings decide
         needs="derivative",
     ),
     _Definition(

@@ -1,13 +1,13 @@
-"""Records → a table: shares, means and heat maps over two groups of fields, with everything that did not count.
+"""Tables of records: shares or means by two groups of fields, with a note on every run that was left out.
 
-A layout is a table of a sweep file::
+A sweep file gives the layout of a table::
 
     [[tables]]
-    kind = "share"                        # share of non-monotone runs, with its Wilson interval
+    kind = "share"                        # share of runs that are not monotone, with its Wilson interval
     rows = ["optimizer.name", "model.batch_norm"]
     columns = ["optimizer.lr"]
     tolerance = 1e-3                      # in the unit of the loss
-    # kind = "mean_rise": mean min Δ over the runs that are not monotone;  "reading": mean of `reading` over all
+    # kind = "mean_rise": mean min Δ of the runs that are not monotone;  "reading": mean of `reading` of all runs
     # part = "held-out";  where = {"data.name" = "mnist"};  counts_below = 0.5, instead of the sweep's
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
@@ -23,8 +24,8 @@ import numpy as np
 
 from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
-from lerpscape.base.saving import plain
-from lerpscape.lab.tables.records import Record, count_states
+from lerpscape.base.saving import to_json
+from lerpscape.lab.tables.records import Record
 from lerpscape.readings.intervals import wilson_interval
 
 Kind: TypeAlias = Literal["share", "mean_rise", "reading"]
@@ -34,10 +35,10 @@ MIN_DELTA = "min Δ"  # the paper's name for max_rise
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table shows: a cell for each combination of the values of `rows` and of `columns` (dotted fields).
+    """What a table shows: one cell for each combination of the values of `rows` and of `columns` (dotted fields).
 
-    `where` keeps only the runs with these values. `tolerance` has the unit of the loss. `counts_below` is the rule by
-    which runs count here, instead of the sweep's.
+    `where` selects the runs with these values. `tolerance`, in the unit of the loss, is the largest rise that still
+    counts as monotone. `counts_below` replaces the sweep's.
     """
 
     kind: Kind = "share"
@@ -52,11 +53,11 @@ class Layout:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Layout:
-        """The layout of a sweep file's table.
+        """Read a layout from a `[[tables]]` entry of a sweep file.
 
         Raises `ConfigError` for unknown keys and kinds.
         """
-        known = {each.name for each in fields(cls)}
+        known = {field.name for field in fields(cls)}
         for key in table:
             if key not in known:
                 raise ConfigError(unknown_name("a key of a table", key, sorted(known)))
@@ -77,7 +78,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number with what it stands on: value, interval (95 %, or ± one standard error for means), and n runs."""
+    """The value of a cell, its interval (95 % for shares, ± one standard error for means) and its number of runs.
+
+    `hits` is the number of runs that are not monotone, for shares only.
+    """
 
     value: float
     lower: float
@@ -88,7 +92,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row and column, and notes: the rule by which runs count, and how many did not."""
+    """Cells by row and column, and notes: which runs are counted, and how many are not, by reason."""
 
     layout: Layout
     title: str
@@ -98,45 +102,43 @@ class Table:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Title, notes and cells as plain numbers, lists and strings; NaN becomes a string."""
+        """Title, notes and cells as plain numbers, lists and strings; NaN as a string."""
         cells = [
             {**dict(zip(self.layout.rows, row, strict=True)), **dict(zip(self.layout.columns, column, strict=True))}
-            | plain(cell)
+            | to_json(cell)
             for (row, column), cell in self.cells.items()
         ]
         return {"title": self.title, "kind": self.layout.kind, "notes": list(self.notes), "cells": cells}
 
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The values of the cells, shape (rows, columns), nan where there is no run."""
+        """The values of the cells, shape (rows, columns); NaN for an empty cell."""
         cells = [[self.cells.get((row, column)) for column in self.columns] for row in self.rows]
-        found = [[math.nan if cell is None else cell.value for cell in line] for line in cells]
-        return np.array(found, dtype=np.float64).reshape(len(self.rows), len(self.columns))
+        values = [[math.nan if cell is None else cell.value for cell in line] for line in cells]
+        return np.array(values, dtype=np.float64).reshape(len(self.rows), len(self.columns))
 
 
-def counts(record: Record, below: float | None, part: str) -> bool:
-    """Whether a run enters tables: measured, every point finite, and trained to the asked loss."""
+def is_counted(record: Record, counts_below: float | None, part: str) -> bool:
+    """Whether a run enters tables: it is measured, its curve is finite, its final training loss ≤ `counts_below`."""
     profile = record.profiles.get(part)
     if record.state != "done" or profile is None or profile.invalid or record.final_loss is None:
         return False
-    return math.isfinite(record.final_loss) and (below is None or record.final_loss <= below)
+    return math.isfinite(record.final_loss) and (counts_below is None or record.final_loss <= counts_below)
 
 
-def table(records: Sequence[Record], layout: Layout, counts_below: float | None = None) -> Table:
-    """Put records together into one table.
+def tabulate(records: Sequence[Record], layout: Layout, counts_below: float | None = None) -> Table:
+    """Build a table from records; every record is counted in a cell or, with the reason, in the notes.
 
-    Every record is in a cell or in the notes: excluded by the rule, no verdict, diverged, failed, not finished.
-
-    Raises `ConfigError` for rows or columns that are no field of any run.
+    Raises `ConfigError` for rows or columns that no run has as a field.
     """
     counts_below = counts_below if layout.counts_below is None else layout.counts_below
     chosen = [record for record in records if _matches(record, layout.where or {})]
     for name in (*layout.rows, *layout.columns, *(layout.where or {})):
         _require_field(name, records)
-    counted = [record for record in chosen if counts(record, counts_below, layout.part)]
+    counted = [record for record in chosen if is_counted(record, counts_below, layout.part)]
     groups: dict[tuple[Key, Key], list[Record]] = {}
     for record in counted:
         groups.setdefault((_key(record, layout.rows), _key(record, layout.columns)), []).append(record)
-    cells = {place: cell for place, group in groups.items() if (cell := _cell(group, layout)) is not None}
+    cells = {key: cell for key, group in groups.items() if (cell := _cell(group, layout)) is not None}
     return Table(
         layout=layout,
         title=layout.title or _title(layout),
@@ -148,12 +150,11 @@ def table(records: Sequence[Record], layout: Layout, counts_below: float | None 
 
 
 def _title(layout: Layout) -> str:
-    what = {
+    return {
         "share": "Runs that are not monotone",
         "mean_rise": f"Mean {MIN_DELTA} over the runs that are not monotone",
         "reading": f"Mean {MIN_DELTA if layout.reading == 'max_rise' else layout.reading}",
-    }[layout.kind]
-    return f"{what} ({layout.part})"
+    }[layout.kind] + f" ({layout.part})"
 
 
 def _cell(group: list[Record], layout: Layout) -> Cell | None:
@@ -175,17 +176,19 @@ def _cell(group: list[Record], layout: Layout) -> Cell | None:
     return Cell(mean, mean - error, mean + error, n=len(values))
 
 
-def _notes(chosen: list[Record], counted: list[Record], layout: Layout, below: float | None) -> tuple[str, ...]:
-    states = count_states(chosen)
+def _notes(chosen: list[Record], counted: list[Record], layout: Layout, counts_below: float | None) -> tuple[str, ...]:
+    states = Counter(record.state for record in chosen)
     measured = [record for record in chosen if record.state == "done"]
     without = sum(layout.part not in record.profiles for record in measured)
     invalid = sum(bool(record.profiles[layout.part].invalid) for record in measured if layout.part in record.profiles)
-    rule = "every measured run counts" if below is None else f"a run counts if its final training loss is ≤ {below:g}"
+    rule = "every measured run counts"
+    if counts_below is not None:
+        rule = f"a run counts if its final training loss is ≤ {counts_below:g}"
     units = {record.profiles[layout.part].unit for record in counted}
     unit = f" {units.pop()}" if len(units) == 1 else ""
     excluded = len(measured) - len(counted) - invalid - without
     unfinished = sum(states[state] for state in ("pending", "started", "trained"))
-    out = [
+    left_out = [
         f"{excluded} excluded by the rule",
         f"{invalid} without a verdict (loss not finite on the line)",
         f"{without} without this part",
@@ -193,19 +196,19 @@ def _notes(chosen: list[Record], counted: list[Record], layout: Layout, below: f
         f"{states['failed']} failed",
         f"{unfinished} not finished",
     ]
-    counts_line = f"{len(counted)} of {len(chosen)} runs; {rule}. " + ", ".join(out) + "."
-    about = {
+    counts_line = f"{len(counted)} of {len(chosen)} runs; {rule}. " + ", ".join(left_out) + "."
+    legend = {
         "share": f"Not monotone: {MIN_DELTA} > {layout.tolerance:g}{unit}. Brackets: 95 % Wilson interval.",
         "mean_rise": f"Over runs with {MIN_DELTA} > {layout.tolerance:g}{unit}; ± one standard error.",
         "reading": "± one standard error.",
     }[layout.kind]
-    return counts_line, about
+    return counts_line, legend
 
 
-def field_word(name: str) -> str:
-    """The word that stands for a field in a table.
+def field_label(name: str) -> str:
+    """The label of a field in a table.
 
-    >>> field_word("optimizer.lr"), field_word("optimizer.name")
+    >>> field_label("optimizer.lr"), field_label("optimizer.name")
     ('lr', 'optimizer')
     """
     section, _, last = name.rpartition(".")
@@ -230,7 +233,7 @@ def _matches(record: Record, where: Mapping[str, Any]) -> bool:
 
 
 def _sorted(keys: set[Key]) -> tuple[Key, ...]:
-    """Numbers by size, everything else by its text; what is not set comes first."""
+    """Keys in order: None first, then numbers by size, then everything else by its text."""
 
     def order(key: Key) -> list[Any]:
         flat = itertools.chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in key)

@@ -1,4 +1,4 @@
-"""What the examples must look like for a network."""
+"""The shapes of examples that a network accepts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lerpscape.base.errors import ConfigError, explain
 
 
 def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[int, int, int]:
-    """Channels, height and width of an example that must be an image of at least this side.
+    """Channels, height and width of an example, which must be an image of at least `smallest` × `smallest` pixels.
 
-    Raises `ConfigError` for other shapes.
+    Raises `ConfigError` for another shape.
 
     >>> image_shape((3, 32, 32), "vgg", smallest=32)
     (3, 32, 32)
@@ -20,7 +20,7 @@ def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[i
             explain(
                 expected=f"images (channels, height, width) for {model!r}, of {smallest} × {smallest} or more.",
                 got=f"examples of shape {tuple(inputs)}.",
-                hint="Choose other data, or fully_connected.",
+                hint="Choose a data set of such images, or the model fully_connected.",
             )
         )
     channels, height, width = inputs
@@ -28,9 +28,7 @@ def image_shape(inputs: Sequence[int], model: str, smallest: int = 1) -> tuple[i
 
 
 def sequence_shape(inputs: Sequence[int], model: str) -> None:
-    """Refuse examples that are no sequences of tokens.
-
-    Raises `ConfigError` for any shape but that of one token, ().
+    """Raise `ConfigError` unless examples are sequences of tokens, with the shape () of one token.
 
     >>> sequence_shape((), "lstm")
     """
@@ -39,6 +37,6 @@ def sequence_shape(inputs: Sequence[int], model: str) -> None:
             explain(
                 expected=f"sequences of tokens for {model!r}: inputs=().",
                 got=f"examples of shape {tuple(inputs)}.",
-                hint="Choose text, or fully_connected.",
+                hint="Choose a text, or the model fully_connected.",
             )
         )

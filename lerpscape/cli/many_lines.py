@@ -1,0 +1,340 @@
+"""The studies of many lines: starts, onset, pairwise, layerwise, plane, trajectory, connect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lerpscape.base.errors import explain
+from lerpscape.base.names import import_object
+from lerpscape.cli.arguments import (
+    Device,
+    End,
+    Files,
+    Flag,
+    Folder,
+    Json,
+    Loss,
+    OptionalFile,
+    OptionalFolder,
+    Progress,
+    Start,
+    loss_of,
+    print_written,
+    require_writable,
+)
+from lerpscape.cli.options import HERE, DeviceOptions, EndArguments, NetworkArguments, OutputOptions, ProfileOptions
+from lerpscape.cli.reports import print_profiles
+
+
+def starts_command(
+    network: Annotated[EndArguments, HERE],
+    fresh: int = 5,
+    noise: int = 5,
+    zero: Flag = True,
+    seed: int = 0,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    """Compare the line from START with lines from other starts.
+
+    The others are fresh initialisations, Gaussian noise with the norms of START, and zero.
+
+    Args:
+        network: The network and its ends.
+        fresh: Number of fresh initialisations, drawn by MODEL.
+        noise: Number of Gaussian starts; each tensor has the norm that it has in START.
+        zero: Leave out the line from all parameters zero.
+        seed: Seed of the first fresh start and of the first noise.
+        measurement: How each line is measured.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study starts init.pt final.pt --model nets:build --data loaders:train --fresh 3 --plot starts.svg
+    """
+    from lerpscape.studies.start_comparisons import starts
+
+    output.require_writable()
+    (model, data), factory = network.load(), import_object(network.model)
+    result = starts(
+        model,
+        network.start,
+        network.end,
+        data,
+        fresh=fresh,
+        noise=noise,
+        zero=zero,
+        factory=None if factory is model else factory,
+        seed=seed,
+        **measurement.keywords(data),
+    )
+    output.write_summary(result)
+
+
+def onset_command(
+    snapshots: Folder,
+    /,
+    network: Annotated[NetworkArguments, HERE],
+    tolerance: float,
+    end: OptionalFile = None,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    """Find the earliest snapshot from which the line to the final network is monotonic, and stays so.
+
+    Args:
+        snapshots: Folder of checkpoints of one run, in the order of the numbers in their names.
+        network: The network and its data.
+        tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
+        end: The final network; by default the last snapshot.
+        measurement: How each line is measured.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study onset snapshots/ --model nets:build --data loaders:train --tolerance 1e-3 --plot onset.svg
+    """
+    from lerpscape.studies.onsets import onset
+
+    output.require_writable()
+    model, data = network.load()
+    keywords = measurement.keywords(data)
+    output.write_summary(onset(model, snapshots, data, tolerance=tolerance, end=end, **keywords))
+
+
+def pairwise_command(
+    checkpoints: Files,
+    /,
+    network: Annotated[NetworkArguments, HERE],
+    group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…", help_behavior_hint="")] = (),
+    kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    r"""Measure rises and barriers between all pairs of checkpoints.
+
+    Args:
+        checkpoints: Checkpoint files, or one folder of them.
+        network: The network and its data.
+        group: Average over groups: "init*=init" puts the files whose names match into the group init.
+        kind: Definition of the barrier.
+        measurement: How each line is measured.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study pairwise init0.pt init1.pt opt0.pt opt1.pt --model nets:build --data loaders:train \
+            --group "init*=init" "opt*=opt" --plot pairs.svg
+    """
+    from lerpscape.paths.snapshots import snapshots
+    from lerpscape.studies.pairs import pairwise
+
+    output.require_writable()
+    single = checkpoints[0] if len(checkpoints) == 1 else None
+    by_name = snapshots(single if single is not None else {file.stem: file for file in checkpoints})
+    if single is None and len(by_name) < len(checkpoints):
+        raise ValueError(
+            explain(
+                expected="files with different names, which label the results.",
+                got=f"{len(checkpoints)} files with {len(by_name)} names.",
+                hint="Rename one of them.",
+            )
+        )
+    model, data = network.load()
+    groups = _groups(list(by_name), group) if group else None
+    output.write_summary(pairwise(model, by_name, data, groups=groups, kind=kind, **measurement.keywords(data)))
+
+
+def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
+    """The group of each name that a GLOB=GROUP matches."""
+    from fnmatch import fnmatchcase
+
+    groups: dict[str, str] = {}
+    for pattern in patterns:
+        glob, _, group = pattern.partition("=")
+        matching = [name for name in names if fnmatchcase(name, glob)]
+        if not group or not matching:
+            raise ValueError(
+                explain(
+                    expected="GLOB=GROUP with a glob that matches.",
+                    got=f"{pattern!r}.",
+                    hint=f"The names are {', '.join(names)}.",
+                )
+            )
+        groups |= dict.fromkeys(matching, group)
+    return groups
+
+
+def layerwise_command(
+    network: Annotated[EndArguments, HERE],
+    rest: Literal["start", "end"],
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    """Move one layer at a time from START to END, all others held.
+
+    Args:
+        network: The network and its ends.
+        rest: The checkpoint that all other layers are held at.
+        measurement: How each line is measured.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study layerwise init.pt final.pt --model nets:build --data loaders:train --rest end --plot layers.svg
+    """
+    from lerpscape.studies.layers import layerwise
+
+    output.require_writable()
+    model, data = network.load()
+    output.write_summary(layerwise(model, network.start, network.end, data, rest=rest, **measurement.keywords(data)))
+
+
+def plane_command(
+    start: Start,
+    other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")],
+    end: End,
+    /,
+    network: Annotated[NetworkArguments, HERE],
+    trajectory: OptionalFolder = None,
+    points: int = 25,
+    margin: float = 0.2,
+    measurement: ProfileOptions = ProfileOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    r"""Measure the loss on the plane through three checkpoints.
+
+    The lines from START to END and from OTHER to END lie on it, and are measured too.
+
+    Args:
+        start: Checkpoint of the network's initialisation.
+        other: Checkpoint of another initialisation.
+        end: Checkpoint of the trained network.
+        network: The network and its data.
+        trajectory: Folder of snapshots of training, to project on the plane.
+        points: Points along each side of the grid.
+        margin: Margin of the grid around checkpoints and trajectory, as a share of their extent.
+        measurement: How each line is measured.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study plane init.pt other.pt final.pt --model nets:build --data loaders:train \
+            --trajectory snapshots/ --plot plane.svg
+    """
+    from lerpscape.studies.loss_planes import plane
+
+    output.require_writable()
+    model, data = network.load()
+    keywords = measurement.keywords(data)
+    result = plane(model, start, other, end, data, trajectory=trajectory, points=points, margin=margin, **keywords)
+    output.write_summary(result)
+
+
+def trajectory_command(
+    snapshots: Folder,
+    /,
+    network: Annotated[NetworkArguments, HERE],
+    loss: Loss = "cross_entropy",
+    measurement: DeviceOptions = DeviceOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    """Compare the training trajectory with the line.
+
+    Measures the distance of each snapshot from the line between the first and the last, and the loss on both.
+
+    Args:
+        snapshots: Folder of checkpoints of one run, in the order of the numbers in their names.
+        network: The network and its data.
+        loss: Loss of one example.
+        measurement: How the network is evaluated.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study trajectory snapshots/ --model nets:build --data loaders:train --plot trajectory.svg
+    """
+    from lerpscape.studies.trajectories import trajectory
+
+    output.require_writable()
+    model, data = network.load()
+    output.write_summary(trajectory(model, snapshots, data, loss=loss_of(loss), **measurement.keywords(data)))
+
+
+def connect_command(
+    network: Annotated[EndArguments, HERE],
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    loss: Loss = "cross_entropy",
+    epochs: int = 20,
+    learning_rate: float = 0.05,
+    momentum: float = 0.9,
+    seed: int = 0,
+    batch_norm: Annotated[
+        Literal["batch", "interpolate", "end"] | None,
+        tyro.conf.arg(metavar="{batch,interpolate,end}", help_behavior_hint=""),
+    ] = None,
+    device: Device = None,
+    progress: Progress = None,
+    json_: Json = False,
+    plot: OptionalFile = None,
+) -> None:
+    """Train a Bezier curve of low loss between two checkpoints.
+
+    Prints the profiles of the curve and of the line.
+
+    Args:
+        network: The network and its ends.
+        out: Write the control point of the curve (.safetensors), for `lerpscape profile --control`.
+        loss: Loss of one example.
+        epochs: Passes over the data.
+        learning_rate: Initial learning rate of SGD.
+        momentum: Momentum of SGD.
+        seed: Seed of the order of the batches and of the α of each batch.
+        batch_norm: Batch-norm statistics, in training and for the profiles. Required if the model has batch norm.
+        device: Where to compute.
+        progress: Progress bar.
+        json_: Print JSON.
+        plot: Draw both profiles (svg, pdf, png).
+
+    Examples:
+        lerpscape study connect a.pt b.pt --model nets:build --data loaders:train --out control.safetensors
+        lerpscape profile a.pt b.pt --control control.safetensors --model nets:build --data loaders:train
+    """
+    from safetensors.torch import save_file
+
+    from lerpscape.networks.batch_norm import named_policy
+    from lerpscape.paths.line import Line
+    from lerpscape.paths.matching import twins
+    from lerpscape.profiles.profile import profile
+    from lerpscape.studies.connections import connect
+
+    require_writable(out, plot)
+    model, data = network.load()
+    per_example, policy = loss_of(loss), named_policy(batch_norm, data)
+    curve = connect(
+        model,
+        network.start,
+        network.end,
+        data,
+        per_example,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        seed=seed,
+        batch_norm=policy,
+        device=device,
+        progress=progress,
+    )
+    first = twins(curve.control)
+    save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
+    profiles = [
+        profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)
+        for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
+    ]
+    if plot:
+        from lerpscape.plots.style import save_figure
+
+        save_figure(profiles[0].figure(beside=profiles[1:]), str(plot))
+    if json_:
+        print(json.dumps([result.to_dict() for result in profiles], allow_nan=False))
+        return
+    print_profiles(profiles)
+    print_written(out, plot)
