@@ -352,27 +352,25 @@ def _reshaped(series: Series, reshape: Callable[..., Tensor], **settings: Any) -
     return [None if each is None else reshape(each, **settings) for each in series]
 
 
+_DERIVATIVES: dict[Kind, Callable[..., Derivatives]] = {
+    LEAKY_RELU: _leaky_relu,
+    HARDTANH: _hardtanh,
+    RELU6: _hardtanh,
+    HARDSWISH: _hardswish,
+    ELU: _elu,
+    SELU: _selu,
+    SOFTPLUS: _softplus,
+    GELU: _gelu,
+    SILU: _silu,
+    MISH: _mish,
+    TANH: _tanh,
+    SIGMOID: _sigmoid,
+}
 _RULES: dict[Kind | None, Callable[..., Series]] = {
     RELU: _relu,
     IDENTITY: _unchanged,
     DROPOUT: _unchanged,
     FLATTEN: partial(_reshaped, reshape=torch.flatten),
     UNFLATTEN: partial(_reshaped, reshape=lambda part, dim, unflattened_size: part.unflatten(dim, unflattened_size)),
-    **{
-        kind: partial(_smooth, derivatives=derivatives)
-        for kind, derivatives in {
-            LEAKY_RELU: _leaky_relu,
-            HARDTANH: _hardtanh,
-            RELU6: _hardtanh,
-            HARDSWISH: _hardswish,
-            ELU: _elu,
-            SELU: _selu,
-            SOFTPLUS: _softplus,
-            GELU: _gelu,
-            SILU: _silu,
-            MISH: _mish,
-            TANH: _tanh,
-            SIGMOID: _sigmoid,
-        }.items()
-    },
+    **{kind: partial(_smooth, derivatives=derivatives) for kind, derivatives in _DERIVATIVES.items()},
 }
