@@ -408,7 +408,8 @@ class Branching(Unsupported):
     ("model", "options", "error", "words"),
     [
         (Unsupported(), {}, TypeError, "operation 'cumsum'"),
-        (nn.Sequential(nn.Linear(1, 1), nn.Softplus()), {}, TypeError, "type Softplus"),
+        (nn.Sequential(nn.Linear(1, 1), nn.Softsign()), {}, TypeError, "type Softsign"),
+        (nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2)), {}, TypeError, "type LayerNorm"),
         (Branching(), {}, TypeError, "torch.fx can trace"),
         (nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)), {}, ValueError, "InterpolateStatistics"),
         (nn.Sequential(nn.Linear(1, 4), nn.Unflatten(1, (2, 2))), {}, TypeError, "Unflatten"),
