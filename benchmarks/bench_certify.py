@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import machine
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -123,7 +124,7 @@ def measured(
         "float64_evaluations_with_derivative_it_equals": round(took / one, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": platform.machine(),
+        "machine": machine(),
     }
     print(
         f"{name}: {found.verdict} [{found.lower:.3g}, {found.upper:.3g}], {found.evaluations} intervals, {took:.1f} s",

@@ -11,7 +11,6 @@ them the same. Writes benchmarks/results/gauss.json.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from machine import machine
 from torch import Tensor, nn
 
 import lerpscape as ls
@@ -172,7 +172,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "threads": torch.get_num_threads(),
         "dtype": "float32",
-        "machine": platform.machine(),
+        "machine": machine(),
         "torch": torch.__version__,
         "results": results,
     }

@@ -1,21 +1,21 @@
-"""Every kind of network that is tested: profile() against the loop that everybody writes, so that none is slower.
+"""Networks of many kinds: profile() against the plain loop, so that none is slower.
 
 usage: python benchmarks/bench_models.py [WORDS …] [--rounds 5]
 
 One thread, float32, random data of the usual shapes, 50 α (12 for convolutions); interleaved rounds, ratios of the
 same round. The loop measures the loss alone, `profile(derivative=False)` loss and accuracy; for classes there is a
-second loop that measures both. The networks of the laboratory, and others with a loss of one's own, dict batches with
-several inputs, tied weights, torch's own Transformer layer. Networks with batch norm are measured with statistics on
-the line in both ways, and with statistics that each way estimates anew at every α from the same data: the loop by a
-pass in training mode before the one that measures (pooled over batches), `profile` by the same or exactly. With words,
-only the networks whose name has one of them; other results are kept. Written to benchmarks/results/models.json.
+second loop that measures both. Networks of the laboratory, and others with a loss of one's own, tied weights, and
+torch's own Transformer layer; ResNet-20 with batch norm is in bench_engine.py. Networks with batch norm are measured
+with statistics on the line in both ways, and with statistics that each way estimates anew at every α from the same
+data: the loop by a pass in training mode before the one that measures (pooled over batches), `profile` by the same or
+exactly. With words, only the networks whose name has one of them; other results are kept. Written to
+benchmarks/results/models.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from bench_engine import RESULTS, batches, interleaved, losses
 from loops import loop
-from networks import Attention, Bag, Tied, fully_connected, moved
+from machine import machine
+from networks import Attention, Tied, fully_connected, moved
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
@@ -64,25 +65,20 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] 
     "lenet": ("lenet", {}, IMAGE, 10, 2048, 128),
     "lenet, batch norm": ("lenet", {"batch_norm": True}, IMAGE, 10, 2048, 128),
     "alexnet": ("alexnet", {}, PICTURE, 10, 512, 64),
-    "vgg-16": ("vgg", {}, PICTURE, 10, 64, 32),
-    "vgg-16, batch norm": ("vgg", {"batch_norm": True}, PICTURE, 10, 64, 32),
-    "resnet-20, identity": ("resnet", {"norm": "identity"}, PICTURE, 10, 256, 128),
-    "resnet-20, residual scale": ("resnet", {"norm": "residual_scale"}, PICTURE, 10, 256, 128),
     "resnet-20, fixup": ("resnet", {"norm": "fixup"}, PICTURE, 10, 256, 128),
-    "resnet-20, batch norm": ("resnet", {}, PICTURE, 10, 256, 128),
     "lstm": ("lstm", {}, (), 1000, 128, 16),
     "transformer": ("transformer", {}, (), 1000, 128, 16),
 }
 
 
-OTHERS = ("own loss", "dict batches", "tied weights", "torch's own attention")
+OTHERS = ("own loss", "tied weights", "torch's own attention")
 
 
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:
     return smooth_l1_loss(outputs, targets, reduction="none").mean(1)
 
 
-def made(name: str) -> tuple[nn.Module, nn.Module, list[Any], Any, int]:
+def contest(name: str) -> tuple[nn.Module, nn.Module, list[Any], Any, int]:
     """Both ends, batches, the loss and the number of examples."""
     if name in OTHERS:
         return other(name)
@@ -100,13 +96,6 @@ def other(name: str) -> tuple[nn.Module, nn.Module, list[Any], Any, int]:
     if name == "own loss":
         start = fully_connected(784, 256, 256, 10).eval()
         return start, moved(start), batches(torch.randn(2048, 784), torch.randn(2048, 10), 512), huber, 2048
-    if name == "dict batches":
-        start = Bag(1000, 200, 10).eval()
-        ids, mask = torch.randint(0, 1000, (2048, 35)), torch.ones(2048, 35)
-        mask[::2, 20:] = 0
-        parts = zip(ids.split(256), mask.split(256), torch.randint(0, 10, (2048,)).split(256), strict=True)
-        data = [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in parts]
-        return start, moved(start), data, "cross_entropy", 2048
     start = (Tied(1000, 200) if name == "tied weights" else Attention(1000, 200)).eval()
     return start, moved(start), following(1000, 128, 16), "cross_entropy", 128
 
@@ -118,7 +107,7 @@ def following(vocabulary: int, count: int, size: int) -> list[Any]:
 
 
 def compared(name: str, rounds: int) -> dict[str, Any]:
-    start, end, data, kind, count = made(name)
+    start, end, data, kind, count = contest(name)
     pictures = isinstance(data[0], tuple) and data[0][0].dim() == 4
     points = 12 if pictures and "connected" not in name and "autoencoder" not in name else 50
     alphas, line = np.linspace(0, 1, points), ls.Line(start, end)
@@ -164,7 +153,7 @@ def main() -> None:
         row = compared(name, options.rounds)
         kept = json.loads(out.read_text()) if out.exists() else {}
         kept["what"] = __doc__
-        kept[name] = row | {"torch": torch.__version__, "machine": platform.machine(), "threads": 1}
+        kept[name] = row | {"torch": torch.__version__, "machine": machine(), "threads": 1}
         out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import machine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -103,7 +104,7 @@ def main() -> None:
         "batch": BATCH,
         "rounds": rounds,
         "threads": 1,
-        "machine": platform.machine(),
+        "machine": machine(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

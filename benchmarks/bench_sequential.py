@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import machine
 from networks import fully_connected
 from torch import Tensor, nn
 
@@ -220,11 +221,11 @@ def main() -> None:
     if "LERPSCAPE_DATA" not in os.environ:
         parser.error("set LERPSCAPE_DATA to a folder with MNIST/raw and FashionMNIST/raw")
     torch.set_num_threads(1)
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    about = {"torch": torch.__version__, "python": platform.python_version(), "machine": machine()}
     for part in asked.parts or PARTS:
         table = PARTS[part](asked.trials, asked.rounds, asked.only)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        rows = kept.get(part, {}) | {name: row | machine for name, row in table.items()}
+        rows = kept.get(part, {}) | {name: row | about for name, row in table.items()}
         RESULTS.write_text(json.dumps(kept | {"what": __doc__, part: rows}, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import machine
 from torch.utils.data import DataLoader, TensorDataset
 
 from lerpscape.base.saving import versions
@@ -129,7 +129,7 @@ def main() -> None:
                     f"[{min(faster):.2f}, {max(faster):.2f}], {statistics.median(share):.2f}× its matrix products",
                     flush=True,
                 )
-    environment = {"machine": platform.machine(), "data": data, "threads": 1, "rounds": rounds, **versions()}
+    environment = {"machine": machine(), "data": data, "threads": 1, "rounds": rounds, **versions()}
     result = Path(__file__).parent / "results" / "training.json"
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps({"environment": environment, "results": found}, indent=1) + "\n")

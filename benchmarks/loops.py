@@ -11,13 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def called(model: nn.Module, item: Any) -> tuple[Tensor, Tensor]:
-    """Outputs and targets of a batch: a pair, or a dict with the targets under `labels`."""
-    if isinstance(item, dict):
-        return model(**{name: value for name, value in item.items() if name != "labels"}), item["labels"]
-    return model(item[0]), item[1]
-
-
 def summed(kind: Any, outputs: Tensor, targets: Tensor) -> float:
     if callable(kind):
         return float(kind(outputs, targets).sum())
@@ -53,12 +46,12 @@ def loop(
                         module.reset_running_stats()
                         module.momentum = None
                 model.train()
-                for item in data:
-                    called(model, item)
+                for inputs, _ in data:
+                    model(inputs)
             model.eval()
             total = right = 0.0
-            for item in data:
-                outputs, targets = called(model, item)
+            for inputs, targets in data:
+                outputs = model(inputs)
                 total += summed(kind, outputs, targets)
                 if accuracy:
                     right += float((outputs.argmax(-1) == targets).sum())

@@ -47,19 +47,6 @@ def residual(batch_norm: bool) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-class Bag(nn.Module):
-    """Takes keyword arguments, as models from hubs do: the mean embedding of the tokens that the mask keeps."""
-
-    def __init__(self, vocabulary: int, width: int, outputs: int) -> None:
-        super().__init__()
-        self.embedding, self.hidden = nn.Embedding(vocabulary, width), nn.Linear(width, width)
-        self.read = nn.Linear(width, outputs)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        weights = attention_mask[..., None] / attention_mask.sum(1)[:, None, None]
-        return self.read(F.relu(self.hidden((self.embedding(input_ids) * weights).sum(1))))
-
-
 class Tied(nn.Module):
     """A language model whose input and output embedding are one tensor."""
 
