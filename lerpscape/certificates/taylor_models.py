@@ -6,8 +6,9 @@ function is, as for a ReLU.
 
 Centres and tilts are float64, remainders float32 (see `rounding`). Each rule adds to the remainder a bound of its
 rounding errors in the centre and the tilt, a small multiple of u times the magnitudes involved, and enlarges the
-remainder by the relative error of computing it. Values of exp, expm1, log1p, tanh, erf and sqrt are assumed to be accurate
-to 4 units in the last place. NaN and infinities propagate to the result, where they mean that nothing is known.
+remainder by the relative error of computing it. Values of exp, expm1, log1p, tanh, erf and sqrt are assumed to be
+accurate to 4 units in the last place. NaN and infinities propagate to the result, where they mean that nothing is
+known.
 
 Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated functional inclusion methods".
 """
