@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from loops import loop
-from machine import machine
 from networks import fully_connected, moved, residual
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -414,7 +413,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import lerpscape as ls
-from lerpscape.engine._relu_sweep_kernels import switching
+from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
+from lerpscape.engine.shared_layers import EndpointOutputs
 from networks import fully_connected, moved
 torch.set_num_threads(1)
 start = fully_connected(784, 1024, 1024, 10)
@@ -427,8 +427,8 @@ def most():  # not ru_maxrss, which begins with what the parent had
 derivative = sys.argv[2] == "derivative"
 ls.profile(start, line, data[:1], alphas=5, derivative=derivative)
 first = most()
-ends = np.ones((1, 2)), -np.ones((1, 2))
-switching(*ends, np.linspace(0, 1, 3), np.empty((1, 2)), np.empty((1, 2)))  # loads numba
+block = EndpointOutputs(torch.rand(2, 2), -torch.rand(2, 2), None), NextLayer.of(*torch.rand(2, 2, 2), None, None)
+ReLUSweep(*block, np.linspace(0, 1, 3)).series(0.5, 1)  # loads numba
 before = most()
 ls.profile(start, line, data, alphas=int(sys.argv[1]), derivative=derivative)
 print(most() - before, before - first)
@@ -487,7 +487,7 @@ def main() -> None:
         result[name] = {
             "rounds": options.rounds,
             "threads": 1,
-            "machine": machine(),
+            "machine": platform.machine(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "found": found,

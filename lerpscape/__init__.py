@@ -12,47 +12,57 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lerpscape import (
-        base,
-        certificates,
-        engine,
-        geometry,
-        lab,
-        networks,
-        papers,
-        paths,
-        plots,
-        profiles,
-        readings,
-        studies,
+        base as base,
+        certificates as certificates,
+        engine as engine,
+        geometry as geometry,
+        lab as lab,
+        networks as networks,
+        papers as papers,
+        paths as paths,
+        plots as plots,
+        profiles as profiles,
+        readings as readings,
+        studies as studies,
     )
     from lerpscape.base.errors import (
-        ConfigError,
-        Diverged,
-        EndpointMismatch,
-        LerpscapeError,
-        NonFiniteLoss,
-        NonFiniteOutput,
-        NotRepeatable,
-        PartialMismatch,
-        StoreConflict,
+        ConfigError as ConfigError,
+        Diverged as Diverged,
+        EndpointMismatch as EndpointMismatch,
+        LerpscapeError as LerpscapeError,
+        NonFiniteLoss as NonFiniteLoss,
+        NonFiniteOutput as NonFiniteOutput,
+        NotRepeatable as NotRepeatable,
+        PartialMismatch as PartialMismatch,
+        StoreConflict as StoreConflict,
     )
-    from lerpscape.certificates.certify import certify
-    from lerpscape.certificates.results import Certificate
-    from lerpscape.geometry.gauss_length import gauss_length
-    from lerpscape.geometry.gauss_length_results import GaussLength
-    from lerpscape.geometry.hessian import curvature
-    from lerpscape.networks.batch_norm import BatchStatistics, EndStatistics, InterpolateStatistics, Recalibrate
-    from lerpscape.networks.losses import Loss
-    from lerpscape.paths.checkpoints import checkpoint
-    from lerpscape.paths.curves import Bezier, Polyline
-    from lerpscape.paths.line import Line
-    from lerpscape.paths.path import ParamPath
-    from lerpscape.paths.planes import Plane
-    from lerpscape.paths.spheres import SphericalLine
-    from lerpscape.plots.report import report
-    from lerpscape.profiles.profile import profile
-    from lerpscape.profiles.results import Profile
-    from lerpscape.profiles.sequential import sequential_verdict
-    from lerpscape.readings.monotonicity import barrier, is_monotonic, max_rise, rises
+    from lerpscape.certificates.certify import certify as certify
+    from lerpscape.certificates.results import Certificate as Certificate
+    from lerpscape.geometry.gauss_length import gauss_length as gauss_length
+    from lerpscape.geometry.gauss_length_results import GaussLength as GaussLength
+    from lerpscape.geometry.hessian import curvature as curvature
+    from lerpscape.networks.batch_norm import (
+        BatchStatistics as BatchStatistics,
+        EndStatistics as EndStatistics,
+        InterpolateStatistics as InterpolateStatistics,
+        Recalibrate as Recalibrate,
+    )
+    from lerpscape.networks.losses import Loss as Loss
+    from lerpscape.paths.checkpoints import checkpoint as checkpoint
+    from lerpscape.paths.curves import Bezier as Bezier, Polyline as Polyline
+    from lerpscape.paths.line import Line as Line
+    from lerpscape.paths.path import ParamPath as ParamPath
+    from lerpscape.paths.planes import Plane as Plane
+    from lerpscape.paths.spheres import SphericalLine as SphericalLine
+    from lerpscape.plots.report import report as report
+    from lerpscape.profiles.profile import profile as profile
+    from lerpscape.profiles.results import Profile as Profile
+    from lerpscape.profiles.sequential import sequential_verdict as sequential_verdict
+    from lerpscape.readings.monotonicity import (
+        barrier as barrier,
+        is_monotonic as is_monotonic,
+        max_rise as max_rise,
+        rises as rises,
+    )
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -7,9 +7,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ import lerpscape as ls
 from lerpscape.engine import planner
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batches import Batch
 
@@ -240,12 +241,23 @@ def rounding(model: nn.Module, dtype: torch.dtype = torch.float64) -> float:
     return 2 * torch.finfo(dtype).eps * sum(each[0].numel() for each in model.parameters() if each.dim() > 1)
 
 
-def by_module(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **asked: Any) -> ls.Profile:
-    with monkeypatch.context() as patched:
-        patched.setattr(planner, "traced", lambda model: "switched off")
-        found = ls.profile(*arguments, **asked)
-    assert found.how["plan"] == "the module batch by batch: switched off"
-    return found
+def by_plan(plan: ExecutionPlan, *arguments: Any, **options: Any) -> ls.Profile:
+    """A profile by this plan, whatever the planner would choose."""
+    with mock.patch.object(planner, "plan", return_value=plan):
+        profile = ls.profile(*arguments, **options)
+    assert profile.how["plan"] == plan.describe()
+    return profile
+
+
+def by_module(*arguments: Any, **options: Any) -> ls.Profile:
+    """A profile by the plain module."""
+    return by_plan(ExecutionPlan.by_module("as the test says"), *arguments, **options)
+
+
+def by_graph(batch_size: int, group_size: int, *arguments: Any, **options: Any) -> ls.Profile:
+    """A profile by the traced operations, on batches and groups of these sizes."""
+    plan = ExecutionPlan("graph", "first layer shared by all α", batch_size=batch_size, group_size=group_size)
+    return by_plan(plan, *arguments, **options)
 
 
 def assert_same(found: ls.Profile, expected: ls.Profile) -> None:

@@ -20,9 +20,13 @@ MADE_WITH = {
     "CELU": {"alpha": 0.7},
     "Softplus": {"beta": 1.5, "threshold": 15.0},
     "GELU": {"approximate": "none"},
+    "LayerNorm": {"normalized_shape": (4,)},
+    "RMSNorm": {"normalized_shape": (4,), "eps": 1e-3},
+    "GroupNorm": {"num_groups": 2, "num_channels": 4},
 }
 ELEMENTWISE = [kind for kind in KINDS if kind.elementwise and kind.modules and kind.name != "Dropout"]
 ACTIVATIONS = [kind for kind in ELEMENTWISE if kind.functions]
+NORMS = [layer_kinds.LAYER_NORM, layer_kinds.GROUP_NORM, layer_kinds.RMS_NORM]
 SOFTMAXES = [layer_kinds.SOFTMAX, layer_kinds.LOG_SOFTMAX]
 
 
@@ -35,13 +39,14 @@ class AsFunction(nn.Module):
 
     def __init__(self, kind: Kind, form: object) -> None:
         super().__init__()
-        layer = layer_of(kind)
-        self.settings = {k: v for k, v in settings_of_layer(layer, kind).items() if k != "inplace"}
-        self.form = form
+        self.kind, self.form = kind, form
+        self.layer = layer_of(kind)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        function = getattr(x, self.form) if isinstance(self.form, str) else self.form
-        return function(**self.settings) if isinstance(self.form, str) else function(x, **self.settings)
+        settings = {k: v for k, v in settings_of_layer(self.layer, self.kind).items() if k != "inplace"}
+        if isinstance(self.form, str):
+            return getattr(x, self.form)(**settings)
+        return self.form(x, **settings)
 
 
 def forms(kinds: list[Kind], *, in_place: bool = False) -> list[object]:

@@ -10,6 +10,19 @@ from torch.func import functional_call, jvp, vmap
 from lerpscape.networks.batch_norm import EndStatistics, InterpolateStatistics
 
 ACTIVATIONS = (nn.ReLU, lambda: nn.LeakyReLU(0.1), nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)
+MORE_ACTIVATIONS = (
+    nn.ELU,
+    lambda: nn.ELU(1.7),
+    lambda: nn.ELU(0.4),
+    nn.SELU,
+    nn.Softplus,
+    lambda: nn.Softplus(beta=2.5),
+    nn.Hardtanh,
+    lambda: nn.Hardtanh(-0.3, 1.1),
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.Mish,
+)
 
 
 class Residual(nn.Module):
@@ -37,33 +50,33 @@ class Functional(nn.Module):
         return -x.view(x.size(0), -1) + x.mean(dim=2).sigmoid().mean(dim=1, keepdim=True)
 
 
-def dense(generator, depth, width=6, classes=3):
+def dense(generator, depth, activations, width=6, classes=3):
     layers, size = [], 5
     for _ in range(depth):
-        pick = int(torch.randint(len(ACTIVATIONS) + 3, (1,), generator=generator))
+        pick = int(torch.randint(len(activations) + 3, (1,), generator=generator))
         layers.append(nn.Linear(size, width, bias=bool(torch.randint(2, (1,), generator=generator))))
-        if pick == len(ACTIVATIONS):
+        if pick == len(activations):
             layers += [nn.BatchNorm1d(width), nn.ReLU()]
-        elif pick == len(ACTIVATIONS) + 1:
+        elif pick == len(activations) + 1:
             layers.append(Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU())))
-        elif pick == len(ACTIVATIONS) + 2:
+        elif pick == len(activations) + 2:
             layers += [nn.Dropout(), Functional(width), nn.Identity()]
             size = 2 * ((width - 2) // 2)
             continue
         else:
-            layers.append(ACTIVATIONS[pick]())
+            layers.append(activations[pick]())
         size = width
     return nn.Sequential(*layers, nn.Linear(size, classes)), (5,)
 
 
-def convolutional(generator, depth, classes=3):
+def convolutional(generator, depth, activations, classes=3):
     layers, channels, side = [], 1, 8
     for _ in range(min(depth, 2)):
         pick = int(torch.randint(4, (1,), generator=generator))
         layers.append(nn.Conv2d(channels, 4, 3, padding=1, bias=pick != 1))
         if pick == 1:
             layers.append(nn.BatchNorm2d(4))
-        layers.append(ACTIVATIONS[int(torch.randint(len(ACTIVATIONS), (1,), generator=generator))]())
+        layers.append(activations[int(torch.randint(len(activations), (1,), generator=generator))]())
         layers.append((nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1))[pick])
         channels, side = 4, side // 2
     if depth > 2:
@@ -74,13 +87,13 @@ def convolutional(generator, depth, classes=3):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * side * side, classes)), (1, 8, 8)
 
 
-def network(seed, examples=8):
+def network(seed, examples=8, activations=ACTIVATIONS):
     """Two ends of a random network, data for it, and a batch-norm policy."""
     generator = torch.Generator().manual_seed(seed)
     make = convolutional if seed % 3 == 2 else dense
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, shape = make(generator, 1 + seed % 4)
+        model, shape = make(generator, 1 + seed % 4, activations)
         model = model.double()
         end = copy.deepcopy(model)
         for parameter in end.parameters():

@@ -265,3 +265,21 @@ def test_no_public_name_is_that_of_a_module_beside_it(package: ModuleType) -> No
     """Importing the module would put it in the place of the function."""
     assert package.__file__
     assert not set(package.__all__) & {file.stem for file in Path(package.__file__).parent.iterdir()}
+
+
+def test_type_checkers_see_public_names_as_exported() -> None:
+    for file in ROOT.rglob("__init__.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                aliases = [alias for line in node.body if isinstance(line, ast.ImportFrom) for alias in line.names]
+                assert aliases and all(alias.asname == alias.name for alias in aliases), file
+
+
+@pytest.mark.slow
+def test_a_users_file_passes_strict_mypy(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    file = tmp_path / "user.py"
+    file.write_text("from lerpscape import Line, profile\nfrom lerpscape.studies import onset\n")
+    command = [sys.executable, "-m", "mypy", "--strict", str(file)]
+    checked = subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr

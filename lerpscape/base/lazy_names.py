@@ -1,4 +1,7 @@
-"""Public names of a package, imported when first used. Each package lists them once, in its `TYPE_CHECKING` block."""
+"""Public names of a package, imported when first used. Each package lists them once, in its `TYPE_CHECKING` block.
+
+The block writes `from module import name as name`, which type checkers take as exporting the name again.
+"""
 
 import ast
 import sys
@@ -10,8 +13,9 @@ from typing import Any
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package, from the `if TYPE_CHECKING:` block of its file.
 
-    The block is parsed, never run. `from package.module import name` makes `name` public. `from package import folder`
-    makes a sub-package an attribute, but leaves it out of `__all__`, so that a star import does not bring it.
+    The block is parsed, never run. `from package.module import name as name` makes `name` public. `from package import
+    folder as folder` makes a sub-package an attribute, but leaves it out of `__all__`, so that a star import does not
+    bring it.
 
     >>> load, directory, names = attach("lerpscape", import_module("lerpscape").__file__)
     >>> load("max_rise")([0.0, 2.0, 1.0]), "max_rise" in names, "studies" in directory()

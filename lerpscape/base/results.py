@@ -1,4 +1,4 @@
-"""What every result can do: become plain numbers and a file, come back exactly, be compared, be looked at."""
+"""The base class of all results: saving and loading exactly, comparing, and drawing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class Result(ABC):
-    """What measuring gives: a frozen dataclass (`eq=False`: equality is here) whose fields say what they hold.
+    """Base class of results, which are frozen dataclasses with `eq=False`, as equality is defined here.
 
-    The types of the fields are how a file is read back: see `saving.from_json`. `FORMAT` names the file's content, with
-    a number that changes when the fields do. `PLOT` names the function that draws the result, "module.function" in
-    `lerpscape.plots`: the one import that goes upwards, made when somebody looks. `FIGURE` names the one that lays out
-    a whole page; without it `figure` puts the plot alone on a page of `PAGE` inches.
+    * `FORMAT` names the format of saved files, with a number that changes when the fields change. A file is read by the
+      types of the fields; see `saving.from_json`.
+    * `PLOT` names the function that draws the result into axes, as "module.function" in `lerpscape.plots`, which is
+      imported when the result is drawn.
+    * `FIGURE` names the function that draws a whole figure. Without it, `figure` draws the plot alone, on a page of
+      `PAGE` inches.
     """
 
     FORMAT: ClassVar[str]
@@ -33,22 +35,24 @@ class Result(ABC):
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What was found, in a sentence or a few."""
+        """The result in one or a few sentences."""
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the result into matplotlib axes, by default those of a new pyplot figure; returns the axes.
 
-        What is drawn, and which options there are, says the function that `PLOT` names. Raises `AttributeError` for
-        results without a picture.
+        The function that `PLOT` names takes the options and documents what is drawn.
+
+        Raises `AttributeError` for results without a plot.
         """
         axes: Axes = self._drawing(self.PLOT)(self, ax, **options)
         return axes
 
     def figure(self, **options: Any) -> Figure:
-        """The result as a picture on a page of its own.
+        """The result as a new matplotlib figure.
 
-        The function that `FIGURE` names, else the one that `PLOT` names, takes the options. Raises `AttributeError`
-        for results without a picture.
+        The function that `FIGURE` names, or else the one that `PLOT` names, takes the options.
+
+        Raises `AttributeError` for results without a figure.
         """
         draw = self._drawing(self.FIGURE or self.PLOT)
         page = self._drawing("style.page")
@@ -58,20 +62,20 @@ class Result(ABC):
     @classmethod
     def _drawing(cls, name: str) -> Callable[..., Any]:
         if not name:
-            raise AttributeError(f"a {cls.__name__} has no such picture; its `summary` says what was found")
+            raise AttributeError(f"a {cls.__name__} has no such picture; see its `summary`")
         module, _, function = name.partition(".")
-        found: Callable[..., Any] = getattr(import_module(f"lerpscape.plots.{module}"), function)
-        return found
+        draw: Callable[..., Any] = getattr(import_module(f"lerpscape.plots.{module}"), function)
+        return draw
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and strings, ready for JSON; NaN and inf become strings."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        """All fields by name, as numbers, lists and strings for JSON; NaN and infinities become strings."""
+        fields: dict[str, Any] = to_json(self)
+        return fields
 
     def save(self, path: str | Path) -> None:
-        """Write the result as JSON; `load` gives back exactly the same numbers.
+        """Write the result as JSON, from which `load` restores exactly the same numbers.
 
-        Raises `OSError` where the file cannot be written.
+        Raises `OSError` if the file cannot be written.
         """
         write_json(self.to_dict(), path)
 
@@ -79,18 +83,18 @@ class Result(ABC):
     def load(cls, path: str | Path) -> Self:
         """Read a result written by `save`.
 
-        Raises `FileNotFoundError`, and `ValueError` for a file of another kind.
+        Raises `FileNotFoundError`, and `ValueError` for a file of another format.
         """
         return cls.from_dict(read_json(path, cls.FORMAT))
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
-        """The result that `to_dict` made these numbers, lists and strings of.
+        """The result from which `to_dict` made this dictionary.
 
-        Raises `ValueError` that names a field which is not there.
+        Raises `ValueError` that names a missing field.
         """
-        found: Self = from_json(saved, cls)
-        return found
+        result: Self = from_json(saved, cls)
+        return result
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and self.to_dict() == other.to_dict()
@@ -99,7 +103,7 @@ class Result(ABC):
         return hash((self.FORMAT, *(value for value in vars(self).values() if isinstance(value, (str, int)))))
 
     def _repr_html_(self) -> str:
-        """The picture over the summary, which a notebook shows for a result at the end of a cell."""
+        """The figure and the summary as HTML, which notebooks show."""
         words = html.escape(self.summary)
         if not (self.PLOT or self.FIGURE):
             return f"<p>{words}</p>"

@@ -1,4 +1,4 @@
-"""Affine maps with moving weights: linear layers and convolutions."""
+"""Taylor models of linear layers and convolutions whose weights depend on α."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from lerpscape.certificates.noises import Noise, joined
 from lerpscape.certificates.rounding import COARSE, UNIT, coarse, enlarged, lifted, plus, total
 from lerpscape.certificates.taylor_models import Form, TaylorModel
 
-# Products of the data with the ends' weights, kept while the same data meet the same layer around another α.
+# Products of a layer's constant inputs with the start's weights and their change, for reuse on other intervals.
 Memory = dict[str, Tensor]
-# Intervals at least this wide to each side have the terms in t multiplied in float32: their rounding is relative to t.
+# For t up to at least this, terms in t are multiplied in float32, because their rounding errors are relative to t.
 WIDE = 2.0**-8
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A map (inputs, weights) → outputs, linear in both, whose sums have so many `terms`.
+    """A map (inputs, weights) → outputs that is linear in both; each output is a sum of `terms` products.
 
-    `exact` is for float64, where sums of products are just that. `plain` maps are so in float32 too; others, such as
-    convolutions, may use other algorithms there, and are computed in float64 throughout.
+    `exact` computes it in float64, by direct summation. `plain` maps, which are matrix products, are computed by direct
+    summation in float32 too. For others, such as convolutions, torch may choose other algorithms in float32, so they
+    are always computed in float64.
     """
 
     exact: Callable[[Tensor, Tensor], Tensor]
     terms: int
     plain: bool
 
-    def coarsely(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        """The map of float32 tensors, with float32 rounding of plain sums."""
+    def in_float32(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """The map of float32 tensors, with the rounding errors of direct summation in float32."""
         if self.plain:
             return self.exact(inputs, weights)
         return self.exact(inputs.double(), weights.double()).float()
 
-    def followed(self, noise: Noise, weights: Tensor, shape: torch.Size) -> Noise:
-        """The noise after the map; plain maps are matrix products."""
+    def of_noise(self, noise: Noise, weights: Tensor, shape: torch.Size) -> Noise:
+        """The noise after the map."""
         if self.plain:
             return noise.through(lambda back: back @ weights, shape, len(weights) + 8)
-        return noise.map(lambda shift: self.coarsely(shift, weights), shape, weights.numel() + 8)
+        return noise.map(lambda shift: self.in_float32(shift, weights), shape, weights.numel() + 8)
 
 
 @dataclass(frozen=True)
-class _Images:
-    """What the matrices make of a model: W and Δ of (c, d, g, e), and of the sizes of what is unknown about it.
+class _Products:
+    """Products of the parts of a Taylor model with the weights, in the notation of `affine`.
 
-    With the rounding ρ of sums over the value, and σ over the slope, `value_room` is |W|·(R + ρ), `slope_room` is
-    |W|·S, `slope_rounding` is |W|·σ and `moved` is |Δ|·(R + ρ + s·(S + σ)).
+    `by_middle` are W·c, W·d, W·g, W·e, and `by_change` the same with Δ. With ρ and σ bounds of the rounding errors of
+    sums over the value and the slope, `value_room` is |W|·(R + ρ), `slope_room` is |W|·S, `slope_rounding` is |W|·σ,
+    and `moved` is |Δ|·(R + ρ + s·(S + σ)).
     """
 
     by_middle: list[Tensor | None]
@@ -63,30 +65,32 @@ class _Images:
 def affine(
     model: TaylorModel, weight: Parameter, bias: Parameter | None, apply: LinearMap, memory: Memory | None = None
 ) -> TaylorModel:
-    """The layer z = W(t)·h + b(t), z′ = W(t)·h′ + ΔW·h + Δb, for a linear map.
+    """The Taylor model of a layer z = W(t)·h + b(t), with z′ = W(t)·h′ + Δ·h + β, for a linear map.
 
-    With h = c + dt ± R, h′ = g + et ± S and W(t) = W + tΔ:
-    z = Wc + b + ½r²Δd + (Wd + Δc + β)t ± (½r²|Δd| + A·R), z′ = Wg + Δc + β + ½r²Δe + (We + Δg + Δd)t
-    ± (½r²|Δe| + A·S + |Δ|·R), where A ≥ |W| + s|Δ|, s ≥ r. Every rounding error of these sums is at most κ times the
-    same sum of absolute values, κ = 2γ_{2n+8} + grain, so κ(|c| + r|d|) joins R and κ(|g| + r|e|) joins S before the
-    matrices are applied, and no other matrix product is needed. On wide intervals the products with d and e, and Δg,
-    are float32: κ′r|d|, κ′r|e| and κ′r|g|, with v in place of u, join in the same way.
+    Let h = c + dt ± R, h′ = g + et ± S, W(t) = W + tΔ, b(t) = b + tβ and |t| ≤ r. Then
+    z = Wc + b + ½r²Δd + (Wd + Δc + β)t ± (½r²|Δd| + A·R) and
+    z′ = Wg + Δc + β + ½r²Δe + (We + Δg + Δd)t ± (½r²|Δe| + A·S + |Δ|·R), where A ≥ |W| + s|Δ| with s ≥ r.
+
+    Every rounding error of these sums is at most κ = 2γ_{2n+8} + grain times the same sum of absolute values. So
+    κ(|c| + r|d|) is added to R and κ(|g| + r|e|) to S before they are multiplied by |W|, which needs no further matrix
+    product. On wide intervals the products with d and e, and Δg, are computed in float32, and κ′r|d|, κ′r|e| and
+    κ′r|g|, with the unit roundoff v of float32 in κ′, are added in the same way.
     """
     value, slope, reach = model.value, model.slope, model.value.reach
     kappa = (4 * apply.terms + 64) * UNIT + 2 * weight.grain
     if slope is None and value.tilt is None and value.remainder is None and memory is not None:
-        found = _images_of_data(value.centre, weight, apply, memory)
+        products = _products_of_constant(value.centre, weight, apply, memory)
     else:
-        found = _images(model, weight, apply, kappa)
+        products = _products(model, weight, apply, kappa)
     steps = apply.terms + 32
-    shape = (-1, *([1] * (found.value_room.dim() - 2)))
-    square = _half_square(found.by_change[1], reach)
-    assert found.by_middle[0] is not None
-    centre = plus(found.by_middle[0], square, None if bias is None else bias.middle.view(shape))
-    tilt, change = total(found.by_middle[1], found.by_change[0]), None if bias is None else bias.change
+    shape = (-1, *([1] * (products.value_room.dim() - 2)))
+    square = _half_square(products.by_change[1], reach)
+    assert products.by_middle[0] is not None
+    centre = plus(products.by_middle[0], square, None if bias is None else bias.middle.view(shape))
+    tilt, change = total(products.by_middle[1], products.by_change[0]), None if bias is None else bias.change
     remainder = plus(
-        found.value_room,
-        None if found.moved is None else weight.share * found.moved,
+        products.value_room,
+        None if products.moved is None else weight.share * products.moved,
         None if square is None else coarse(square),
         None if bias is None else bias.size.view(shape) * (kappa + 2 * bias.grain),
     )
@@ -94,28 +98,28 @@ def affine(
         change = change.view(shape).expand_as(centre)
         tilt = plus(change, tilt)
     result = Form(centre, tilt, enlarged(remainder, steps), reach)
-    rate = total(found.by_middle[2], found.by_change[0], change)
+    rate = total(products.by_middle[2], products.by_change[0], change)
     if rate is None:
         return TaylorModel(result, None)
-    square = _half_square(found.by_change[3], reach)
-    rate_tilt = total(found.by_middle[3], found.by_change[2], found.by_change[1])
+    square = _half_square(products.by_change[3], reach)
+    rate_tilt = total(products.by_middle[3], products.by_change[2], products.by_change[1])
     size = None if bias is None or change is None else bias.movement.change_size
     new = total(
-        found.moved,
-        found.slope_rounding,
+        products.moved,
+        products.slope_rounding,
         None if square is None else coarse(square),
         None if size is None else size.view(shape).expand_as(result.centre) * (2 * kappa),
     )
     assert new is not None
     new = enlarged(new, steps)
-    flank = new if found.slope_room is None else enlarged(new + found.slope_room, steps)
-    # what the middle weights make of old noise is followed; the rest is new, rounding of every output's own too
-    known = None if slope is None else slope.tracked(slope.centre.shape)
-    noise = None if known is None else joined(new, apply.followed(known, weight.middle_coarse, new.shape))
+    flank = new if products.slope_room is None else enlarged(new + products.slope_room, steps)
+    # The slope's noise, multiplied by the middle weights, keeps its signs; the rest, with the rounding, is new noise.
+    old = None if slope is None else slope.tracked(slope.centre.shape)
+    noise = None if old is None else joined(new, apply.of_noise(old, weight.middle_coarse, new.shape))
     return TaylorModel(result, Form(rate if square is None else rate + square, rate_tilt, flank, reach, noise))
 
 
-def _images(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: float) -> _Images:
+def _products(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: float) -> _Products:
     value, slope = model.value, model.slope
     c, d = value.centre, value.tilt
     g, e = (None, None) if slope is None else (slope.centre, slope.tilt)
@@ -133,38 +137,38 @@ def _images(model: TaylorModel, weight: Parameter, apply: LinearMap, kappa: floa
     room = room if value.remainder is None else enlarged(room + value.remainder, 4)
     slope_room = None if slope is None else slope.remainder
     slope_rounding = None if slope is None else _rounding(slope, kappa, rough)
-    # at a single point the change counts only in the rounding of the middle, which is relative to `size`
+    # At a single point the change matters only for the rounding error of the middle, which is relative to `size`.
     sizes = weight.size if change is None else weight.middle_size
     rooms = [None if part is None else lifted(part) for part in (room, slope_room, slope_rounding)]
-    by_size = _apply_all(apply.coarsely, rooms, sizes)
+    by_size = _apply_all(apply.in_float32, rooms, sizes)
     moved = None
     if change is not None:
         moving = room
         if slope is not None and slope_rounding is not None:
             slope_size = plus(slope_rounding, slope.remainder)
             moving = moving + weight.share * slope_size + (rough * weight.reach) * slope.magnitude
-        (moved,) = _apply_all(apply.coarsely, [lifted(enlarged(moving, 8))], line.change_size)
+        (moved,) = _apply_all(apply.in_float32, [lifted(enlarged(moving, 8))], line.change_size)
     assert by_size[0] is not None
-    return _Images([wc, wd, wg, we], [dc, dd, dg, de], by_size[0], by_size[1], by_size[2], moved)
+    return _Products([wc, wd, wg, we], [dc, dd, dg, de], by_size[0], by_size[1], by_size[2], moved)
 
 
-def _images_of_data(data: Tensor, weight: Parameter, apply: LinearMap, memory: Memory) -> _Images:
-    """The same for inputs that do not move, from products with the start's weights and the change, computed once.
+def _products_of_constant(data: Tensor, weight: Parameter, apply: LinearMap, memory: Memory) -> _Products:
+    """The same for constant inputs x, from W(m)·x = W₀·x + m·(Δ·x), whose two products are computed once for all m.
 
-    W(m)·x = W₀·x + mΔ·x; both products are off by γ_n times |W₀|·|x| and |Δ|·|x|, the sum by two more roundings.
+    Their rounding errors are at most γ_n·|W₀|·|x| and γ_n·|Δ|·|x|; the sum adds two more roundings.
     """
     line = weight.movement
     if not memory:
         size, share = coarse(data), (8 * apply.terms + 128) * UNIT
         memory["start"] = apply.exact(data, line.start)
-        memory["start size"] = enlarged(apply.coarsely(size, line.start_size), apply.terms + 8) * share
+        memory["start size"] = enlarged(apply.in_float32(size, line.start_size), apply.terms + 8) * share
         if line.change is not None and line.change_size is not None:
             memory["change"] = apply.exact(data, line.change)
-            memory["change size"] = enlarged(apply.coarsely(size, line.change_size), apply.terms + 8) * share
+            memory["change size"] = enlarged(apply.in_float32(size, line.change_size), apply.terms + 8) * share
     change, change_size = memory.get("change"), memory.get("change size")
     middle = memory["start"] if change is None else torch.add(memory["start"], change, alpha=weight.alpha)
     moves = weight.change is not None
-    return _Images(
+    return _Products(
         [middle, None, None, None],
         [change if moves else None, None, None, None],
         plus(memory["start size"], change_size),
@@ -177,7 +181,7 @@ def _images_of_data(data: Tensor, weight: Parameter, apply: LinearMap, memory: M
 def _apply_all(
     apply: Callable[[Tensor, Tensor], Tensor], inputs: list[Tensor | None], weight: Tensor | None
 ) -> list[Tensor | None]:
-    """The map of every input that is there, in one call: the inputs share the weights."""
+    """The map of every input that is not None, in one call."""
     there = [part for part in inputs if part is not None]
     if weight is None or not there:
         return [None] * len(inputs)
@@ -194,12 +198,12 @@ def _in_float32(apply: LinearMap, inputs: list[Tensor | None], weight: Tensor | 
 
 
 def _rough_share(terms: int) -> float:
-    """Rounding of float32 sums of so many products of rounded factors, relative to their absolute values."""
+    """Relative rounding error of a float32 sum of absolute values of `terms` products of rounded factors."""
     return (4 * terms + 64) * COARSE
 
 
 def _rounding(form: Form, kappa: float, rough: float) -> Tensor:
-    """Room for the rounding of sums over a form: over its line and its remainder in float64, its tilt in float32."""
+    """A bound of the rounding errors of sums over a form: `kappa` times its size, and `rough` times its drift."""
     room = kappa * form.size
     if rough and form.drift is not None:
         room = room + rough * form.drift
@@ -207,5 +211,5 @@ def _rounding(form: Form, kappa: float, rough: float) -> Tensor:
 
 
 def _half_square(square: Tensor | None, reach: float) -> Tensor | None:
-    """A term in t² ∈ [0, r²] is ½r² of it, give or take as much."""
+    """½r²·square, as square·t² is in ½r²·square ± ½r²·|square| for |t| ≤ r = reach."""
     return None if square is None else (0.5 * reach**2) * square

@@ -1,7 +1,7 @@
-"""From bounds of L at points and of dL/dα between them to a bracket of the largest rise.
+"""A bracket of the largest rise, from bounds of L at points and of dL/dα between them.
 
-Everything here is a few operations on numbers; each bound is moved outwards by more than their rounding, and zero
-stays zero.
+Every bound is computed by a few operations on floats and then moved outwards by more than their rounding errors, except
+that zero remains zero.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Every bound is the result of a handful of operations, each relative to its own result: 2⁻⁴⁶ covers 64 of them.
+# Relative rounding error allowed for in every bound: that of 64 operations.
 OUTWARD = 2.0**-46
 
 
 @dataclass(frozen=True)
 class Point:
-    """low ≤ L(alpha) ≤ high."""
+    """Bounds of L at one α: low ≤ L(alpha) ≤ high."""
 
     alpha: float
     low: float
@@ -25,7 +25,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Piece:
-    """Bounds of dL/dα on [left, right]: for almost every α between the two lines with these values at the ends."""
+    """Bounds of dL/dα on [left, right]: at almost every α it lies between two lines.
+
+    `low` and `high` are the values of the lines at left and right.
+    """
 
     left: float
     right: float
@@ -34,17 +37,18 @@ class Piece:
 
     @property
     def direction(self) -> str:
-        """What the bounds decide: `falling` (never rises), `rising`, `flat` (dL/dα is 0) or `undecided`."""
+        """The sign of dL/dα that the bounds prove: `falling` (≤ 0), `rising` (≥ 0), `flat` (= 0) or `undecided`."""
         falls, climbs = max(self.high) <= 0, min(self.low) >= 0
         return "flat" if falls and climbs else "falling" if falls else "rising" if climbs else "undecided"
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """lower ≤ sup over α₁ < α₂ of L(α₂) − L(α₁) ≤ upper, and how it comes about.
+    """lower ≤ sup over α₁ < α₂ of L(α₂) − L(α₁) ≤ upper, with the bounds of each piece that it follows from.
 
-    `lower` is reached from `lowest` to `highest`. For each piece, `inside` bounds every rise within it, `reached` every
-    rise that ends in it, and `culprit` is the piece to divide in order to lower `reached`.
+    The loss rises by at least `lower` from α = `lowest` to α = `highest`. For each piece, `inside` is an upper bound of
+    the rises within it, `reached` one of the rises that end in it, and `culprit` the index of the piece that should be
+    divided to lower `reached`.
     """
 
     lower: float
@@ -57,18 +61,18 @@ class Bracket:
 
 
 def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
-    """Bracket the largest rise over pieces that lie end to end, with a point at every end.
+    """Bracket the largest rise over adjacent pieces, with a point at every end of a piece.
 
-    Let e_j bound the excess of L at the right end of piece j over the lowest loss so far, D_j its change over the
-    piece, and I_j any rise within the piece. A rise that ends in piece j starts in it or before it:
-    reached_j = max(I_j, e_{j−1} + I_j), e_j = max(I_j, e_{j−1} + D_j). Excesses are also at most the loss at the
-    point minus a lower bound of the loss before it, so that errors do not add up along the way; where every piece
-    falls, all of them are exactly zero.
+    Let e_j be a bound of L at the right end of piece j minus the lowest loss up to there, D_j one of the change of L
+    over piece j, and I_j one of any rise within it. A rise that ends in piece j starts in it or before it, so
+    reached_j = max(I_j, e_{j−1} + I_j) and e_j = max(I_j, e_{j−1} + D_j). e_j is also at most the upper bound of the
+    loss at the point minus a lower bound of all losses before, so that errors do not accumulate. If all pieces are
+    falling, all e_j are exactly zero.
 
     >>> points = [Point(0.0, 1.0, 1.0), Point(0.5, 0.0, 0.0), Point(1.0, 0.25, 0.25)]
     >>> pieces = [Piece(0.0, 0.5, (-3.0, -3.0), (-1.0, -1.0)), Piece(0.5, 1.0, (0.0, 0.0), (1.0, 1.0))]
-    >>> found = bracket(points, pieces)
-    >>> round(found.lower, 9), round(found.upper, 9), found.culprit
+    >>> rise = bracket(points, pieces)
+    >>> round(rise.lower, 9), round(rise.upper, 9), rise.culprit
     (0.25, 0.25, (0, 1))
     """
     lower, lowest, highest = _lower(points)
@@ -93,7 +97,7 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
 
 
 def _lower(points: Sequence[Point]) -> tuple[float, float, float]:
-    """The largest rise that the points prove, and between which two."""
+    """The largest rise that the points prove, with the two α between which it is."""
     best = (0.0, points[0].alpha, points[0].alpha)
     low = points[0]
     for point in points[1:]:
@@ -106,10 +110,10 @@ def _lower(points: Sequence[Point]) -> tuple[float, float, float]:
 
 
 def _moves(piece: Piece, start: Point, end: Point) -> tuple[float, float, float]:
-    """Over a piece: the largest fall (≤ 0) and rise (≥ 0) within it, and the most that L can change across it.
+    """Bounds of the largest fall (≤ 0) and rise (≥ 0) within a piece, and of the change of L over it.
 
-    With l ≤ L′ ≤ h on a piece of width w and a change D across it, a rise over a length τ is at most hτ and at most
-    D − l(w − τ); they cross at τ = (D − lw)/(h − l).
+    Let l ≤ L′ ≤ h on a piece of width w, over which L changes by D. A rise over a length τ is at most hτ and at most
+    D − l(w − τ), so it is at most their common value at τ = (D − lw)/(h − l).
     """
     width = piece.right - piece.left
     rise, fall = _area(piece.high, width), -_area((-piece.low[0], -piece.low[1]), width)
@@ -122,7 +126,7 @@ def _moves(piece: Piece, start: Point, end: Point) -> tuple[float, float, float]
 
 
 def _area(line: tuple[float, float], width: float) -> float:
-    """∫ max(0, line), rounded up."""
+    """∫ max(0, line) over a piece of this width, rounded up."""
     one, other = line
     if one <= 0 and other <= 0:
         return 0.0

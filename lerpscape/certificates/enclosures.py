@@ -62,11 +62,12 @@ def kink(model: TaylorModel, slope_below: float) -> TaylorModel:
 
 @dataclass(frozen=True)
 class Smooth:
-    """A twice differentiable function with what is needed to enclose it.
+    """A function whose derivative is continuous but for named places, with what is needed to enclose it.
 
     `at(x)` gives f, f′, f″ in float64 and bounds of the errors of these three numbers. `around(low, high)` bounds f′
-    from below and above, |f″| and |f‴| on [low, high], all float32. `increasing` functions, here f in float32 with an
-    error of at most `COARSE_ERROR`, are also bounded by their values at both ends.
+    from below and above, |f″| and |f‴| on [low, high], all float32: Lipschitz constants of f′ and f″ there, infinite
+    where there are none. `increasing` functions, here f in float32 with an error of at most `COARSE_ERROR`, are also
+    bounded by their values at both ends.
     """
 
     at: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor | float, Tensor | float, Tensor | float]]
@@ -74,7 +75,7 @@ class Smooth:
     increasing: Callable[[Tensor], Tensor] | None = None
 
 
-# Of tanh and the sigmoid, at most 1, in float32.
+# Of tanh, the sigmoid and the negative part of ELU, at most 1 in size, in float32.
 COARSE_ERROR = 16 * COARSE
 
 

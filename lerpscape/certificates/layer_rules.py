@@ -1,98 +1,97 @@
-"""One rule for each supported layer, function and method: from the models of its arguments to that of its result.
+"""One rule for each supported kind of layer: from the models of its inputs to that of its result.
 
-Every rule treats the examples of a batch independently, so that data can be taken in pieces of any size.
+A rule's arguments have the names of the kind's settings (`networks.layer_kinds`), so that one rule holds for a layer, a
+function and a method. Every rule treats the examples of a batch independently, so that data can be taken in pieces of
+any size.
 """
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lerpscape.base.errors import explain
 from lerpscape.certificates.affine_maps import LinearMap, Memory, affine
-from lerpscape.certificates.enclosures import kink, largest, smooth
+from lerpscape.certificates.enclosures import Smooth, kink, largest, smooth
 from lerpscape.certificates.moving_parameters import Parameter
 from lerpscape.certificates.noises import joined
 from lerpscape.certificates.rounding import UNIT, enlarged, lifted
-from lerpscape.certificates.smooth_functions import GELU, RSQRT, SIGMOID, SILU, TANH
+from lerpscape.certificates.smooth_functions import ELU, GELU, RSQRT, SIGMOID, SILU, TANH, softplus
 from lerpscape.certificates.taylor_models import Form, TaylorModel, add, constant, multiply, scale
+from lerpscape.networks import layer_kinds as kinds
+from lerpscape.networks.layer_kinds import SELU_ALPHA, SELU_SCALE, Kind
 
 Rule = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A module of the graph with its parameters on the interval, and what it keeps of the data."""
-
-    module: Any
-    find: Callable[[Tensor | None], Any]
-    memory: Memory | None
-
-
-def _linear(layer: Layer, model: TaylorModel) -> TaylorModel:
-    weight, bias = layer.find(layer.module.weight), layer.find(layer.module.bias)
-    return _linear_function(model, weight, bias, memory=layer.memory)
-
-
-def _linear_function(
-    model: TaylorModel, weight: Parameter, bias: Parameter | None = None, memory: Memory | None = None
+def _linear(
+    model: TaylorModel, weight: Parameter, bias: Parameter | None = None, *, memory: Memory | None = None
 ) -> TaylorModel:
     return affine(model, weight, bias, LinearMap(F.linear, weight.middle.shape[1], plain=True), memory)
 
 
-def _convolution(layer: Layer, model: TaylorModel) -> TaylorModel:
-    module = layer.module
-    if module.padding_mode != "zeros":
-        raise ValueError(
-            explain(
-                expected="convolutions with padding_mode='zeros'.",
-                got=f"{module.padding_mode!r}.",
-                hint="Use padding_mode='zeros'.",
-            )
-        )
-    options = [getattr(module, name) for name in ("stride", "padding", "dilation", "groups")]
-    weight, bias = layer.find(module.weight), layer.find(module.bias)
-    return _convolution_function(model, weight, bias, *options, memory=layer.memory)
-
-
-def _convolution_function(
+def _convolution(
     model: TaylorModel,
     weight: Parameter,
     bias: Parameter | None = None,
-    *settings: Any,
+    padding_mode: str = "zeros",
+    *,
+    function: Callable[..., Tensor],
     memory: Memory | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> TaylorModel:
-    function: Callable[..., Tensor] = F.conv1d if weight.middle.dim() == 3 else F.conv2d
+    if padding_mode != "zeros":
+        raise ValueError(
+            explain(
+                expected="convolutions with padding_mode='zeros'.",
+                got=f"{padding_mode!r}.",
+                hint="Use padding_mode='zeros'.",
+            )
+        )
 
     def apply(inputs: Tensor, kernel: Tensor) -> Tensor:
         # float64 convolutions on the CPU are matrix products over patches: the bound of a dot product holds
-        return function(inputs, kernel, None, *settings, **options)
+        return function(inputs, kernel, None, **settings)
 
     return affine(model, weight, bias, LinearMap(apply, weight.middle[0].numel(), plain=False), memory)
 
 
-def _batch_norm(layer: Layer, model: TaylorModel) -> TaylorModel:
+def _batch_norm(
+    model: TaylorModel,
+    running_mean: Parameter | None,
+    running_var: Parameter | None,
+    weight: Parameter | None = None,
+    bias: Parameter | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+) -> TaylorModel:
     """(h − mean)·weight/√(variance + ε) + bias, every part of it moving in t."""
-    module, shape = layer.module, (-1, *([1] * (model.value.centre.dim() - 2)))
+    if training or running_mean is None or running_var is None:
+        raise ValueError(
+            explain(
+                expected="batch norm with fixed statistics.",
+                got="statistics of the batch.",
+                hint="Track running statistics, and normalise by them in evaluation mode.",
+            )
+        )
+    shape = (-1, *([1] * (model.value.centre.dim() - 2)))
 
-    def part(tensor: Tensor | None) -> TaylorModel:
-        return layer.find(tensor).model().map(lambda values: values.view(shape))  # type: ignore[no-any-return]
+    def part(tensor: Parameter) -> TaylorModel:
+        return tensor.model().map(lambda values: values.view(shape))
 
-    variance = part(module.running_var)
-    eps = torch.full_like(variance.value.centre, module.eps)
-    factor = smooth(add(variance, constant(eps, variance.value.reach)), RSQRT)
-    if module.weight is not None:
-        factor = multiply(factor, part(module.weight))
-    normal = multiply(add(model, scale(part(module.running_mean), -1.0)), factor)
-    return normal if module.bias is None else add(normal, part(module.bias))
+    variance = part(running_var)
+    factor = smooth(_plus(variance, eps), RSQRT)
+    if weight is not None:
+        factor = multiply(factor, part(weight))
+    normal = multiply(_minus(model, part(running_mean)), factor)
+    return normal if bias is None else add(normal, part(bias))
 
 
 def _leaky(model: TaylorModel, negative_slope: float = 0.01, inplace: bool = False) -> TaylorModel:
@@ -107,6 +106,48 @@ def _leaky(model: TaylorModel, negative_slope: float = 0.01, inplace: bool = Fal
 
 def _relu(model: TaylorModel, inplace: bool = False) -> TaylorModel:
     return kink(model, 0.0)
+
+
+def _clamped(model: TaylorModel, min_val: float = 0.0, max_val: float = 6.0, inplace: bool = False) -> TaylorModel:
+    """min(max(z, a), b) by two kinks: max(z, a) = a + max(z − a, 0), min(w, b) = b − max(b − w, 0)."""
+    raised = _plus(kink(_minus(model, min_val), 0.0), min_val)
+    return _minus(max_val, kink(_minus(max_val, raised), 0.0))
+
+
+def _hardswish(model: TaylorModel, inplace: bool = False) -> TaylorModel:
+    """z·min(max(z + 3, 0), 6)/6."""
+    return scale(multiply(model, _clamped(_plus(model, 3.0))), 1 / 6)
+
+
+def _elu(model: TaylorModel, alpha: float = 1.0, inplace: bool = False) -> TaylorModel:
+    """α·elu₁(z) + (1 − α)·max(z, 0): above 0 the two add up to z. The derivative of elu₁ does not jump."""
+    bent = smooth(model, ELU)
+    return bent if alpha == 1 else add(scale(bent, alpha), scale(kink(model, 0.0), 1 - alpha))
+
+
+def _selu(model: TaylorModel, inplace: bool = False) -> TaylorModel:
+    return scale(_elu(model, SELU_ALPHA), SELU_SCALE)
+
+
+def _softplus(model: TaylorModel, beta: float = 1.0, threshold: float = 20.0) -> TaylorModel:
+    if not (beta > 0 and threshold > 0):
+        raise ValueError(
+            explain(
+                expected="a softplus with beta and threshold above 0.",
+                got=f"beta={beta}, threshold={threshold}.",
+                hint="Leave them at their defaults.",
+            )
+        )
+    return smooth(model, softplus(beta, threshold))
+
+
+def _mish(model: TaylorModel, inplace: bool = False) -> TaylorModel:
+    """z·tanh(log(1 + e^z)), which torch computes without a threshold."""
+    return multiply(model, smooth(smooth(model, softplus(1.0, math.inf)), TANH))
+
+
+def _activation(model: TaylorModel, function: Smooth, inplace: bool = False) -> TaylorModel:
+    return smooth(model, function)
 
 
 def _gelu(model: TaylorModel, approximate: str = "none") -> TaylorModel:
@@ -236,8 +277,8 @@ def _plus(one: Any, other: Any, *, alpha: float = 1.0) -> TaylorModel:
     return add(_as_model(one, other), scale(_as_model(other, one), alpha) if alpha != 1 else _as_model(other, one))
 
 
-def _minus(one: Any, other: Any) -> TaylorModel:
-    return add(_as_model(one, other), scale(_as_model(other, one), -1.0))
+def _minus(one: Any, other: Any, *, alpha: float = 1.0) -> TaylorModel:
+    return _plus(one, other, alpha=-alpha)
 
 
 def _times(one: Any, other: Any) -> TaylorModel:
@@ -272,90 +313,44 @@ def _part(model: TaylorModel, index: Any) -> TaylorModel:
     )
 
 
-def _module(rule: Rule, *names: str) -> Rule:
-    """A rule for a layer that has no parameters, only settings."""
-    return lambda layer, model: rule(model, *(getattr(layer.module, name) for name in names))
-
-
-_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-_MAXIMUM = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-
-MODULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _convolution,
-    nn.Conv2d: _convolution,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.ReLU: _module(_relu),
-    nn.LeakyReLU: _module(_leaky, "negative_slope"),
-    nn.Tanh: _module(partial(smooth, function=TANH)),
-    nn.Sigmoid: _module(partial(smooth, function=SIGMOID)),
-    nn.GELU: _module(_gelu, "approximate"),
-    nn.SiLU: _module(lambda model: smooth(model, SILU)),
-    nn.Flatten: _module(_shaped("flatten"), "start_dim", "end_dim"),
-    nn.Identity: _module(_same),
-    nn.Dropout: _module(_same),
-    nn.Dropout1d: _module(_same),
-    nn.Dropout2d: _module(_same),
-    nn.AvgPool1d: _module(_pooled(F.avg_pool1d), *_AVERAGE),
-    nn.AvgPool2d: _module(_pooled(F.avg_pool2d), *_AVERAGE),
-    nn.AdaptiveAvgPool1d: _module(_pooled(F.adaptive_avg_pool1d), "output_size"),
-    nn.AdaptiveAvgPool2d: _module(_pooled(F.adaptive_avg_pool2d), "output_size"),
-    nn.MaxPool1d: _module(_max_pool, *_MAXIMUM),
-    nn.MaxPool2d: _module(_max_pool, *_MAXIMUM),
-}
-
-FUNCTIONS: dict[Callable[..., Any], Rule] = {
-    F.linear: _linear_function,
-    F.conv1d: _convolution_function,
-    F.conv2d: _convolution_function,
-    torch.relu: _relu,
-    F.relu: _relu,
-    F.leaky_relu: _leaky,
-    torch.tanh: partial(smooth, function=TANH),
-    F.tanh: partial(smooth, function=TANH),
-    torch.sigmoid: partial(smooth, function=SIGMOID),
-    F.sigmoid: partial(smooth, function=SIGMOID),
-    F.gelu: _gelu,
-    F.silu: lambda model, inplace=False: smooth(model, SILU),
-    torch.flatten: _shaped("flatten"),
-    torch.reshape: _shaped("reshape"),
-    torch.mean: _mean,
-    F.dropout: _dropout,
-    F.pad: _padded,
-    F.avg_pool1d: _pooled(F.avg_pool1d),
-    F.avg_pool2d: _pooled(F.avg_pool2d),
-    F.adaptive_avg_pool1d: _pooled(F.adaptive_avg_pool1d),
-    F.adaptive_avg_pool2d: _pooled(F.adaptive_avg_pool2d),
-    F.max_pool1d: _max_pool,
-    F.max_pool2d: _max_pool,
-    operator.add: _plus,
-    operator.iadd: _plus,
-    torch.add: _plus,
-    operator.sub: _minus,
-    operator.mul: _times,
-    operator.imul: _times,
-    torch.mul: _times,
-    operator.neg: lambda model: scale(model, -1.0),
-    operator.getitem: _part,
-    getattr: _attribute,
-}
-
-# Functions whose other arguments are weights, taken as they are.
-BY_PARAMETER = (F.linear, F.conv1d, F.conv2d)
-
-METHODS: dict[str, Rule] = {
-    "relu": _relu,
-    "tanh": partial(smooth, function=TANH),
-    "sigmoid": partial(smooth, function=SIGMOID),
-    "flatten": _shaped("flatten"),
-    "view": _shaped("reshape"),
-    "reshape": _shaped("reshape"),
-    "unsqueeze": _shaped("unsqueeze"),
-    "squeeze": _shaped("squeeze"),
-    "contiguous": _shaped("contiguous"),
-    "mean": _mean,
-    "add": _plus,
-    "mul": _times,
-    "size": _size,
+RULES: dict[Kind, Rule] = {
+    kinds.LINEAR: _linear,
+    kinds.CONV1D: partial(_convolution, function=F.conv1d),
+    kinds.CONV2D: partial(_convolution, function=F.conv2d),
+    kinds.BATCH_NORM: _batch_norm,
+    kinds.RELU: _relu,
+    kinds.LEAKY_RELU: _leaky,
+    kinds.RELU6: _clamped,
+    kinds.HARDTANH: _clamped,
+    kinds.HARDSWISH: _hardswish,
+    kinds.ELU: _elu,
+    kinds.SELU: _selu,
+    kinds.SOFTPLUS: _softplus,
+    kinds.MISH: _mish,
+    kinds.TANH: partial(_activation, function=TANH),
+    kinds.SIGMOID: partial(_activation, function=SIGMOID),
+    kinds.SILU: partial(_activation, function=SILU),
+    kinds.GELU: _gelu,
+    kinds.IDENTITY: _same,
+    kinds.DROPOUT: _dropout,
+    kinds.AVG_POOL1D: _pooled(F.avg_pool1d),
+    kinds.AVG_POOL2D: _pooled(F.avg_pool2d),
+    kinds.ADAPTIVE_AVG_POOL1D: _pooled(F.adaptive_avg_pool1d),
+    kinds.ADAPTIVE_AVG_POOL2D: _pooled(F.adaptive_avg_pool2d),
+    kinds.MAX_POOL1D: _max_pool,
+    kinds.MAX_POOL2D: _max_pool,
+    kinds.FLATTEN: _shaped("flatten"),
+    kinds.RESHAPE: _shaped("reshape"),
+    kinds.UNSQUEEZE: _shaped("unsqueeze"),
+    kinds.SQUEEZE: _shaped("squeeze"),
+    kinds.CONTIGUOUS: _shaped("contiguous"),
+    kinds.PAD: _padded,
+    kinds.MEAN: _mean,
+    kinds.ADD: _plus,
+    kinds.SUBTRACT: _minus,
+    kinds.MULTIPLY: _times,
+    kinds.NEGATE: lambda model: scale(model, -1.0),
+    kinds.SIZE: _size,
+    kinds.ATTRIBUTE: _attribute,
+    kinds.INDEX: _part,
 }

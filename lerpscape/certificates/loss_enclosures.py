@@ -1,7 +1,7 @@
-"""Bounds of each example's loss at a point, and of its derivative on an interval, from a model of the output.
+"""Bounds of each example's loss ℓ at a point, and of its derivative on an interval, from Taylor models of the output.
 
-A `Slope` bounds dℓ/dt by two lines in t, one from below and one from above. Lines, and not numbers, because most of
-what moves in one example is undone in another: only the sum over the data has to be bounded.
+A `Slope` bounds dℓ/dt by two lines in t, from below and from above. Lines are better than constants because the changes
+of the derivative in different examples mostly cancel in the mean, which is what has to be bounded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lerpscape.certificates.noises import rounding_share, signed_effect
 from lerpscape.certificates.rounding import UNIT, coarse, enlarged, plus
 from lerpscape.certificates.taylor_models import Form, TaylorModel, multiply_forms, scale_form
 
-# Largest number of elements of a table over pairs of classes; more examples are taken in pieces.
+# Largest number of elements of a table over pairs of classes; more examples are processed in pieces.
 PAIRS = 1 << 18
 
 
 @dataclass(frozen=True)
 class Slope:
-    """low + low_tilt·t ≤ dℓ/dt ≤ high + high_tilt·t for each example; tensors of shape (examples,)."""
+    """Bounds low + low_tilt·t ≤ dℓ/dt ≤ high + high_tilt·t for each example; tensors of shape (examples,)."""
 
     low: Tensor
     low_tilt: Tensor
@@ -34,21 +34,23 @@ class Slope:
 
 @dataclass(frozen=True)
 class LossRule:
-    """How a loss is enclosed: its value for an output that stands still, and its derivative for one that moves.
+    """The rules to bound a loss: `value` for outputs at a point, and `slope` for outputs on an interval.
 
-    `right`, where there are right answers, says which examples are surely and which are possibly right for every
-    output in a form: 1 or 0 for each, or nothing for targets without a right answer.
+    `correct`, for losses with correct predictions, gives two tensors of zeros and ones, shape (examples,): whether an
+    example is predicted correctly for all outputs in a form, and whether it is for some. It gives no tensors for
+    targets without correct predictions.
     """
 
     value: Callable[[Form, Tensor], tuple[Tensor, Tensor]]
     slope: Callable[[TaylorModel, Tensor], Slope]
-    right: Callable[[Form, Tensor], list[Tensor]] | None = None
+    correct: Callable[[Form, Tensor], list[Tensor]] | None = None
 
 
 def cross_entropy_value(outputs: Form, targets: Tensor) -> tuple[Tensor, Tensor]:
     """−Σ_k y_k log softmax(z)_k and a bound of its error, both of shape (examples,).
 
-    The gradient Yp − y has absolute sum at most 2Y with Y = Σy, so an error of R in every logit costs at most 2Y·R.
+    With Y = Σ_k y_k the absolute values of the gradient Yp − y sum to at most 2Y, so an error of at most R in every
+    logit changes the loss by at most 2Y·R.
     """
     weights = _class_weights(outputs.centre, targets)
     logits = outputs.centre
@@ -87,7 +89,7 @@ def cross_entropy_slope(outputs: TaylorModel, targets: Tensor) -> Slope:
 
 
 def class_decisions(outputs: Form, targets: Tensor) -> list[Tensor]:
-    """Whether the target's logit is above all others on the whole interval, and whether no other is surely above it."""
+    """Whether the target's logit is proved to be the largest on the interval, and whether it may be the largest."""
     if targets.is_floating_point():
         return []
     own = targets.long().unsqueeze(1)
@@ -107,22 +109,22 @@ def class_decisions(outputs: Form, targets: Tensor) -> list[Tensor]:
 def _softmax_slope(
     value: Form, slope: Form, y: Tensor, reference: Tensor, signed: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two ways to bound Σ_k (Yp_k − y_k) z′_k, and for each example the better one.
+    """Bounds of Σ_k (Yp_k − y_k) z′_k, for each example the better of two methods.
 
-    With z = a(t) + ρ, a = c + dt, |ρ| ≤ R, and z′ = v(t) + σ, v = g + et, |σ| ≤ S, the sum is φ + A + B:
-    φ(t) = Σ_k (Yp_k(a) − y_k) v_k, A = Y Σ_k (p_k(z) − p_k(a)) v_k, B = Σ_k (Yp_k(z) − y_k) σ_k.
-    Since Σ_k (Yp_k − y_k) = 0, any one number may be taken from all v_k: that of the heaviest target class.
+    Let z = a(t) + ρ with a = c + dt and |ρ| ≤ R, and z′ = v(t) + σ with v = g + et and |σ| ≤ S. The sum is φ + A + B
+    with φ(t) = Σ_k (Yp_k(a) − y_k) v_k, A = Y Σ_k (p_k(z) − p_k(a)) v_k and B = Σ_k (Yp_k(z) − y_k) σ_k.
+    As Σ_k (Yp_k − y_k) = 0, one number may be subtracted from all v_k; it is that of the class with the largest y.
 
-    * |B| ≤ Σ_k S_k sup|Yp_k − y_k|, over the box that p is in; and |B| ≤ |Σ_k q_k σ_k| + Σ_k S_k sup|Yp_k − y_k − q_k|
-      for the reference weights q, where `signed` bounds the first sum but for `share`·Σ_k |q_k| S_k.
+    * |B| ≤ Σ_k S_k sup|Yp_k − y_k| over the box that contains p. Also |B| ≤ |Σ_k q_k σ_k| + Σ_k S_k sup|Yp_k − y_k −
+      q_k| for any q, here `reference`, where |Σ_k q_k σ_k| ≤ `signed` + `share`·Σ_k |q_k| S_k.
     * |A| ≤ Y Σ_k p̄_k R_k sup|v_k − Σ_j p_j v_j|, since d/ds Σ_k p_k(a + sρ) v_k = Σ_k p_k (v_k − Σ_j p_j v_j) ρ_k.
-    * First way: φ(t) ∈ φ(0) + t·[φ′] (mean value theorem), with the enclosure [φ′] over the box of
-      φ′ = Y·½ Σ_jk p_j p_k (d_j − d_k)(v_j − v_k) + Σ_k (Yp_k − y_k) e_k, and A and B added.
-    * Second way: the box of Yp − y times the range of v, and B added; where one class has the whole target, no more
-      than the range of Y(v_k − v_chief), of which φ + A is then an average.
+    * First method: φ(t) ∈ φ(0) + t·[φ′] by the mean value theorem, where [φ′] encloses
+      φ′ = Y·½ Σ_jk p_j p_k (d_j − d_k)(v_j − v_k) + Σ_k (Yp_k − y_k) e_k over the box; A and B are added.
+    * Second method: the box of Yp − y times the range of v; B is added. If one class has the whole target, φ + A is an
+      average of Y(v_k − v_chief), so it is also within the range of these.
 
-    Shares are computed with a relative error below `slack` (exp magnifies the rounding of its argument at most 745
-    times before it under- or overflows), differences of centres with one of u.
+    Probabilities are computed with a relative error below `slack`, because exp magnifies a relative rounding error of
+    its argument at most 745 times before it under- or overflows; differences of centres with a relative error of u.
     """
     reach, classes = value.reach, y.shape[1]
     slack = (2048 + 16 * classes) * UNIT
@@ -134,7 +136,7 @@ def _softmax_slope(
     weight_low = mass * p_low - y - slack * (mass * p_low + y)
     weight_high = mass * p_high - y + slack * (mass * p_high + y)
     weight_size = torch.maximum(weight_low.abs(), weight_high.abs())
-    # where one class has the whole target, 1 − p is the sum of the other shares, known to more digits
+    # If one class has the whole target, the sum of the other probabilities is more accurate than 1 − p.
     sole = (y == mass) & (mass > 0)
     others = mass * (p_high @ (1 - torch.eye(classes, dtype=torch.float64))) * (1 + slack)
     weight_size = torch.where(sole, torch.minimum(weight_size, others), weight_size)
@@ -326,13 +328,16 @@ def _class_weights(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _two_classes(outputs: TaylorModel, targets: Tensor) -> tuple[TaylorModel, Tensor, int]:
-    """Binary logits as the second of two classes, one row per label."""
+    """Models of the logits (0, z) of two classes, their target weights, and the number of labels of an example.
+
+    There is one row for each label of each example.
+    """
     centre = outputs.value.centre
     if centre.dim() == targets.dim() + 1 and centre.shape[-1] == 1:
         outputs, centre = outputs.map(lambda part: part.squeeze(-1)), centre.squeeze(-1)
-    wanted = _same_shape(centre, targets).to(torch.float64).flatten()
+    labels = _same_shape(centre, targets).to(torch.float64).flatten()
     two = outputs.map(lambda part: torch.stack([torch.zeros_like(part).flatten(), part.flatten()], 1))
-    return two, torch.stack([1 - wanted, wanted], 1), max(1, centre[0].numel())
+    return two, torch.stack([1 - labels, labels], 1), max(1, centre[0].numel())
 
 
 def _same_shape(outputs: Tensor, targets: Tensor) -> Tensor:

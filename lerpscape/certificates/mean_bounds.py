@@ -1,4 +1,4 @@
-"""Bounds of the mean loss at points and of its derivative on intervals, from one pass over the data for all of them."""
+"""Bounds of the mean loss at points and of its derivative on intervals, several of them in one pass over the data."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lerpscape.certificates.network import Network, Parameters
 from lerpscape.certificates.rounding import UNIT
 from lerpscape.networks.batches import Batch, Reader
 
-# Elements of the widest layer's tensor: examples are taken in pieces that stay in cache and bound the memory.
+# Largest number of elements of a layer's output: examples are processed in pieces that stay in the processor's cache.
 ELEMENTS = 1 << 18
-# Intervals and points enclosed in one pass over the data: each holds its own copy of the weights.
+# Largest number of intervals and points in one pass over the data; each needs a copy of the weights.
 AT_ONCE = 12
 
 Interval = tuple[float, float]
@@ -33,18 +33,18 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some examples: inputs, targets."""
+class Examples:
+    """Inputs and targets of some examples."""
 
     inputs: Tensor
     targets: Tensor
 
 
 class MeanBounds:
-    """Bounds of L at points and of dL/dα on intervals, averaged over data in the sound direction.
+    """Computes bounds of the mean loss L at points, and of dL/dα on intervals; rounding errors only widen them.
 
-    `accuracy` keeps, for each interval enclosed, the shares of examples that are surely and possibly right on it, for
-    losses that have right answers. `evaluations` counts the intervals.
+    For losses with correct predictions, `accuracy` has a lower and an upper bound of the accuracy on each interval so
+    far. `evaluations` is the number of these intervals.
     """
 
     def __init__(self, network: Network, rule: LossRule, reader: Reader, workers: int) -> None:
@@ -59,7 +59,7 @@ class MeanBounds:
         self.accuracy: dict[Interval, tuple[float, float]] = {}
 
     def __call__(self, alphas: list[float], intervals: list[Interval]) -> tuple[list[Point], list[Piece]]:
-        """Enclose L at the points and dL/dα on the intervals; widths are powers of two, so that centres are exact."""
+        """Bounds of L at the points and of dL/dα on the intervals, whose widths must be powers of two."""
         places = [(alpha, 0.0) for alpha in alphas] + [
             (0.5 * (left + right), 0.5 * (right - left)) for left, right in intervals
         ]
@@ -76,59 +76,61 @@ class MeanBounds:
         return points, pieces
 
     def _pass(self, places: list[tuple[float, float]]) -> list[list[list[float]]]:
-        """For every place and quantity its sums over pieces of the data, each rounded once."""
-        around = [self._network.parameters(*place) for place in places]
+        """For every place and quantity its sums over pieces of the data, each rounded once.
+
+        A place is a point α with reach 0, or the centre and half the width of an interval.
+        """
+        parameters = [self._network.parameters(*place) for place in places]
         sums: list[list[list[float]]] = [[] for _ in places]
         self.examples = 0
-        for examples, found in _in_order(
-            lambda rows: self._enclosed(rows, places, around), self._rows(), self._workers
+        for examples, piece_sums in _in_order(
+            lambda piece: self._piece_sums(piece, places, parameters), self._pieces(), self._workers
         ):
             self.examples += examples
-            for parts, values in zip(sums, found, strict=True):
+            for parts, values in zip(sums, piece_sums, strict=True):
                 parts.extend([] for _ in range(len(values) - len(parts)))
                 for part, value in zip(parts, values, strict=True):
                     part.append(value)
         return sums
 
-    def _enclosed(
-        self, rows: Rows, places: list[tuple[float, float]], around: list[Parameters]
+    def _piece_sums(
+        self, examples: Examples, places: list[tuple[float, float]], parameters: list[Parameters]
     ) -> tuple[int, list[list[float]]]:
-        """For every place the sums over these rows of what the loss rule says, rounded once."""
+        """The number of examples, and for every place the sums over them of the bounds of the loss, rounded once."""
         memory: dict[fx.Node, Memory] = {}
-        found = []
+        sums = []
         with torch.no_grad():
-            for (_, reach), parameters in zip(places, around, strict=True):
-                output = self._network.enclose(rows.inputs, parameters, reach, memory)
+            for (_, reach), place_parameters in zip(places, parameters, strict=True):
+                output = self._network.enclose(examples.inputs, place_parameters, reach, memory)
                 if reach == 0:
-                    bounds = list(self._rule.value(output.value, rows.targets))
+                    bounds = list(self._rule.value(output.value, examples.targets))
                 else:
-                    slope = self._rule.slope(output, rows.targets)
+                    slope = self._rule.slope(output, examples.targets)
                     bounds = [slope.low, slope.low_tilt, slope.high, slope.high_tilt]
-                    if self._rule.right is not None:
-                        bounds += self._rule.right(output.value, rows.targets)
-                found.append([_exact_sum(values) for values in bounds])
-        return len(rows.inputs), found
+                    if self._rule.correct is not None:
+                        bounds += self._rule.correct(output.value, examples.targets)
+                sums.append([_exact_sum(values) for values in bounds])
+        return len(examples.inputs), sums
 
-    def _rows(self) -> Iterator[Rows]:
-        """Inputs and targets in pieces of so many examples that every layer's tensors stay small."""
+    def _pieces(self) -> Iterator[Examples]:
+        """The data in pieces of so many examples that no layer's output has more than `ELEMENTS` elements."""
         hasher = None if self.digest else hashlib.sha256()
         for batch in self._reader.batches():
             if hasher:
                 hasher.update(batch.digest())
-            placed = one_tensor(batch)
+            examples = one_tensor(batch)
             if not self._step:
-                self._step = max(1, ELEMENTS // self._network.widest(placed.inputs[:1].double()))
-            for start in range(0, len(placed.inputs), self._step):
-                rows = slice(start, start + self._step)
-                targets = placed.targets[rows]
-                yield Rows(placed.inputs[rows].double(), targets.double() if targets.is_floating_point() else targets)
+                self._step = max(1, ELEMENTS // self._network.widest(examples.inputs[:1].double()))
+            for start in range(0, len(examples.inputs), self._step):
+                inputs, targets = (part[start : start + self._step] for part in (examples.inputs, examples.targets))
+                yield Examples(inputs.double(), targets.double() if targets.is_floating_point() else targets)
         if hasher:
             self.digest = hasher.hexdigest()[:12]
 
 
 @contextmanager
 def plain_products() -> Iterator[None]:
-    """float32 products in float32, whatever the caller allows."""
+    """Compute float32 matrix products with float32 precision while inside, even if the caller allows less."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -142,7 +144,7 @@ def _exact_sum(values: Tensor) -> float:
 
 
 def _mean(parts: list[float], examples: int) -> tuple[float, float]:
-    """The mean, and a bound of its rounding error: the sum of each piece was rounded once, so are the total and it."""
+    """The mean, and a bound of its rounding error: that of each piece's sum, of the total, and of the mean itself."""
     size = sum(abs(part) for part in parts)
     if not math.isfinite(size):
         return math.nan, math.inf
@@ -150,7 +152,7 @@ def _mean(parts: list[float], examples: int) -> tuple[float, float]:
 
 
 def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
-    """function(item) for every item in order, in so many threads; few items are held at a time."""
+    """function(item) for every item in order, computed in `workers` threads at most 2·`workers` items ahead."""
     if workers == 1:
         yield from map(function, items)
         return
@@ -174,9 +176,9 @@ def _point(alpha: float, parts: list[list[float]], examples: int) -> Point:
     if not math.isfinite(value + error):
         raise NonFiniteLoss(
             explain(
-                expected="a finite loss of every example at every edge: NaN or infinity cannot be bracketed.",
-                got=f"the loss at α = {alpha:.6g} is not finite, or beyond 1e38.",
-                hint="profile() finds the first such example.",
+                expected="a finite loss of every example at every edge, as NaN and infinity have no bounds.",
+                got=f"a loss at α = {alpha:.6g} that is not finite, or above 1e38.",
+                hint="profile() says which example is the first with such a loss.",
             )
         )
     margin = (rounding + error) * (1 + 16 * UNIT)
@@ -200,10 +202,10 @@ def _piece(interval: tuple[float, float], parts: list[list[float]], examples: in
     return Piece(left, right, lines[0], lines[1])
 
 
-def one_tensor(batch: Batch) -> Rows:
-    """Inputs and targets of a batch that a certificate can be of.
+def one_tensor(batch: Batch) -> Examples:
+    """Inputs and targets of a batch, each checked to be a single tensor, as certificates need.
 
-    Raises `TypeError` for a batch of another form, `ValueError` for targets that do not pair with inputs.
+    Raises `TypeError` for other inputs and targets, `ValueError` if their numbers of examples differ.
     """
     inputs = batch.inputs[0] if isinstance(batch.inputs, (tuple, list)) and len(batch.inputs) == 1 else batch.inputs
     targets = batch.targets
@@ -212,7 +214,7 @@ def one_tensor(batch: Batch) -> Rows:
             explain(
                 expected="batches of one floating-point tensor and one tensor of targets.",
                 got=f"inputs {type(inputs).__name__} and targets {type(targets).__name__}.",
-                hint="Convert images to floats as the training did, and pass pairs (inputs, targets).",
+                hint="Convert images to floats as in training, and pass pairs (inputs, targets).",
             )
         )
     if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) != len(targets):
@@ -223,4 +225,4 @@ def one_tensor(batch: Batch) -> Rows:
                 hint="Pair them in the data.",
             )
         )
-    return Rows(inputs, targets)
+    return Examples(inputs, targets)

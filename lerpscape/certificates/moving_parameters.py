@@ -1,4 +1,4 @@
-"""A parameter on the line: where it is at the middle of an interval, how it moves, and how large it can be."""
+"""A parameter on an interval of the line: its value at the middle, its change with α, and bounds of its size."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lerpscape.certificates.taylor_models import Form, TaylorModel
 
 @dataclass(frozen=True)
 class Movement:
-    """start + α·change, for all α; `change` is None for a tensor that does not move. Sizes are float32 bounds."""
+    """A parameter start + α·change for all α; `change` is None for a constant one. Sizes are float32 upper bounds."""
 
     start: Tensor
     change: Tensor | None
 
     @cached_property
     def start_size(self) -> Tensor:
-        """|start|."""
+        """|start|, rounded up."""
         return coarse(self.start)
 
     @cached_property
     def change_size(self) -> Tensor | None:
-        """|change|."""
+        """|change|, rounded up."""
         return None if self.change is None else coarse(self.change)
 
     @cached_property
@@ -36,12 +36,12 @@ class Movement:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor on an interval: exactly middle + t·change for |t| ≤ reach, but for |error| ≤ grain·size.
+    """A parameter on an interval around α: middle + t·change for |t| ≤ reach, up to an error of at most grain·size.
 
-    `size` bounds |middle| + share·|change|. The middle comes from `torch.lerp` and the change from subtraction: lerp
-    adds a rounded multiple of the rounded difference to one end and rounds, off by at most u|θ(m)| + 3u|θ_T − θ₀|.
-    So |error| ≤ 4u(|middle| + |change|) ≤ (4u/s)·(|middle| + s|change|) for any share s in [reach, 1]; s = 1 for a
-    single point, and at least 1/256 otherwise, to keep the factor small.
+    `size` is a bound of |middle| + share·|change|. The middle is computed by `torch.lerp` and the change by
+    subtraction. `lerp` adds a rounded multiple of the rounded difference to one end and rounds the sum, with an error
+    of at most u|θ(m)| + 3u|θ_T − θ₀|. So the error is at most 4u(|middle| + |change|) ≤ (4u/s)·(|middle| + s|change|)
+    for any share s in [reach, 1]. s is 1 for a single point, and otherwise at least 1/256, to keep 4u/s small.
     """
 
     movement: Movement
@@ -51,17 +51,17 @@ class Parameter:
 
     @property
     def change(self) -> Tensor | None:
-        """The change, where it counts: not at a single point."""
+        """The change on an interval; None at a single point."""
         return self.movement.change if self.reach else None
 
     @property
     def share(self) -> float:
-        """The part of the change that is counted in `size`."""
+        """The share of the change that `size` includes."""
         return max(self.reach, 2.0**-8) if self.reach else 1.0
 
     @property
     def grain(self) -> float:
-        """Rounding of the middle, relative to `size`."""
+        """A bound of the rounding error of the middle, relative to `size`."""
         return 0.0 if self.movement.change is None else 8 * UNIT / self.share
 
     @cached_property

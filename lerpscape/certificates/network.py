@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ from torch.func import functional_call
 
 from lerpscape.base.errors import explain
 from lerpscape.certificates.affine_maps import Memory
-from lerpscape.certificates.layer_rules import BY_PARAMETER, FUNCTIONS, METHODS, MODULES, Layer, Rule
+from lerpscape.certificates.layer_rules import RULES
 from lerpscape.certificates.moving_parameters import Movement, Parameter
 from lerpscape.certificates.taylor_models import TaylorModel, constant
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
 from lerpscape.networks.fx_tracing import traced
+from lerpscape.networks.layer_kinds import kind_of, settings_of
 
 Parameters = Mapping[str, Parameter]
 # The module is compared with its operations on so many examples at this α.
@@ -91,33 +91,55 @@ class Network:
         """
         known: dict[fx.Node, Any] = {}
         for node in self._graph.nodes:
-            arguments = fx.map_arg(node.args, known.__getitem__)
-            options = fx.map_arg(node.kwargs, known.__getitem__)
             if node.op == "placeholder":
                 known[node] = constant(inputs, reach)
             elif node.op == "get_attr":
                 known[node] = self._attribute(str(node.target), parameters, reach)
             elif node.op == "output":
-                return self._output(arguments[0], len(inputs))
-            elif node.op == "call_module":
-                module = self._modules[node.target]
-                kept = None if memory is None else memory.setdefault(node, {})
-                layer = Layer(module, partial(self._parameter, parameters=parameters), kept)
-                known[node] = MODULES[type(module)](layer, *arguments, **options)
+                return self._output(fx.map_arg(node.args[0], known.__getitem__), len(inputs))
             else:
-                rules: Mapping[Any, Rule] = FUNCTIONS if node.op == "call_function" else METHODS
-                rule = rules[node.target]
-                if node.target not in BY_PARAMETER:
-                    arguments = tuple(map(_plain_model, arguments))
-                    options = {name: _plain_model(value) for name, value in options.items()}
-                if not any(isinstance(value, TaylorModel) for value in (*arguments, *options.values())):
-                    # arithmetic on shapes: the operation itself
-                    rule = node.target if callable(node.target) else operator.methodcaller(node.target, *arguments[1:])
-                    arguments = arguments if callable(node.target) else arguments[:1]
-                known[node] = rule(*arguments, **options)
+                known[node] = self._applied(node, known, parameters, memory)
             if isinstance(known[node], TaylorModel):
                 self._widest = max(self._widest, known[node].value.centre.numel())
         raise AssertionError("a traced graph ends in its output")
+
+    def _applied(
+        self,
+        node: fx.Node,
+        known: Mapping[fx.Node, Any],
+        parameters: Parameters,
+        memory: dict[fx.Node, Memory] | None,
+    ) -> Any:
+        """An operation by the rule of its kind; arithmetic on shapes is the operation itself."""
+        arguments: Any = fx.map_arg(node.args, known.__getitem__)
+        options: Any = fx.map_arg(node.kwargs, known.__getitem__)
+        moving = any(isinstance(value, (TaylorModel, Parameter)) for value in (*arguments, *options.values()))
+        if not moving and node.op != "call_module":
+            if callable(node.target):
+                return node.target(*arguments, **options)
+            return operator.methodcaller(str(node.target), *arguments[1:], **options)(arguments[0])
+        kind = kind_of(node, self._modules)
+        assert kind is not None
+        model, *rest = map(_plain_model, arguments)
+        if not kind.settings:
+            return RULES[kind](model, *rest, **options)
+        settings: dict[str, Any] = fx.map_arg(settings_of(node, self._modules), known.__getitem__)
+        if node.op == "call_module":
+            settings = {name: self._parameter(value, parameters) for name, value in settings.items()}
+        if "weight" not in kind.settings:
+            return RULES[kind](model, **{name: _plain_model(value) for name, value in settings.items()})
+        computed = [name for name, value in settings.items() if isinstance(value, TaylorModel)]
+        if computed:
+            raise TypeError(
+                explain(
+                    expected="layers whose weights are parameters as they stand.",
+                    got=f"{node.name!r}, whose {computed[0]} is computed from others.",
+                    hint="Measure the path with profile(), which takes any module.",
+                )
+            )
+        if kind.linear_in_weights and node.op == "call_module" and memory is not None:
+            settings["memory"] = memory.setdefault(node, {})
+        return RULES[kind](model, **settings)
 
     def widest(self, inputs: Tensor) -> int:
         """Elements of the widest tensor on the way, from the input of one example."""
@@ -156,21 +178,21 @@ class Network:
         value = self._constants[name]
         return Parameter(Movement(value, None), value, 0.0, reach)
 
-    def _parameter(self, tensor: Tensor | None, parameters: Parameters) -> Any:
-        return None if tensor is None else parameters[self._names[id(tensor)]]
+    def _parameter(self, value: Any, parameters: Parameters) -> Any:
+        """A layer's own tensor on the interval; its other settings as they are."""
+        return parameters[self._names[id(value)]] if isinstance(value, Tensor) else value
 
     def _check(self, node: fx.Node) -> None:
+        known, what = kind_of(node, self._modules) in RULES, ""
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            known, what = type(module) in MODULES, f"layer {node.target!r} of type {type(module).__name__}"
+            what = f"layer {node.target!r} of type {type(self._modules[str(node.target)]).__name__}"
         elif node.op in ("call_function", "call_method"):
-            known = node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
             what = f"operation {getattr(node.target, '__name__', node.target)!r}"
         elif node.op == "get_attr" and str(node.target) in self._aliases:
             tensor = self._movements[self._aliases[str(node.target)]].start
             known, what = tensor.is_floating_point(), f"tensor {node.target!r} of type {tensor.dtype}"
         else:
-            known, what = True, ""
+            known = True
         if sum(each.op == "placeholder" for each in self._graph.nodes) != 1:
             known, what = False, "a forward() with several inputs"
         if not known:
@@ -197,10 +219,8 @@ class Network:
 
 
 def supported() -> str:
-    """The layers, functions and methods that have a rule, in words."""
-    layers = ", ".join(sorted(kind.__name__ for kind in MODULES))
-    functions = sorted({getattr(function, "__name__", "fn") for function in FUNCTIONS} - {"fn", "boolean_dispatch"})
-    return f"the layers {layers}; the functions {', '.join(functions)}; the methods {', '.join(sorted(METHODS))}"
+    """The kinds of layers, functions and methods that have a rule, in words."""
+    return f"the kinds {', '.join(sorted((kind.name for kind in RULES), key=str.lower))}"
 
 
 def _plain_model(value: Any) -> Any:

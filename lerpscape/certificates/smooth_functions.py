@@ -1,14 +1,15 @@
-"""Derivatives and their bounds for the smooth activations, and for the inverse square root in batch norm."""
+"""Derivatives and their bounds for the activations without kinks, and for the inverse square root in batch norm."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape.certificates.enclosures import Smooth
-from lerpscape.certificates.rounding import COARSE, UNIT, coarse
+from lerpscape.certificates.rounding import COARSE, TINY, UNIT, coarse
 
 Values = tuple[Tensor, Tensor, Tensor, Tensor | float, Tensor | float, Tensor | float]
 Bounds = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -79,6 +80,57 @@ def _silu_around(low: Tensor, high: Tensor) -> Bounds:
     return -0.0999 * one, 1.0999 * one, 0.5 * one + SLACK, 0.31 * one
 
 
+def _elu_at(x: Tensor) -> Values:
+    """F = x, f′ = 1 and f″ = 0 for x > 0, else f = e^x − 1, f′ = f″ = e^x."""
+    below = torch.exp(x.clamp(max=0))
+    f = torch.where(x > 0, x, torch.expm1(x.clamp(max=0)))
+    return f, below, torch.where(x > 0, 0.0, below), 16 * UNIT * coarse(f), 16 * UNIT, 16 * UNIT
+
+
+def _elu_around(low: Tensor, high: Tensor) -> Bounds:
+    """f′ = e^min(x, 0) increases and is Lipschitz; f″ jumps at 0 and is not, where x may have both signs."""
+    first, last = torch.exp(low.clamp(max=0)), torch.exp(high.clamp(max=0))
+    above = low > 0
+    third = torch.where(above, 0.0, torch.where(high <= 0, last + SLACK, torch.inf))
+    return first - SLACK, last + SLACK, torch.where(above, 0.0, last + SLACK), third
+
+
+def softplus(beta: float, threshold: float) -> Smooth:
+    """F = log(1 + e^βx)/β where βx ≤ threshold, and x above: torch's softplus.
+
+    It jumps by log(1 + e^−threshold)/β there. Where βx may lie on both sides nothing is known (infinite bounds).
+    """
+
+    def at(x: Tensor) -> Values:
+        """With the sigmoid s of βx: f′ = s, f″ = βs(1 − s)."""
+        y = beta * x
+        straight = y > threshold
+        f = torch.where(straight, x, (y.clamp(min=0) + torch.log1p(torch.exp(-y.abs()))) / beta)
+        s, slope, *_ = _sigmoid_at(y)
+        first, second = torch.where(straight, 1.0, s), torch.where(straight, 0.0, beta * slope)
+        return f, first, second, 32 * UNIT * (coarse(f) + coarse(x)), 32 * UNIT, 64 * UNIT * beta
+
+    def around(low: Tensor, high: Tensor) -> Bounds:
+        """f′ = s increases, f″ = βs′, f‴ = β²s″."""
+        low, high = beta * low, beta * high
+        low, high = low - 8 * COARSE * low.abs() - TINY, high + 8 * COARSE * high.abs() + TINY
+        _, slope, curvature, _ = _sigmoid_around(low, high)
+        below, above = high < threshold * (1 - SLACK), low > threshold * (1 + SLACK)
+
+        def known(under: Tensor, over: float, unknown: float) -> Tensor:
+            return torch.where(below, under, torch.where(above, over, unknown))
+
+        outward = 1 + SLACK
+        return (
+            known(torch.sigmoid(low) - SLACK, 1.0, -torch.inf),
+            known(torch.sigmoid(high) + SLACK, 1.0, torch.inf),
+            known(slope * (beta * outward), 0.0, torch.inf),
+            known(curvature * (beta * beta * outward), 0.0, torch.inf),
+        )
+
+    return Smooth(at, around)
+
+
 def _rsqrt_at(x: Tensor) -> Values:
     """For f = x^(−1/2): f′ = −½x^(−3/2), f″ = ¾x^(−5/2)."""
     f = 1 / torch.sqrt(x)
@@ -101,4 +153,6 @@ TANH = Smooth(_tanh_at, _tanh_around, increasing=torch.tanh)
 SIGMOID = Smooth(_sigmoid_at, _sigmoid_around, increasing=torch.sigmoid)
 GELU = Smooth(_gelu_at, _gelu_around)
 SILU = Smooth(_silu_at, _silu_around)
+# Above 0 the float32 value is exact, below it is at most 1 in size: its error is within what `increasing` allows.
+ELU = Smooth(_elu_at, _elu_around, increasing=F.elu)
 RSQRT = Smooth(_rsqrt_at, _rsqrt_around)

@@ -1,13 +1,14 @@
-"""First-order Taylor models in one variable with a rigorous remainder, element by element, sound in floating point.
+"""First-order Taylor models of one variable, elementwise, with remainders that include all rounding errors.
 
 A `Form` stands for every function f of t on |t| ≤ reach with |f(t) − centre − tilt·t| ≤ remainder. A `TaylorModel`
-encloses a function and its derivative, each in a form of its own: what is true of a ReLU's value (it is continuous)
-is not true of its derivative (it jumps).
+encloses a function and its derivative, each in its own form, because the derivative need not be continuous where the
+function is, as for a ReLU.
 
-Centres and tilts are float64, remainders float32 (see `rounding`). Each rule adds to the remainder a bound of the
-rounding errors it commits in the centre and the tilt, a small multiple of u times the magnitudes that enter, and
-enlarges the remainder by the relative error of its own computation. Values of exp, tanh, erf and sqrt are taken to be
-within 4 units in the last place. NaN and infinities pass through to the end, where they count as knowing nothing.
+Centres and tilts are float64, remainders float32 (see `rounding`). Each rule adds to the remainder a bound of its
+rounding errors in the centre and the tilt, a small multiple of u times the magnitudes involved, and enlarges the
+remainder by the relative error of computing it. Values of exp, expm1, log1p, tanh, erf and sqrt are assumed to be
+accurate to 4 units in the last place. NaN and infinities propagate to the result, where they mean that nothing is
+known.
 
 Sources: Moore (1966); Makino & Berz (2003), "Taylor models and other validated functional inclusion methods".
 """
@@ -27,7 +28,9 @@ from lerpscape.certificates.rounding import COARSE, TINY, UNIT, coarse, enlarged
 
 @dataclass(frozen=True)
 class Form:
-    """All f with |f(t) − centre − tilt·t| ≤ remainder for |t| ≤ reach; None stands for zero, and is exact.
+    """All f with |f(t) − centre − tilt·t| ≤ remainder for |t| ≤ reach; a tilt or remainder of None is exactly zero.
+
+    `noise` is the same remainder as a linear function of its sources; see `noises`.
 
     >>> form = Form(torch.tensor([1.0]).double(), torch.tensor([2.0]).double(), None, reach=0.25)
     >>> [round(float(bound), 5) for bound in form.bounds()]
@@ -47,38 +50,38 @@ class Form:
 
     @cached_property
     def magnitude(self) -> Tensor:
-        """|centre| + reach·|tilt| in float32, rounded up: the largest size of the line."""
+        """|centre| + reach·|tilt| in float32, rounded up: a bound of the line's absolute value."""
         size = coarse(self.centre)
         return size if self.drift is None else enlarged(size + self.drift, 2)
 
     @cached_property
     def spread(self) -> Tensor:
-        """reach·|tilt| + remainder in float32, rounded up: how far f may be from its centre."""
+        """reach·|tilt| + remainder in float32, rounded up: a bound of |f − centre|."""
         parts = total(self.drift, self.remainder)
         return torch.zeros_like(self.magnitude) if parts is None else enlarged(parts, 2)
 
     @cached_property
     def size(self) -> Tensor:
-        """A bound of |f| on the whole interval, in float32."""
+        """A bound of |f| on the interval, in float32."""
         return self.magnitude if self.remainder is None else enlarged(self.magnitude + self.remainder, 2)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Bounds of f on the whole interval in float32, rounded outwards; both are zero only where f is."""
+        """A lower and an upper bound of f on the interval in float32, rounded outwards; both zero only if f is zero."""
         centre = self.centre.float()
         room = (1 + 4 * COARSE) * self.spread + (4 * COARSE) * self.magnitude
         return centre - room, centre + room
 
     def map(self, reshape: Callable[[Tensor], Tensor]) -> Form:
-        """The form with its elements rearranged, which commits no rounding."""
+        """The form with its elements rearranged, without rounding."""
         tilt, remainder = (None if part is None else reshape(part) for part in (self.tilt, self.remainder))
         centre = reshape(self.centre)
         noise = None if self.noise is None else self.noise.map(reshape, centre.shape)
         return Form(centre, tilt, remainder, self.reach, noise)
 
     def tracked(self, shape: torch.Size) -> Noise | None:
-        """The noise of a form of this shape: its own, or one new source; None for a form that will be broadcast.
+        """The noise of the form, or its remainder as a new source; None if it is to be broadcast to this shape.
 
-        A source is one example's. What is shared by examples must become new noise of each of them.
+        A source of noise belongs to one example, so a remainder that examples share is not one source.
         """
         if self.remainder is None or self.centre.shape != shape:
             return None
@@ -87,7 +90,7 @@ class Form:
 
 @dataclass(frozen=True)
 class TaylorModel:
-    """A function of t and its derivative, each in a form; `slope` None is a function that does not move."""
+    """The forms of a function of t (`value`) and of its derivative (`slope`, None for a constant function)."""
 
     value: Form
     slope: Form | None
@@ -98,7 +101,7 @@ class TaylorModel:
 
 
 def constant(values: Tensor, reach: float) -> TaylorModel:
-    """A tensor that does not depend on t, exactly."""
+    """The model of a tensor that does not depend on t, without error."""
     return TaylorModel(Form(values, None, None, reach), None)
 
 
@@ -107,9 +110,9 @@ def add(one: TaylorModel, other: TaylorModel) -> TaylorModel:
     slope = one.slope or other.slope
     if one.slope is not None and other.slope is not None:
         slope = add_forms(one.slope, other.slope)
-    elif slope is not None:  # the value of one that stands still may widen the shape
+    elif slope is not None:  # the value of the constant model may broadcast the sum to a larger shape
         result = one.value.centre + other.value.centre
-        if slope.centre.shape != result.shape:  # what is shared by examples is no source of one of them
+        if slope.centre.shape != result.shape:  # noise that examples share is not a source of one example
             slope = replace(slope, noise=None)
         slope = slope.map(lambda part: part.expand_as(result))
     return TaylorModel(add_forms(one.value, other.value, follow=False), slope)
@@ -123,7 +126,7 @@ def scale(model: TaylorModel, factor: float) -> TaylorModel:
 
 
 def multiply(one: TaylorModel, other: TaylorModel) -> TaylorModel:
-    """The product of two models element by element, with (fg)′ = f′g + fg′."""
+    """The elementwise product of two models, with (fg)′ = f′g + fg′."""
     parts = [
         multiply_forms(slope, value)
         for slope, value in ((one.slope, other.value), (other.slope, one.value))
@@ -134,7 +137,7 @@ def multiply(one: TaylorModel, other: TaylorModel) -> TaylorModel:
 
 
 def add_forms(one: Form, other: Form, *, follow: bool = True) -> Form:
-    """The sum of two forms, and of their noises if they are to be followed; addition rounds relative to its result."""
+    """The sum of two forms, with that of their noises if `follow`; rounding errors are relative to the result."""
     assert one.reach == other.reach, "forms of one interval"
     centre = one.centre + other.centre
     tilt = total(one.tilt, other.tilt)
@@ -153,7 +156,7 @@ def add_forms(one: Form, other: Form, *, follow: bool = True) -> Form:
 
 
 def scale_form(form: Form, factor: float) -> Form:
-    """A form times a number; multiplication rounds relative to its result."""
+    """A form times a number; rounding errors are relative to the result."""
     tilt = None if form.tilt is None else form.tilt * factor
     fresh = enlarged(form.magnitude * (4 * UNIT * max(abs(factor), TINY)), 4)
     remainder = (
@@ -164,11 +167,11 @@ def scale_form(form: Form, factor: float) -> Form:
 
 
 def multiply_forms(one: Form, other: Form) -> Form:
-    """The product of two forms: t² lies in [0, r²], so its term goes half to the centre, half to the remainder.
+    """The product of two forms.
 
     (c₁ + d₁t ± R₁)(c₂ + d₂t ± R₂) = c₁c₂ + ½r²d₁d₂ + (c₁d₂ + d₁c₂)t ± (½r²|d₁d₂| + m₁R₂ + m₂R₁ + R₁R₂) with
-    m = |c| + r|d|; rounding stays below 8u·m₁m₂. A noise of the first, else of the second, is followed through the
-    other's centre.
+    m = |c| + r|d|, because t² is in [0, r²]. Rounding errors are below 8u·m₁m₂. The noise of the first form, or of the
+    second if the first has none, is multiplied by the other's centre.
     """
     assert one.reach == other.reach, "forms of one interval"
     centre = one.centre * other.centre
@@ -187,7 +190,7 @@ def multiply_forms(one: Form, other: Form) -> Form:
     followed = one.noise is not None and one.centre.shape == centre.shape
     remainder = fresh
     if one.remainder is not None:
-        # what the centre of the other makes of it is known by its sign; what else the other may be is not
+        # The remainder times the other's centre keeps its sign; times the rest of the other form, it does not.
         own = lifted(one.remainder)
         still, moving = coarse(other.centre), 0.0 if other.drift is None else other.drift
         fresh = fresh + moving * own
@@ -199,13 +202,13 @@ def multiply_forms(one: Form, other: Form) -> Form:
 
 
 def hull(low: Tensor, high: Tensor, reach: float) -> Form:
-    """Every function that stays between two bounds, float32."""
+    """The form of all functions between two float32 bounds."""
     remainder = enlarged((high - low) * 0.5, 4) + (4 * COARSE) * torch.maximum(low.abs(), high.abs())
     return Form((low.double() + high.double()) * 0.5, None, enlarged(remainder, 2), reach)
 
 
 def choose(where: Tensor, one: Form, other: Form) -> Form:
-    """Element by element, one form or the other; both must hold."""
+    """Elementwise `one` if `where` holds and else `other`; both must enclose the same function."""
     return Form(
         torch.where(where, one.centre, other.centre),
         _chosen(where, one.tilt, other.tilt),
@@ -218,10 +221,10 @@ def choose(where: Tensor, one: Form, other: Form) -> Form:
 def _chosen_noise(where: Tensor, one: Form, other: Form) -> Noise | None:
     if one.noise is None and other.noise is None:
         return None
-    # where one was followed, both must be, lest a remainder be forgotten
-    noises = [each.tracked(each.centre.shape) for each in (one, other)]
-    kept = [where.float(), 1 - where.float()]
-    return joined(None, *(noise.scaled(mask) for noise, mask in zip(noises, kept, strict=True) if noise is not None))
+    # A form without noise gets its remainder as a new source, so that no remainder is lost.
+    noises = [form.tracked(form.centre.shape) for form in (one, other)]
+    masks = [where.float(), 1 - where.float()]
+    return joined(None, *(noise.scaled(mask) for noise, mask in zip(noises, masks, strict=True) if noise is not None))
 
 
 def _like(part: Tensor | None, shape: Tensor) -> Tensor | None:
@@ -231,7 +234,7 @@ def _like(part: Tensor | None, shape: Tensor) -> Tensor | None:
 def _chosen(where: Tensor, one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None and other is None:
         return None
-    known = other if one is None else one
-    assert known is not None
-    zero = torch.zeros((), dtype=known.dtype)
+    either = other if one is None else one
+    assert either is not None
+    zero = torch.zeros((), dtype=either.dtype)
     return torch.where(where, zero if one is None else one, zero if other is None else other)

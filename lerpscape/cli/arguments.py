@@ -105,6 +105,23 @@ def between_of(text: str | None) -> tuple[float, float] | None:
     return left, right
 
 
+def device_of(name: str | None) -> str | None:
+    """The name of a device, once torch can use it."""
+    torch = import_module("torch")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            explain(
+                expected="a device that torch can use.",
+                got=f"{name!r}: {reason}.",
+                hint="`lerpscape doctor` lists the devices of this machine.",
+            )
+        ) from error
+    return name
+
+
 def dtype_of(name: str | None) -> Any:
     """The torch type of a name."""
     return None if name is None else getattr(import_module("torch"), name)

@@ -70,7 +70,6 @@ def similarity_command(
     model, path, data = network.load_path()
     keywords = measurement.keywords(data) | {"layers": layers or None}
     linearity = feature_linearity(model, path, data, alphas=alphas_of(alphas), **keywords)
-    keywords.pop("progress", None)
     similarity = feature_similarity(model, path, data, **keywords)
     lines = ["layer: CKA between the ends; least cosine to the mixture of both ends' features"]
     for index, name in enumerate(linearity.layers):

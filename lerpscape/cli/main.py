@@ -115,7 +115,8 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(1)
         if not (isinstance(error, LerpscapeError) or str(error).startswith("expected:")):
             raise  # not a refusal of ours: where it happened matters
-        print(f"error: {error}", file=sys.stderr)
+        advice = " On the command line: --batch-norm." if "expected: batch_norm=" in str(error) else ""
+        print(f"error: {error}{advice}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues a sweep, and a profile with --out", file=sys.stderr)

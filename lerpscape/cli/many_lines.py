@@ -22,11 +22,12 @@ from lerpscape.cli.arguments import (
     OptionalFolder,
     Progress,
     Start,
+    device_of,
     loss_of,
     print_written,
     require_writable,
 )
-from lerpscape.cli.options import HERE, DeviceOptions, EndArguments, NetworkArguments, OutputOptions, ProfileOptions
+from lerpscape.cli.options import HERE, EndArguments, EvaluationOptions, NetworkArguments, OutputOptions, StudyOptions
 from lerpscape.cli.reports import print_profiles
 
 
@@ -36,7 +37,7 @@ def starts_command(
     noise: int = 5,
     zero: Flag = True,
     seed: int = 0,
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Compare the line from START with lines from other starts.
@@ -80,7 +81,7 @@ def onset_command(
     network: Annotated[NetworkArguments, HERE],
     tolerance: float,
     end: OptionalFile = None,
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Find the earliest snapshot from which the line to the final network is monotonic, and stays so.
@@ -110,7 +111,7 @@ def pairwise_command(
     network: Annotated[NetworkArguments, HERE],
     group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…", help_behavior_hint="")] = (),
     kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     r"""Measure rises and barriers between all pairs of checkpoints.
@@ -169,7 +170,7 @@ def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
 def layerwise_command(
     network: Annotated[EndArguments, HERE],
     rest: Literal["start", "end"],
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Move one layer at a time from START to END, all others held.
@@ -199,7 +200,7 @@ def plane_command(
     trajectory: OptionalFolder = None,
     points: int = 25,
     margin: float = 0.2,
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     r"""Measure the loss on the plane through three checkpoints.
@@ -235,7 +236,7 @@ def trajectory_command(
     /,
     network: Annotated[NetworkArguments, HERE],
     loss: Loss = "cross_entropy",
-    measurement: DeviceOptions = DeviceOptions(),
+    measurement: EvaluationOptions = EvaluationOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Compare the training trajectory with the line.
@@ -302,13 +303,13 @@ def connect_command(
 
     from lerpscape.networks.batch_norm import named_policy
     from lerpscape.paths.line import Line
-    from lerpscape.paths.matching import twins
+    from lerpscape.paths.matching import first_tied_names
     from lerpscape.profiles.profile import profile
     from lerpscape.studies.connections import connect
 
     require_writable(out, plot)
     model, data = network.load()
-    per_example, policy = loss_of(loss), named_policy(batch_norm, data)
+    per_example, policy, device = loss_of(loss), named_policy(batch_norm, data), device_of(device)
     curve = connect(
         model,
         network.start,
@@ -323,7 +324,7 @@ def connect_command(
         device=device,
         progress=progress,
     )
-    first = twins(curve.control)
+    first = first_tied_names(curve.control)
     save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
     profiles = [
         profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)

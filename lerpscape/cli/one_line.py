@@ -18,7 +18,7 @@ from lerpscape.cli.arguments import (
     called,
     workers_of,
 )
-from lerpscape.cli.options import HERE, EndArguments, OutputOptions, PathArguments, ProfileOptions
+from lerpscape.cli.options import HERE, EndArguments, OutputOptions, PathArguments, ProfileOptions, StudyOptions
 
 
 def verdict_command(
@@ -153,7 +153,7 @@ def batch_norm_command(
     between: Between = None,
     precision: float = 1e-2,
     budget: int = 65,
-    measurement: ProfileOptions = ProfileOptions(alphas="50"),
+    measurement: StudyOptions = StudyOptions(alphas="50"),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Measure the line with every kind of batch-norm statistics.
@@ -193,7 +193,7 @@ def batch_norm_command(
 
 
 def _row(row: dict[str, Any]) -> str:
-    cells = (f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items())
+    cells = (value if isinstance(value, str) else f"{name} {value:.4g}" for name, value in row.items())
     return ", ".join(cells)
 
 
@@ -202,7 +202,7 @@ def plateaus_command(
     eps: float = 0.05,
     degree: OptionalInt = None,
     last_layer: OptionalText = None,
-    measurement: ProfileOptions = ProfileOptions(alphas="101"),
+    measurement: StudyOptions = StudyOptions(alphas="101"),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Predict plateaus of the loss from the last layer's biases.
@@ -249,7 +249,7 @@ def plateaus_command(
 def scale_command(
     network: Annotated[EndArguments, HERE],
     seed: int = 0,
-    measurement: ProfileOptions = ProfileOptions(),
+    measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Does the trained network alone determine the prediction?

@@ -25,6 +25,7 @@ from lerpscape.cli.arguments import (
     Start,
     alphas_of,
     called,
+    device_of,
     dtype_of,
     loss_of,
     print_written,
@@ -76,14 +77,13 @@ class PathArguments(EndArguments):
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
+class EvaluationOptions:
     """How the network is evaluated."""
 
     batch_norm: BatchNorm = None
     device: Device = None
     dtype: Dtype = None
     progress: Progress = None
-    label: Label = ""
 
     def keywords(self, data: Any) -> dict[str, Any]:
         """Those that are given, as arguments of the functions that measure."""
@@ -91,27 +91,45 @@ class DeviceOptions:
 
         given = {
             "batch_norm": named_policy(self.batch_norm, data),
-            "device": self.device,
+            "device": device_of(self.device),
             "dtype": dtype_of(self.dtype),
             "progress": self.progress,
-            "label": self.label or None,
         }
         return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class ProfileOptions:
-    """How each line is measured."""
+class DeviceOptions(EvaluationOptions):
+    """How the network is evaluated, where there is one result with a label."""
+
+    label: Label = ""
+
+    def keywords(self, data: Any) -> dict[str, Any]:
+        """Those that are given, as arguments of the functions that measure."""
+        return super().keywords(data) | ({"label": self.label} if self.label else {})
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How each of several lines is measured."""
 
     loss: Loss = "cross_entropy"
     alphas: Alphas = "25"
     """Number of points on [0, 1], or the first and last α and the number of points."""
-    device: Annotated[DeviceOptions, HERE] = DeviceOptions()
+    device: Annotated[EvaluationOptions, HERE] = EvaluationOptions()
     """How the network is evaluated."""
 
     def keywords(self, data: Any) -> dict[str, Any]:
         """As arguments of the functions that measure the loss on lines."""
         return {"loss": loss_of(self.loss), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
+
+
+@dataclass(frozen=True)
+class ProfileOptions(StudyOptions):
+    """How one line is measured."""
+
+    device: Annotated[DeviceOptions, HERE] = DeviceOptions()
+    """How the network is evaluated."""
 
 
 @dataclass(frozen=True)

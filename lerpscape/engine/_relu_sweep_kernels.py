@@ -1,20 +1,32 @@
-"""Units that switch on a line, and quadratics kept up from one α to the next: loops that numba compiles.
+"""Units that switch on a line, and quadratics updated from one α to the next: loops that numba compiles.
 
 Everything is done example by example, so that an example's coefficients stay next to the processor while units switch.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.compiling import compiled
 
 # For each example and place where the switches before its α begin, and each switch: the unit, its start and change.
 Switches: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], Floats, Floats]
+
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+def compiled(loop: Loop) -> Loop:
+    """The loop, compiled for the types it is first called with, and kept on disk.
+
+    NaN and infinities pass through as they do in torch; a product and a sum are rounded once.
+    """
+    return cast(Loop, njit(error_model="numpy", fastmath={"contract"}, nogil=True, cache=True)(loop))
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What is kept of the examples seen so far: sums over chunks for every α, in float64."""
+"""Sums over examples for every α, in float64: all that a profile keeps of the losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lerpscape.readings.intervals import Moments
 
 
 class Accumulator:
-    """Sums over the chunks seen so far, for every α, and the rows of the chunk at work. All in float64."""
+    """Sums over the groups of examples done so far, and the losses of the group that is not done yet."""
 
     def __init__(self, points: int) -> None:
         self.moments = Moments(points)
@@ -21,12 +21,15 @@ class Accumulator:
         self.right = np.zeros(points)
         self.invalid = np.zeros(points, dtype=np.int64)
         self.first_invalid = np.full(points, -1, dtype=np.int64)
-        self.chunks = 0
-        self.rows = LossMatrix(points)
+        self.groups = 0
+        self.unfinished = LossMatrix(points)
 
-    def close_chunk(self) -> None:
-        """Take the rows of the chunk at work into the sums."""
-        losses, slopes, right = self.rows.numbers()
+    def add(self, group: LossMatrix) -> None:
+        """Add a group once its losses at every α are there; keep it as the unfinished one until then."""
+        self.unfinished = group
+        if not group.is_complete:
+            return
+        losses, slopes, right = group.numbers()
         for position in np.flatnonzero(~np.isfinite(losses).all(axis=1)):
             wrong = np.flatnonzero(~np.isfinite(losses[position]))
             if self.first_invalid[position] < 0:
@@ -38,35 +41,35 @@ class Accumulator:
             self.slopes += slopes.sum(axis=1)
             self.slope_squares += np.square(slopes).sum(axis=1)
         self.right += np.nan if right is None else right
-        self.chunks += 1
-        self.rows = LossMatrix(len(losses))
+        self.groups += 1
+        self.unfinished = LossMatrix(len(losses))
 
     def arrays(self) -> Arrays:
         """Everything, as arrays to write to disk."""
-        kept = {name: np.asarray(value) for name, value in vars(self).items() if name not in ("moments", "rows")}
-        kept |= {
+        own = vars(self).items()
+        arrays = {name: np.asarray(value) for name, value in own if name not in ("moments", "unfinished")}
+        arrays |= {
             "count": np.asarray(self.moments.count),
             "mean": self.moments.mean,
             "comoment": self.moments.comoment,
         }
-        for name, values in zip(("losses", "slopes", "right"), self.rows.numbers(), strict=True):
-            kept[f"rows_{name}"] = np.zeros(0) if values is None else values
-        return kept
+        for name, values in zip(("losses", "slopes", "right"), self.unfinished.numbers(), strict=True):
+            arrays[f"unfinished_{name}"] = np.zeros(0) if values is None else values
+        return arrays
 
     @classmethod
-    def restored(cls, points: int, arrays: Arrays | None) -> Accumulator:
-        """The sums that were written as `arrays`; new ones for None."""
+    def restored(cls, points: int, arrays: Arrays) -> Accumulator:
+        """The sums that were written as `arrays`."""
         sums = cls(points)
-        if arrays is None:
-            return sums
-        kept: dict[str, Any] = dict(arrays)
-        losses, slopes, right = (kept.pop(f"rows_{name}") for name in ("losses", "slopes", "right"))
-        for i, each in enumerate(losses):
-            sums.rows.append(
-                LossesAtAlpha.of(each, slopes[i] if len(slopes) else None, float(right[i]) if len(right) else None)
-            )
-        sums.moments.count = int(kept.pop("count"))
-        sums.moments.mean, sums.moments.comoment = kept.pop("mean"), kept.pop("comoment")
-        sums.chunks = int(kept.pop("chunks"))
-        vars(sums).update(kept)
+        values: dict[str, Any] = dict(arrays)
+        losses, slopes, right = (values.pop(f"unfinished_{name}") for name in ("losses", "slopes", "right"))
+        sums.moments.count = int(values.pop("count"))
+        sums.moments.mean, sums.moments.comoment = values.pop("mean"), values.pop("comoment")
+        sums.groups = int(values.pop("groups"))
+        vars(sums).update(values)
+        unfinished = (
+            LossesAtAlpha.of(at_alpha, slopes[i] if len(slopes) else None, float(right[i]) if len(right) else None)
+            for i, at_alpha in enumerate(losses)
+        )
+        sums.add(LossMatrix.of(points, unfinished))
         return sums

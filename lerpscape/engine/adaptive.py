@@ -1,7 +1,7 @@
 """Where to measure next: points go where the curve is not yet predicted by its neighbours.
 
-A few examples are measured on a fine grid first, which costs about as much as all of them at one or two points. This
-scout shows where the curve bends; what the other examples add to it is smoother, and is watched at the points.
+A pilot sample of the examples is measured on a fine grid first, which costs about as much as all of them at one or two
+points. It shows where the curve bends; what the other examples add is smoother, and is estimated at the points.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.readings.monotonicity import max_rise
 
-# Points to begin with, with and without a scout.
+# Points to begin with, with and without a pilot sample.
 FIRST, FIRST_ALONE = 5, 9
-# Points and examples of a scout: one in so many, within bounds.
+# Points of a pilot sample, and its examples: one in so many, within bounds.
 PILOT_GRID = np.linspace(0.0, 1.0, 257)
 ONE_IN, FEWEST_PILOTS, MOST_PILOTS = 128, 16, 256
-# A few examples stand for all: what they show is taken for so much more.
+# The sample's errors are multiplied by this, as it stands for all examples.
 MARGIN = 1.5
-# Where the curve does not settle (kinks, noise), refining ends here; the result says so.
+# Where the curve does not settle (kinks, noise), refinement ends at so many points; the result says so.
 MOST = 129
 # An error of fourth order falls to a sixteenth when an interval is halved; a quarter of that gain is trusted.
 TRUSTED_GAIN = 4.0
@@ -41,7 +41,7 @@ class PilotSample:
         return np.interp(alphas, PILOT_GRID, self.losses), np.interp(alphas, PILOT_GRID, slopes)
 
     def errors(self, alphas: Floats, with_slopes: bool) -> tuple[Floats, Floats]:
-        """What interpolation from these points misses of the scout's curve inside each interval at most, and where."""
+        """The largest error of interpolation inside each interval, on the sample's curve, and where."""
         losses, slopes = self.at(alphas)
         missed = np.abs(interpolated(alphas, losses, slopes if with_slopes else None, PILOT_GRID) - self.losses)
         errors, places = np.zeros(len(alphas) - 1), (alphas[:-1] + alphas[1:]) / 2
@@ -54,7 +54,7 @@ class PilotSample:
 
 
 def pilot_size(examples: int) -> int:
-    """How many of so many examples go ahead.
+    """The number of examples in the pilot sample of so many.
 
     >>> pilot_size(10), pilot_size(60_000)
     (10, 256)
@@ -66,9 +66,9 @@ def interval_errors(alphas: Floats, losses: Floats, slopes: Floats | None) -> Fl
     """Estimated error of the interpolated curve inside each interval, in the unit of the losses; shape (points − 1,).
 
     Every inner point is predicted from the others: by the cubic through both neighbours' losses and derivatives where
-    there are derivatives, else by the cubic through the four nearest points. What is missed, in the loss or in the
-    derivative times the distance, divided by `TRUSTED_GAIN`, is the error on both sides of the point. An estimate: a
-    bump that leaves no trace at any point is not seen.
+    there are derivatives, else by the cubic through the four nearest points. The error of that prediction, in the loss
+    or in the derivative times the distance, divided by `TRUSTED_GAIN`, is the estimate on both sides of the point. It
+    does not see a bump that leaves no trace at any point.
 
     >>> grid = np.linspace(0, 1, 5)
     >>> bool(interval_errors(grid, grid**3, 3 * grid**2).max() < 1e-15)
@@ -94,7 +94,7 @@ def curve_errors(
 ) -> tuple[Floats, Floats]:
     """Estimated error of the interpolated curve inside each interval, and where it is the largest.
 
-    With a scout: what interpolation misses of the scout's curve times `MARGIN`, and the `interval_errors` of the rest.
+    With a pilot sample: the error on the sample's curve times `MARGIN`, plus the `interval_errors` of the rest.
 
     >>> grid = np.array([0.0, 0.5, 1.0])
     >>> errors, places = curve_errors(grid, grid, None, PilotSample(np.exp(-(((PILOT_GRID - 0.75) / 0.02) ** 2)), 16))
@@ -109,10 +109,10 @@ def curve_errors(
     return MARGIN * missed + rest, np.where(missed >= rest, places, (alphas[:-1] + alphas[1:]) / 2)
 
 
-def first_points(pilot: PilotSample | None, tolerance: float, *, with_slopes: bool) -> Floats:
-    """Points to be measured together before any is known: all that the scout's own curve asks for.
+def first_points(pilot: PilotSample | None, precision: float, *, with_slopes: bool) -> Floats:
+    """Points to measure together at first: as many as the pilot sample's own curve needs.
 
-    What the data share for all α is then computed once for most of the points.
+    What all α share is then computed once for most of the points.
 
     >>> first_points(None, 1e-3, with_slopes=False)
     array([0.   , 0.125, 0.25 , 0.375, 0.5  , 0.625, 0.75 , 0.875, 1.   ])
@@ -121,49 +121,49 @@ def first_points(pilot: PilotSample | None, tolerance: float, *, with_slopes: bo
     """
     if pilot is None:
         return np.linspace(0.0, 1.0, FIRST_ALONE)
-    grid, asked = np.empty(0), np.linspace(0.0, 1.0, FIRST)
-    while len(asked):
-        grid = np.union1d(grid, asked)
+    grid, new = np.empty(0), np.linspace(0.0, 1.0, FIRST)
+    while len(new):
+        grid = np.union1d(grid, new)
         losses, slopes = pilot.at(grid)
-        asked = next_points(grid, losses, slopes if with_slopes else None, tolerance, pilot)
+        new = next_points(grid, losses, slopes if with_slopes else None, precision, pilot)
     return grid
 
 
 def next_points(
-    alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float, pilot: PilotSample | None = None
+    alphas: Floats, losses: Floats, slopes: Floats | None, precision: float, pilot: PilotSample | None = None
 ) -> Floats:
-    """New points, in the intervals whose error exceeds `tolerance` times the range of the losses; none when settled.
+    """New points, in the intervals whose error exceeds `precision` times the range of the losses; none when settled.
 
-    Only the larger half of the errors is refined at a time, as one new point settles several intervals. Last come the
-    ends of the largest rise of the interpolated curve, where the points by themselves do not show its height.
+    Only errors of at least half the largest are refined at a time, as one new point may settle several intervals. Last
+    come both ends of the largest rise of the interpolated curve, if it is higher than the points show.
 
-    Raises `ValueError` for a tolerance that is not positive.
+    Raises `ValueError` for a precision that is not positive.
 
     >>> grid = np.linspace(0, 1, 9)
     >>> next_points(grid, np.abs(grid - 0.45), None, 1e-3)
     array([0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875])
     """
-    if not tolerance > 0:
+    if not precision > 0:
         raise ValueError(
             explain(
-                expected="a tolerance above 0, as a share of the range of the loss.",
-                got=f"{tolerance!r}.",
+                expected="a precision above 0, as a share of the range of the loss.",
+                got=f"{precision!r}.",
                 hint="1e-3 is usual.",
             )
         )
     if not np.isfinite(losses).all():
         return alphas[:0]
     errors, places = curve_errors(alphas, losses, slopes, pilot)
-    allowed = tolerance * float(np.ptp(losses))
+    allowed = precision * float(np.ptp(losses))
     wanted = (errors > allowed) & (errors >= errors.max() / 2) & (np.diff(alphas) > 1e-6)
-    found = places[wanted] if wanted.any() else _ends_of_the_rise(alphas, losses, slopes, allowed)
-    return found[: max(MOST - len(alphas), 0)]
+    points = places[wanted] if wanted.any() else _ends_of_the_rise(alphas, losses, slopes, allowed)
+    return points[: max(MOST - len(alphas), 0)]
 
 
 def reached(
-    alphas: Floats, losses: Floats, slopes: Floats | None, tolerance: float, pilot: PilotSample | None
+    alphas: Floats, losses: Floats, slopes: Floats | None, precision: float, pilot: PilotSample | None
 ) -> dict[str, Any]:
-    """What these points have come to, in plain numbers. The error is an estimate; only a certificate is a bound.
+    """How well these points know the curve, in plain numbers. The error is an estimate; only a certificate is a bound.
 
     >>> reached(np.linspace(0, 1, 9), np.linspace(1, 0, 9), None, 1e-3, None)["settled"]
     True
@@ -172,12 +172,12 @@ def reached(
     error = float(curve_errors(alphas, losses, slopes, pilot)[0].max()) if finite else float("nan")
     scale = float(np.ptp(losses))
     return {
-        "tolerance": tolerance,
+        "precision": precision,
         "estimated_error": error,
         "range": scale,
-        "settled": finite and error <= tolerance * scale,
+        "settled": finite and error <= precision * scale,
         "widest_interval": float(np.diff(alphas).max()),
-        "scouted": 0 if pilot is None else pilot.examples,
+        "pilot_examples": 0 if pilot is None else pilot.examples,
     }
 
 
@@ -203,10 +203,10 @@ def interpolated(alphas: Floats, losses: Floats, slopes: Floats | None, at: Floa
         near = np.clip(right - 2, 0, len(alphas) - count)[:, None] + np.arange(count)
         return _lagrange(alphas[near], losses[near], at)
     left, width = right - 1, alphas[right] - alphas[right - 1]
-    found, _ = _hermite(
+    values, _ = _hermite(
         (at - alphas[left]) / width, losses[left], losses[right], slopes[left] * width, slopes[right] * width
     )
-    return found
+    return values
 
 
 def _hermite(s: Floats, left: Floats, right: Floats, slope_left: Floats, slope_right: Floats) -> tuple[Floats, Floats]:
@@ -223,9 +223,9 @@ def _from_nearest(alphas: Floats, losses: Floats, i: int) -> float:
 
 def _lagrange(nodes: Floats, values: Floats, at: Floats) -> Floats:
     """The polynomial through nodes and values, shape (…, points), at one place for each; shape (…)."""
-    found = np.zeros(np.shape(at))
+    interpolant = np.zeros(np.shape(at))
     for i in range(nodes.shape[-1]):
         others = np.delete(nodes, i, axis=-1)
         gaps = nodes[..., i : i + 1] - others
-        found = found + values[..., i] * np.prod((np.asarray(at)[..., None] - others) / gaps, axis=-1)
-    return found
+        interpolant = interpolant + values[..., i] * np.prod((np.asarray(at)[..., None] - others) / gaps, axis=-1)
+    return interpolant

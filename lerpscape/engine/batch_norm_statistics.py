@@ -1,12 +1,13 @@
-"""Batch norm at work along a path: estimating statistics at α, and differentiating them."""
+"""Batch-norm statistics along a path: estimated anew at α where the policy says so, and differentiated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,12 @@ from lerpscape.networks.batches import Batch, Caller, Data, Reader
 from lerpscape.networks.channel_moments import ExponentialMoments, PooledMoments
 from lerpscape.paths.checkpoints import Params
 
+# The mean and the variance of each batch-norm layer, by its name, at the given tensors of an α.
+Estimator: TypeAlias = Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]]
+
 
 class BatchNormStatistics:
-    """A policy at work on one model and path: the tensors at α, with the statistics that the policy asks for.
+    """A batch-norm policy for one model and path: the tensors at α, with the statistics that the policy asks for.
 
     Raises `ValueError` where a model with batch norm comes without a policy, or with something else, and for a policy
     that needs running statistics from layers that keep none.
@@ -57,16 +61,22 @@ class BatchNormStatistics:
         self._batches: list[Batch] | Reader = []
         self._order: tuple[str, ...] = ()
         self._estimated: dict[tuple[float, frozenset[str]], dict[str, tuple[Tensor, Tensor | None]]] = {}
-        # Statistics at a state and an α by a faster way than hooks in the module, where the engine has one.
-        self.faster: Callable[[Params, float], dict[str, tuple[Tensor, Tensor]]] | None = None
+        self._estimator: Estimator | None = None  # hooks in the module
         if isinstance(self.policy, Recalibrate):
             reader = Reader(self.policy.data, "the data of Recalibrate")
             self._batches = [self._place(batch) for batch in reader.batches()] if reader.complete else reader
 
+    def estimating_with(self, estimator: Estimator) -> Self:
+        """The same policy with statistics from this estimator, which may round otherwise than hooks in the module."""
+        other = copy(self)
+        other._estimator = estimator
+        other._estimated = {}
+        return other
+
     def held_data(self) -> list[Batch] | None:
         """The batches that exact or pooled statistics come from, where that is the policy and they fit in memory."""
-        wanted = isinstance(self.policy, Recalibrate) and self.policy.momentum is None
-        return self._batches if wanted and not isinstance(self._batches, Reader) else None
+        averaged = isinstance(self.policy, Recalibrate) and self.policy.momentum is None
+        return self._batches if averaged and not isinstance(self._batches, Reader) else None
 
     def pools(self) -> bool:
         """Whether statistics are pooled over batches that are each normalised by their own on the way."""
@@ -102,15 +112,17 @@ class BatchNormStatistics:
             return state
         key = alpha, frozenset(name for name, tensor in state.items() if forward_ad.split(tensor)[1] is not None)
         if key not in self._estimated:
-            found = self._recalibrated(state, self.policy, alpha)
-            self._estimated[key] = {name: forward_ad.split(found[name]) for name in self._on_path.end_statistics()}
-        kept = self._estimated[key].items()
-        return state | {name: each if moves is None else forward_ad.dual(each, moves) for name, (each, moves) in kept}
+            estimated = self._recalibrated(state, self.policy, alpha)
+            self._estimated[key] = {name: forward_ad.split(estimated[name]) for name in self._on_path.end_statistics()}
+        parts = self._estimated[key].items()
+        return state | {
+            name: value if change is None else forward_ad.dual(value, change) for name, (value, change) in parts
+        }
 
     def call(self, module: nn.Module, state: Params, argument: Any, *, by_batch: bool | None = None) -> Any:
-        """`module(argument)` with the model, its child `model`, at the given tensors, and batch norm set to its task.
+        """`module(argument)` with its child `model` at the given tensors, and batch norm as the policy says.
 
-        Layers normalise by batch where the policy says so (or `by_batch` does), and then write nothing to the running
+        Layers normalise by batch where the policy (or `by_batch`) says so, and then write nothing to the running
         statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
         """
         if by_batch is None:
@@ -118,19 +130,19 @@ class BatchNormStatistics:
         state = dict(state)
         with ExitStack() as stack:
             for name, layer in self._layers.items():
-                moving = []
-                for each in (statistic(name, "mean"), statistic(name, "var")):
-                    if each in state:
-                        state[each], derivative = forward_ad.split(state[each])
-                        moving.append(derivative)
+                changes = []
+                for running in (statistic(name, "mean"), statistic(name, "var")):
+                    if running in state:
+                        state[running], change = forward_ad.split(state[running])
+                        changes.append(change)
                 if by_batch:
                     stack.callback(_set, layer, layer.training, layer.track_running_stats)
                     _set(layer, True, False)
-                elif any(derivative is not None for derivative in moving):
-                    stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, moving)).remove)
+                elif any(change is not None for change in changes):
+                    stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, changes)).remove)
             return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
 
-    def call_held(self, module: nn.Module, state: Params, alpha: float, batches: list[Batch]) -> list[Any]:
+    def call_held(self, module: nn.Module, state: Params, alpha: float, batches: Iterable[Batch]) -> list[Any]:
         """`module(batches)` with the values of the policy's statistics but without their derivative.
 
         Raises `ValueError` where a batch's own statistics cannot be held, as the layer keeps no running ones.
@@ -139,8 +151,8 @@ class BatchNormStatistics:
         if not isinstance(self.policy, BatchStatistics):
             fixed = self.apply(values, alpha)
             held = {name: fixed[name] for name in self._on_path.end_statistics()}
-            found: list[Any] = self.call(module, state | held, batches)
-            return found
+            outputs: list[Any] = self.call(module, state | held, batches)
+            return outputs
         untracked = [name for name in self._layers if statistic(name, "mean") not in state]
         if untracked:
             raise ValueError(
@@ -151,12 +163,12 @@ class BatchNormStatistics:
                     "the weights here.",
                 )
             )
-        found = []
+        outputs = []
         for batch in batches:
             averages = {name: PooledMoments() for name in self._layers}
             self._gather(values, averages, by_batch=True, batches=[batch])
-            found += self.call(module, state | _as_statistics(averages, values), [batch], by_batch=False)
-        return found
+            outputs += self.call(module, state | _as_statistics(averages, values), [batch], by_batch=False)
+        return outputs
 
     def _recalibrated(self, state: Params, policy: Recalibrate, alpha: float) -> Params:
         if policy.momentum is not None:
@@ -164,8 +176,8 @@ class BatchNormStatistics:
             for _ in range(policy.passes):
                 self._gather(state, averages, by_batch=True)
             return state | _as_statistics(averages, state)
-        if self.faster is not None:
-            for layer, moments in self.faster(state, alpha).items():
+        if self._estimator is not None:
+            for layer, moments in self._estimator(state, alpha).items():
                 state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
             return state
         single = not isinstance(self._batches, Reader) and len(self._batches) == 1
@@ -207,7 +219,7 @@ class BatchNormStatistics:
                     continue
 
     def _execution_order(self, state: Params) -> tuple[str, ...]:
-        """Batch-norm layers in the order in which the model calls them, found once on the first batch."""
+        """Batch-norm layers in the order in which the model calls them, as seen once on the first batch."""
         if self._order:
             return self._order
         called: list[str] = []
@@ -245,14 +257,14 @@ class _Reached(Exception):
 
 
 def _as_statistics(averages: dict[str, Any], state: Params) -> Params:
-    found: Params = {}
+    statistics: Params = {}
     for layer, average in averages.items():
         if not average.count:
             continue  # never called: nothing to estimate, and nothing depends on it
         for which, value in zip(("mean", "var"), average.result(), strict=True):
             name = statistic(layer, which)
-            found[name] = value.to(state[name].dtype)
-    return found
+            statistics[name] = value.to(state[name].dtype)
+    return statistics
 
 
 def _set(layer: _BatchNorm, training: bool, track_running_stats: bool) -> None:
@@ -261,13 +273,13 @@ def _set(layer: _BatchNorm, training: bool, track_running_stats: bool) -> None:
 
 
 def _add_statistics_derivative(
-    moving: list[Tensor | None], layer: Any, arguments: tuple[Tensor, ...], output: Tensor
+    changes: list[Tensor | None], layer: Any, arguments: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
-    """Add to the output's derivative what comes from moving running statistics; its value does not change.
+    """Add the part of the derivative that comes from moving running statistics; the output's value does not change.
 
     y = (x − m)·s·w + b with s = (v + eps)^(−½), so dy has −s·w·dm − (x − m)·½·s³·w·dv beside torch's own part.
     """
-    mean_change, variance_change = moving
+    mean_change, variance_change = changes
     values, _ = forward_ad.split(arguments[0])
     shape = [1, -1] + [1] * (values.dim() - 2)
     scale = (layer.running_var + layer.eps).rsqrt()

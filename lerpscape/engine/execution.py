@@ -1,61 +1,90 @@
-"""Ways to measure batches at an α: the module as it is, or its traced operations with what every α shares done once."""
+"""Two ways to compute the losses of batches at an α: by the module as it is, or by the graph of its operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lerpscape.base.arrays import Floats
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
+from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.losses import Loss, values_and_correct
+from lerpscape.networks.rebatching import rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
-Report: TypeAlias = Callable[[int], None]
-# One loss per example, and which examples are right where the loss knows.
-Part: TypeAlias = tuple[Tensor, Tensor | None]
+# Called with the number of batches that are done at one α.
+Tell: TypeAlias = Callable[[int], object]
+# One loss per example, and which predictions are right where the loss knows.
+BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα where `derivative` is set."""
+
+    on_path: ModelOnPath
+    loss: Loss
+    statistics: BatchNormStatistics
+    derivative: bool
+
+    def place(self, batch: Batch) -> Batch:
+        """The batch on the device and in the dtype of the measurement."""
+        return batch.to(self.on_path.device, self.on_path.dtype)
+
+    def without_derivative(self) -> Objective:
+        """The same objective, losses only."""
+        return replace(self, derivative=False)
+
+    def recalibrated_on(self, batches: list[Batch]) -> Objective:
+        """The same objective, with batch-norm statistics estimated from these batches where any are estimated."""
+        return replace(self, statistics=self.statistics.on([(batch.inputs, batch.targets) for batch in batches]))
 
 
 class ModuleExecution:
     """The module as it is, batch by batch."""
 
-    def __init__(
-        self, on_path: ModelOnPath, loss: Loss, statistics: BatchNormStatistics, report: Report, *, derivative: bool
-    ) -> None:
-        self._on_path = on_path
-        self._statistics = statistics
-        self._pass = _Pass(on_path.model, loss, report)
-        self._derivative = derivative
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._pass = _Pass(objective.on_path.model, objective.loss)
 
-    def row(
-        self, alpha: float, batches: list[Batch], *, only: Collection[str] | None = None, held: bool = False
+    def at(
+        self,
+        alpha: float,
+        batches: Iterable[Batch],
+        *,
+        only: Collection[str] | None = None,
+        held: bool = False,
+        tell: Tell | None = None,
     ) -> LossesAtAlpha:
-        """Measure the batches at α. Random numbers that the model draws are the same at every α.
+        """The losses of all batches at α. Random numbers that the model draws are the same at every α.
 
-        With `only`, derivatives are those of the named tensors' movement; with `held`, batch-norm statistics have the
+        With `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm statistics have the
         policy's values but do not move.
         """
-        seed(self._on_path.device)
-        with tensors_at(self._on_path, alpha, derivative=self._derivative, only=only) as state:
+        on_path, statistics = self._objective.on_path, self._objective.statistics
+        seed(on_path.device)
+        batches = batches if tell is None else _told(batches, tell)
+        with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
             if held:
-                return _row(self._statistics.call_held(self._pass, state, alpha, batches))
-            return _row(self._statistics.call(self._pass, self._statistics.apply(state, alpha), batches))
+                return _joined(statistics.call_held(self._pass, state, alpha, batches))
+            return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
 
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch, with everything that α does not change computed."""
+    """A batch, with everything computed that α does not change."""
 
     values: Values
     targets: Tensor
@@ -63,147 +92,156 @@ class PreparedBatch:
 
 
 class GraphExecution:
-    """A module's operations along a line, on batches of the size that suits the machine.
+    """The traced operations on batches of the plan's size, what all α share computed once."""
 
-    With `channels_last`, images and weights of convolutions lie so. With `whole`, exact batch-norm statistics and the
-    losses come from one pass over the data: all batches go through the network together, from one batch-norm layer to
-    the next. With `alphas`, the layer behind the hinge sweeps over these.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        on_path: ModelOnPath,
-        loss: Loss,
-        statistics: BatchNormStatistics,
-        *,
-        derivative: bool,
-        channels_last: bool,
-        whole: bool = False,
-        alphas: Floats | None = None,
-    ) -> None:
-        self.graph = graph
-        self.whole = whole
-        self._channels_last = channels_last
-        self._loss = loss
-        self._derivative = derivative
-        self._on_path = on_path
-        self._statistics = statistics
-        self._start, self._end = map(self._laid_out, on_path.ends())
+    def __init__(self, objective: Objective, graph: Graph, plan: ExecutionPlan) -> None:
+        on_path, derivative = objective.on_path, objective.derivative
+        self.plan = plan
+        self._graph = graph
+        self._objective = objective
+        self._start, self._end = map(self._in_layout, on_path.ends())
         velocity = on_path.velocity(0.0)
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)
             for name, tensor in self._start.items()
             if derivative and tensor.is_floating_point()
         }
-        self._sweeping = None if alphas is None else (graph.next_layer(self._start, velocity), alphas)
-        needed = graph.needed(sweeping=self._sweeping is not None)
+        swept = bool(plan.sweep_alphas)
+        self._sweep = (graph.next_layer(self._start, velocity), np.array(plan.sweep_alphas)) if swept else None
+        needed = graph.needed(sweeping=swept)
         self._moving = [name for name in velocity if name in needed]
         self._still = needed - set(self._moving)
+        self._statistics = self._with_estimator(objective.statistics)
 
-    def gives(self, alpha: float) -> bool:
-        """Whether it measures at this α: not beside those that it sweeps over."""
-        return self._sweeping is None or alpha in self._sweeping[1]
+    def covers(self, alpha: float) -> bool:
+        """Whether the plan can evaluate this α: a sweep gives those of its grid only."""
+        return not self.plan.sweep_alphas or alpha in self.plan.sweep_alphas
 
-    def layers(self, alpha: float) -> dict[fx.Node, nn.Module]:
-        """Layers whose results at this end every α shares, if the module gives them in the plan's own layout."""
-        begun = self._sweeping is not None and alpha == self._sweeping[1][0]
-        return {} if self._channels_last else self.graph.layers(linear_relu_linear=begun)
+    def layers_to_capture(self, alpha: float) -> dict[fx.Node, nn.Module]:
+        """Layers whose outputs at this end all α share, if the module computes them in the plan's own layout."""
+        swept = alpha in self.plan.sweep_alphas[:1]
+        return {} if self.plan.channels_last else self._graph.layers(swept=swept)
 
-    def ready(self, batch: Batch, seen: CapturedOutputs = NOTHING_CAPTURED) -> PreparedBatch:
-        """Compute what every α shares, but for what was `seen` of it in the module at both ends."""
+    def prepare(
+        self, batch: Batch, at_start: CapturedOutputs = NOTHING_CAPTURED, at_end: CapturedOutputs = NOTHING_CAPTURED
+    ) -> PreparedBatch:
+        """Compute what all α share, except for the outputs that were captured at the ends."""
         inputs = batch.inputs
-        if self._channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
+        if self.plan.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        change = self._change if self._derivative else None
-        values = self.graph.ready(inputs, self._start, self._end, change, self._sweeping, seen)
+        change = self._change if self._objective.derivative else None
+        values = self._graph.prepare(inputs, self._start, self._end, change, self._sweep, at_start, at_end)
         return PreparedBatch(values, batch.targets, len(batch.targets))
 
-    def row(self, alpha: float, ready: list[PreparedBatch]) -> LossesAtAlpha:
-        """Measure the batches at α."""
+    def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
+        """The losses of all batches at α."""
         with self._tensors(alpha) as state:
             outputs: Iterable[Any]
-            if self.whole:
-                outputs = pooled(self.graph, ready, state, alpha)[1]
+            if self.plan.estimation == "exact with losses":
+                outputs = exact_statistics(self._graph, batches, state, alpha)[1]
             else:
-                outputs = (self.graph.outputs(each.values, state, alpha) for each in ready)
-            found = zip(ready, outputs, strict=True)
-            return _row(
-                [self._kept(values_and_correct(self._loss, out, each.targets, each.examples)) for each, out in found]
-            )
+                outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
+            return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
 
-    def _kept(self, part: Part) -> Part:
-        """The numbers of a batch in memory of their own: a loss may give a part of the network's output as it is."""
-        values, right = (each.clone() if each is not None and self.graph.buffers.hold(each) else each for each in part)
-        assert values is not None
-        return values, right
+    def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
+        """The losses in memory of their own: a loss may return a view of the output, which is written over."""
+        losses, right = values_and_correct(self._objective.loss, output, batch.targets, batch.examples)
+        hold = self._graph.buffers.hold
+        return losses.clone() if hold(losses) else losses, right.clone() if right is not None and hold(right) else right
 
-    def _laid_out(self, tensors: Params) -> Params:
-        """Weights of convolutions with channels last, as their inputs are: it saves turning them at every call."""
-        if not self._channels_last:
+    def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
+        """The statistics, estimated by the graph where the plan says so."""
+        graph, data = self._graph, statistics.held_data() or []
+        if self.plan.estimation == "exact":
+            prepared = [self.prepare(batch) for batch in rebatched(data, self.plan.batch_size)]
+            return statistics.estimating_with(lambda state, alpha: exact_statistics(graph, prepared, state, alpha)[0])
+        if self.plan.estimation == "pooled":
+            prepared = [self.prepare(batch) for batch in data]
+            return statistics.estimating_with(lambda state, alpha: pooled_statistics(graph, prepared, state, alpha))
+        return statistics
+
+    def _in_layout(self, tensors: Params) -> Params:
+        """Weights of convolutions with channels last, as their inputs are, so that no call has to turn them."""
+        if not self.plan.channels_last:
             return tensors
         last = torch.channels_last
         return {k: each.contiguous(memory_format=last) if each.dim() == 4 else each for k, each in tensors.items()}
 
     @contextmanager
     def _tensors(self, alpha: float) -> Iterator[Params]:
-        """The tensors that the operations need at α, those of `Line.at`; no others where there is no batch norm."""
-        if self._on_path.batch_norms:
-            with tensors_at(self._on_path, alpha, derivative=self._derivative) as state:
-                state = self._laid_out(state)
-                yield state if self.whole else self._statistics.apply(state, alpha)
+        """The tensors that the operations need at α, those of `Line.at`; only these where there is no batch norm."""
+        on_path, derivative = self._objective.on_path, self._objective.derivative
+        if on_path.batch_norms:
+            with tensors_at(on_path, alpha, derivative=derivative) as state:
+                state = self._in_layout(state)
+                together = self.plan.estimation == "exact with losses"
+                yield state if together else self._statistics.apply(state, alpha)
             return
         nearer = self._start if alpha < 0.5 else self._end
         state = {name: nearer[name] for name in self._still}
         state |= {name: torch.lerp(self._start[name], self._end[name], alpha) for name in self._moving}
-        if not self._derivative:
+        if not derivative:
             yield state
             return
-        with forward_mode(self._on_path.model), forward_ad.level():
+        with forward_mode(on_path.model), forward_ad.level():
             yield state | {name: forward_ad.dual(state[name], self._change[name]) for name in self._moving}
 
 
-def pooled(
-    graph: Graph, ready: list[PreparedBatch], state: Params, alpha: float
+def exact_statistics(
+    graph: Graph, batches: list[PreparedBatch], state: Params, alpha: float
 ) -> tuple[dict[str, Moments], list[Any]]:
-    """Exact statistics of all batches together, and the outputs, from one pass: all wait at each batch-norm layer."""
-    runs = [graph.run(each.values, state, alpha, estimate=True) for each in ready]
+    """Batch-norm statistics of all batches as one, and the outputs: all batches wait at each batch-norm layer."""
+    runs = [graph.run(batch.values, state, alpha, estimate=True) for batch in batches]
     statistics: dict[str, Moments] = {}
     outputs: list[Any] = []
     sent: Moments | None = None
     while not outputs:
-        gathered, layer = PooledMoments(), ""
+        average, layer = PooledMoments(), ""
         for run in runs:
             try:
                 layer, inputs = next(run) if sent is None else run.send(sent)
             except StopIteration as end:
                 outputs.append(end.value)
             else:
-                gathered.add(inputs)
+                average.add(inputs)
                 del inputs
         if not outputs:
-            kind = state[statistic(layer, "mean")].dtype
-            mean, variance = (each.to(kind) for each in gathered.result())
+            dtype = state[statistic(layer, "mean")].dtype
+            mean, variance = (moment.to(dtype) for moment in average.result())
             sent = statistics[layer] = mean, variance
     return statistics, outputs
 
 
-def pooled_by_batch(graph: Graph, ready: list[PreparedBatch], state: Params, alpha: float) -> dict[str, Moments]:
-    """Statistics pooled over batches; on its way each batch is normalised by its own, as in training."""
-    gathered: dict[str, PooledMoments] = {}
-    for each in ready:
-        run = graph.run(each.values, state, alpha, estimate=True)
+def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params, alpha: float) -> dict[str, Moments]:
+    """Batch-norm statistics pooled over batches, each of which is normalised by its own, as in training."""
+    averages: dict[str, PooledMoments] = {}
+    for batch in batches:
+        run = graph.run(batch.values, state, alpha, estimate=True)
         sent: Moments | None = None
         for _ in range(graph.batch_norms):
             layer, inputs = next(run) if sent is None else run.send(sent)
             variance, mean = moments(inputs)
-            gathered.setdefault(layer, PooledMoments()).merge(inputs.numel() // inputs.shape[1], variance, mean)
+            averages.setdefault(layer, PooledMoments()).merge(inputs.numel() // inputs.shape[1], variance, mean)
             sent = mean.to(inputs.dtype), variance.to(inputs.dtype)
             del inputs
-        run.close()  # nothing behind the last layer is needed
-    kinds = {layer: state[statistic(layer, "mean")].dtype for layer in gathered}
-    results = {layer: each.result() for layer, each in gathered.items()}
-    return {layer: (mean.to(kinds[layer]), variance.to(kinds[layer])) for layer, (mean, variance) in results.items()}
+        run.close()  # nothing behind the last batch-norm layer is needed
+    statistics: dict[str, Moments] = {}
+    for layer, average in averages.items():
+        dtype = state[statistic(layer, "mean")].dtype
+        mean, variance = (moment.to(dtype) for moment in average.result())
+        statistics[layer] = mean, variance
+    return statistics
+
+
+def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
+    """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
+    try:
+        losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
+    except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
+        return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
+    if losses.slopes is None:
+        return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
+    return None
 
 
 @contextmanager
@@ -228,22 +266,26 @@ def tensors_at(
 class _Pass(nn.Module):
     """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
 
-    def __init__(self, model: nn.Module, loss: Loss, report: Report) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
-        self.report = report
 
-    def forward(self, batches: list[Batch]) -> list[Part]:
-        found = []
-        for batch in batches:
-            found.append(values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples))
-            self.report(1)
-        return found
+    def forward(self, batches: Iterable[Batch]) -> list[BatchLosses]:
+        return [
+            values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples) for batch in batches
+        ]
 
 
-def _row(parts: list[Part]) -> LossesAtAlpha:
-    losses, slopes = forward_ad.split(torch.cat([values for values, _ in parts]))
+def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
+    """The batches; tells of each when the next one is asked for."""
+    for batch in batches:
+        yield batch
+        tell(1)
+
+
+def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:
+    losses, slopes = forward_ad.split(torch.cat([losses for losses, _ in parts]))
     right = [correct for _, correct in parts if correct is not None]
     return LossesAtAlpha(
         losses.detach(),

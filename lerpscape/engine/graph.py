@@ -1,14 +1,14 @@
-"""A module as the operations that torch.fx finds in it, to be run at any tensors.
+"""A module as the operations that torch.fx finds in it, run at any tensors.
 
-What depends on the data alone is computed once for all α, and so are the products of the data with the first layer's
-weights at both ends: at α the layer is W(α)x + b(α) = lerp(W₀x + b₀, W_Tx + b_T, α).
+`prepare` computes once for all α what depends on the data alone, and the outputs of the first layer at both ends: at α
+the layer gives W(α)x + b(α) = lerp(W₀x + b₀, W_Tx + b_T, α). `run` computes the rest at one α.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -17,11 +17,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.buffers import Buffers
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
-from lerpscape.engine.shared_layers import given, is_first_layer, linear_relu_linear
-from lerpscape.engine.step_sizes import Step
+from lerpscape.engine.shared_layers import EndpointOutputs, given, is_first_layer, linear_relu_linear
 from lerpscape.networks import forward_ad
 from lerpscape.networks.fx_tracing import blank_trace
 from lerpscape.networks.in_place import writes
@@ -42,11 +39,48 @@ from lerpscape.paths.checkpoints import Params
 
 Values: TypeAlias = dict[fx.Node, Any]
 Moments: TypeAlias = tuple[Tensor, Tensor]
-# What layers gave for a batch: values at the start, at the end, and derivatives at the start.
-CapturedOutputs: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor], dict[fx.Node, Tensor]]
-NOTHING_CAPTURED: CapturedOutputs = {}, {}, {}
-# Runs a network; stops at each batch-norm layer with its input and goes on with the mean and variance sent to it.
+# A run: yields each batch-norm layer's name and input, is sent its mean and variance, and returns the output.
 Run: TypeAlias = Generator[tuple[str, Tensor], Moments, Any]
+# Called after each operation with its node and all values that are held then.
+Observer: TypeAlias = Callable[[fx.Node, Values], None]
+
+
+@dataclass(frozen=True)
+class CapturedOutputs:
+    """Outputs of layers for one batch, as the module computed them at one end, and their derivatives by α."""
+
+    values: dict[fx.Node, Tensor] = field(default_factory=dict)
+    derivatives: dict[fx.Node, Tensor] = field(default_factory=dict)
+
+
+NOTHING_CAPTURED = CapturedOutputs()
+
+
+class Buffers:
+    """Memory that is written over: one tensor for each place and shape, the same one at every call.
+
+    Allocating memory for every result takes as long as a tenth of the products in it.
+
+    >>> buffers = Buffers()
+    >>> first = buffers.at("layer", torch.Size((2, 3)), torch.zeros(1))
+    >>> buffers.at("layer", torch.Size((2, 3)), torch.zeros(1)) is first, buffers.hold(first[:, 0])
+    (True, True)
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
+
+    def at(self, place: Hashable, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The tensor of this place and shape, of the type and on the device of `like`, with whatever is in it."""
+        key = place, shape
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return self._tensors[key]
+
+    def hold(self, values: Tensor) -> bool:
+        """Whether these values lie in memory that will be written over."""
+        storage = values.untyped_storage()._cdata
+        return any(storage == tensor.untyped_storage()._cdata for tensor in self._tensors.values())
 
 
 class Graph:
@@ -80,14 +114,13 @@ class Graph:
         self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.batch_norms = sum(node.op == "call_module" and self._is_batch_norm(node) for node in self._nodes)
         self.buffers = Buffers()
-        self._watched: list[Step] | None = None
         last = {used: node for node in self._nodes for used in node.all_input_nodes}
         self._done_after: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
             self._done_after.setdefault(node, []).append(used)
 
     def needed(self, *, sweeping: bool = False) -> set[str]:
-        """Names of the tensors that change what the operations behind the shared layers give; or behind the hinge."""
+        """Names of the tensors that operations other than shared layers use; if `sweeping`, nor the swept layer."""
         found: set[str] = set()
         for node in self._nodes:
             if sweeping and self.linear_relu_linear and node is self.linear_relu_linear.layer:
@@ -99,26 +132,27 @@ class Graph:
         return found
 
     def next_layer(self, start: Params, change: Params) -> NextLayer:
-        """The layer behind the hinge."""
+        """The linear layer behind the first ReLU."""
         assert self.linear_relu_linear is not None
         own = self._owned[self.linear_relu_linear.layer]
         weight, bias = start[own["weight"]], start[own["bias"]] if "bias" in own else None
         moved = change.get(own["weight"], torch.zeros_like(weight))
         return NextLayer.of(weight, moved, bias, change.get(own.get("bias", "")))
 
-    def ready(
+    def prepare(
         self,
         inputs: Any,
         start: Params,
         end: Params,
         change: Params | None,
-        sweeping: tuple[NextLayer, Floats] | None = None,
-        seen: CapturedOutputs = NOTHING_CAPTURED,
+        sweep: tuple[NextLayer, Floats] | None = None,
+        at_start: CapturedOutputs = NOTHING_CAPTURED,
+        at_end: CapturedOutputs = NOTHING_CAPTURED,
     ) -> Values:
         """Everything about a batch that α does not change; with the derivative where `change`, dθ/dα, is given.
 
-        With `sweeping`, the layer behind the hinge is kept up from one α to the next. What was `seen` of layers is
-        not made again.
+        With `sweep`, the layer behind the first ReLU is updated from one of these α to the next. Outputs captured at
+        the ends are not computed again.
         """
         values: Values = self._arguments(inputs)
         for node in self._nodes:
@@ -127,40 +161,40 @@ class Graph:
             if node in self.given:
                 values[node] = self._operation(node, values, start)
             elif node in self.shared:
-                made: list[Any] = [known.get(node) for known in seen]
-                for place, tensors in enumerate((start, end, change)):
-                    if made[place] is None and tensors is not None:
-                        made[place] = self._first_layer(node, values, tensors)
-                values[node] = EndpointOutputs(*made)
-        if sweeping and self.linear_relu_linear:
-            first: EndpointOutputs = values[self.linear_relu_linear.first]
-            begun = [
-                known[self.linear_relu_linear.layer]
-                for known in (seen[0], seen[2])
-                if self.linear_relu_linear.layer in known
-            ]
-            values |= dict.fromkeys(self.linear_relu_linear.between) | {
-                self.linear_relu_linear.layer: ReLUSweep(first, *sweeping, begun)
-            }
+                values[node] = self._endpoint_outputs(node, values, (start, end, change), at_start, at_end)
+        block = self.linear_relu_linear
+        if sweep and block:
+            known = (at_start.values.get(block.layer), at_start.derivatives.get(block.layer))
+            swept = ReLUSweep(values[block.first], *sweep, [output for output in known if output is not None])
+            values |= dict.fromkeys(block.between) | {block.layer: swept}
         return {node: value for node, value in values.items() if any(user not in values for user in node.users)}
 
-    def run(self, ready: Values, state: Params, alpha: float, *, estimate: bool = False) -> Run:
+    def run(
+        self,
+        prepared: Values,
+        state: Params,
+        alpha: float,
+        *,
+        estimate: bool = False,
+        observe: Observer | None = None,
+    ) -> Run:
         """Run the rest at the tensors of an α; with `estimate`, batch norm asks for its statistics.
 
-        Only then may several runs be under way: without, each writes over the results of the one before.
+        Several runs may be under way at once only with `estimate`: without it, each writes over the results of the
+        one before.
         """
         known: Values = {}
         reuse = not estimate
         swept = (
             {self.linear_relu_linear.first, *self.linear_relu_linear.between}
-            if self.linear_relu_linear and self.linear_relu_linear.layer in ready
+            if self.linear_relu_linear and self.linear_relu_linear.layer in prepared
             else ()
         )
         for node in self._nodes:
             if node in swept:
                 continue
-            if node in ready:
-                value = ready[node]
+            if node in prepared:
+                value = prepared[node]
                 if isinstance(value, EndpointOutputs):
                     value = value.at(alpha, self.buffers.at(node, value.shape, value.like) if reuse else None)
                 elif isinstance(value, ReLUSweep):
@@ -178,41 +212,46 @@ class Graph:
                 del inputs
             else:
                 known[node] = self._operation(node, known, state, reuse)
-            if self._watched is not None:
-                self._watched.append(Step.of(known, node))
+            if observe is not None:
+                observe(node, known)
             for used in self._done_after.get(node, ()):
                 known.pop(used, None)
         raise AssertionError("a traced graph ends in its output")
 
-    def outputs(self, ready: Values, state: Params, alpha: float) -> Any:
+    def outputs(self, prepared: Values, state: Params, alpha: float, observe: Observer | None = None) -> Any:
         """The network's output, batch norm at the statistics in `state`."""
         try:
-            next(self.run(ready, state, alpha))
+            next(self.run(prepared, state, alpha, observe=observe))
         except StopIteration as end:
             return end.value
         raise AssertionError("nothing was to be estimated")
 
-    @contextmanager
-    def watched(self) -> Iterator[list[Step]]:
-        """While inside, what each step makes, and what is held then, goes into a list."""
-        found: list[Step] = []
-        self._watched = found
-        try:
-            yield found
-        finally:
-            self._watched = None
-
-    def layers(self, *, linear_relu_linear: bool) -> dict[fx.Node, nn.Module]:
-        """Shared layers that are modules; with `linear_relu_linear`, also the one behind it."""
-        nodes = [
-            *self.shared,
-            *([self.linear_relu_linear.layer] if linear_relu_linear and self.linear_relu_linear else []),
-        ]
+    def layers(self, *, swept: bool) -> dict[fx.Node, nn.Module]:
+        """Shared layers that are modules; if `swept`, also the linear layer behind the first ReLU."""
+        nodes = [*self.shared, *([self.linear_relu_linear.layer] if swept and self.linear_relu_linear else [])]
         return {node: self._modules[str(node.target)] for node in nodes if node.op == "call_module"}
 
+    def _endpoint_outputs(
+        self,
+        node: fx.Node,
+        values: Values,
+        tensors: tuple[Params, Params, Params | None],
+        at_start: CapturedOutputs,
+        at_end: CapturedOutputs,
+    ) -> EndpointOutputs:
+        """The outputs of a shared layer at both ends and their derivative: as captured, or computed."""
+        start, end, derivative = at_start.values.get(node), at_end.values.get(node), at_start.derivatives.get(node)
+        if derivative is None and tensors[2] is not None:
+            derivative = self._first_layer(node, values, tensors[2])
+        return EndpointOutputs(
+            self._first_layer(node, values, tensors[0]) if start is None else start,
+            self._first_layer(node, values, tensors[1]) if end is None else end,
+            derivative,
+        )
+
     def _first_layer(self, node: fx.Node, values: Values, state: Params) -> Any:
-        """What a shared layer gives at these tensors."""
-        own = {each: self._operation(each, values, state) for each in node.all_input_nodes if each.op == "get_attr"}
+        """The output of a shared layer at these tensors."""
+        own = {used: self._operation(used, values, state) for used in node.all_input_nodes if used.op == "get_attr"}
         return self._operation(node, values | own, state)
 
     def takes(self, inputs: Any) -> bool:

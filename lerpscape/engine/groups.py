@@ -1,97 +1,122 @@
-"""Batches that every α passes over before the next, and what these α share.
+"""Groups of batches that every α passes over before the next group, and what these α share.
 
-The plain module measures both ends. What its first layers give on the way is what all other α share, so it is kept.
+Both ends are computed by the plain module. The outputs of its first layers are captured there, as all other α share
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
+from lerpscape.base.arrays import Floats
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, PreparedBatch
+from lerpscape.engine.graph import CapturedOutputs
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.rebatching import count_examples, rebatched
 
-# What layers gave for a batch: values, and derivatives where there are any.
-Outputs: TypeAlias = tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor]]
+# With fewer α in one pass over the data, computing the first layer at both ends costs more than computing it at each α.
+FEWEST_TOGETHER = 3
+ENDS = 0.0, 1.0
+
+# Called with how many of the caller's batches are done at one α, parts of one included.
+TellShare: TypeAlias = Callable[[float], object]
 
 
 class Group:
-    """The caller's batches, their share of progress, and the plan's batches where there is a plan.
+    """Some batches of the data, evaluated at one α after the other.
 
-    With `both_ends`, both ends are among the α that pass over it: what is computed there serves the others.
+    `share` is how many of the caller's batches it makes up. `alphas` are those of this pass over the data; they decide
+    what is worth sharing. With `estimates`, batch-norm statistics are estimated anew at every α: the ends are then not
+    the networks that were saved, and need not be computed by the module.
     """
 
     def __init__(
         self,
         batches: list[Batch],
-        progress: float,
+        share: float,
+        alphas: Floats,
         module: ModuleExecution,
-        plan: GraphExecution | None = None,
-        rows: int = 0,
+        graph: GraphExecution | None,
         *,
-        both_ends: bool = False,
+        estimates: bool,
     ) -> None:
         self.batches = batches
-        self.progress = progress
+        self.share = share
         self._module = module
-        self._plan = plan
-        self._rows = rows
-        self._both_ends = both_ends
-        self._ends: dict[float, tuple[LossesAtAlpha, list[Outputs]]] = {}
+        self._graph = graph
+        self._estimates = estimates
+        self._both_ends = set(ENDS) <= set(alphas.tolist()) and not estimates
+        self._shares = graph is not None and (len(alphas) >= FEWEST_TOGETHER or graph.plan.channels_last)
+        self._ends: dict[float, LossesAtAlpha] = {}
+        self._captured: dict[float, list[CapturedOutputs]] = {}
 
-    def plain(self, alpha: float) -> LossesAtAlpha:
-        """The batches measured by the module."""
-        if self._both_ends and alpha in (0.0, 1.0):
-            return self._end(alpha)[0]
-        return self._module.row(alpha, self.batches)
+    def at(self, alpha: float, tell: TellShare | None = None) -> LossesAtAlpha:
+        """The losses of the group at α; tells of the batches that are done."""
+        graph = self._graph
+        if graph is None:
+            return self._module.at(alpha, self.batches, tell=tell)
+        if self._estimates or (alpha not in ENDS and self._shares and graph.covers(alpha)):
+            losses = graph.at(alpha, self.prepared)
+        elif self._both_ends and alpha in ENDS:
+            losses = self._end(alpha)
+        else:
+            losses = self._module.at(alpha, self.batches)
+        if tell is not None:
+            tell(self.share)
+        return losses
 
     @cached_property
-    def ready(self) -> list[PreparedBatch]:
-        """The batches for the plan, as equal as can be, with what all α share; computed when first asked for."""
-        assert self._plan is not None
-        examples = count_examples(self.batches)
-        rows = -(-examples // -(-examples // self._rows)) if examples else self._rows
-        found = []
-        for piece in rebatched(self._with_ends(), rows):
-            inputs, start, end, change = piece.inputs
-            # A dual number made of a view has a derivative as large as all that it is a view of.
-            seen = start, end, {layer: each.clone() for layer, each in change.items()}
-            found.append(self._plan.ready(Batch(inputs, piece.targets, piece.examples), seen))
-        return found
+    def prepared(self) -> list[PreparedBatch]:
+        """Batches for the graph, of sizes as equal as can be, with what all α share; computed at the first use."""
+        assert self._graph is not None
+        examples, most = count_examples(self.batches), self._graph.plan.batch_size
+        size = -(-examples // -(-examples // most)) if examples else most
+        prepared = []
+        for batch in rebatched(self._with_captured(), size):
+            inputs, start, end, derivatives = batch.inputs
+            # A dual number made of a view has a derivative as large as the whole that it is a view of.
+            at_start = CapturedOutputs(start, {layer: each.clone() for layer, each in derivatives.items()})
+            own = Batch(inputs, batch.targets, batch.examples)
+            prepared.append(self._graph.prepare(own, at_start, CapturedOutputs(end)))
+        return prepared
 
-    def _with_ends(self) -> Iterator[Batch]:
-        """The batches, each with what was seen of it at both ends; nothing else keeps that."""
-        nothing: Outputs = {}, {}
-        start, end = (self._end(alpha)[1] if self._both_ends else [nothing] * len(self.batches) for alpha in (0.0, 1.0))
+    def _with_captured(self) -> Iterator[Batch]:
+        """The batches, with the outputs captured at both ends beside their inputs, to be divided together with them."""
+        if self._both_ends:
+            for alpha in ENDS:
+                self._end(alpha)
+        nothing = [CapturedOutputs()] * len(self.batches)
+        start, end = (self._captured.pop(alpha, nothing)[::-1] for alpha in ENDS)
         for batch in self.batches:
-            values, change = start.pop(0)
-            yield Batch((batch.inputs, values, end.pop(0)[0], change), batch.targets, batch.examples)
+            at_start, at_end = start.pop(), end.pop()  # nothing else holds them, so memory is freed on the way
+            inputs = batch.inputs, at_start.values, at_end.values, at_start.derivatives
+            yield Batch(inputs, batch.targets, batch.examples)
 
-    def _end(self, alpha: float) -> tuple[LossesAtAlpha, list[Outputs]]:
-        """An end, measured by the module and watched while it is."""
+    def _end(self, alpha: float) -> LossesAtAlpha:
+        """An end, computed by the module; captures there the outputs of the layers whose results all α share."""
         if alpha not in self._ends:
-            assert self._plan is not None
-            with outputs(self._plan.layers(alpha), len(self.batches)) as seen:
-                row = self._module.row(alpha, self.batches)
-            self._ends[alpha] = row, seen
+            assert self._graph is not None
+            with capture(self._graph.layers_to_capture(alpha), len(self.batches)) as captured:
+                self._ends[alpha] = self._module.at(alpha, self.batches)
+            self._captured[alpha] = captured
         return self._ends[alpha]
 
 
 @contextmanager
-def outputs(layers: Mapping[fx.Node, nn.Module], batches: int) -> Iterator[list[Outputs]]:
-    """What layers give while inside, for each of so many batches; known at the end.
+def capture(layers: Mapping[fx.Node, nn.Module], batches: int) -> Iterator[list[CapturedOutputs]]:
+    """Capture the outputs of layers for each of so many batches; the list is filled when the context ends.
 
-    Without layers that are not called once for each batch, and those whose results are written over.
+    Skips layers that are not called exactly once per batch, or whose output is modified in place.
     """
     calls: dict[fx.Node, list[tuple[Tensor, Tensor | None, int]]] = {node: [] for node in layers}
-    found: list[Outputs] = []
+    captured: list[CapturedOutputs] = []
     with ExitStack() as stack:
         for node, layer in layers.items():
 
@@ -100,13 +125,13 @@ def outputs(layers: Mapping[fx.Node, nn.Module], batches: int) -> Iterator[list[
                 calls[node].append((value.detach(), None if change is None else change.detach(), output._version))
 
             stack.callback(layer.register_forward_hook(keep).remove)
-        yield found
-    kept = [
-        node
-        for node, each in calls.items()
-        if len(each) == batches and all(value._version == version for value, _, version in each)
-    ]
+        yield captured
+    intact = {
+        node: outputs
+        for node, outputs in calls.items()
+        if len(outputs) == batches and all(value._version == version for value, _, version in outputs)
+    }
     for index in range(batches):
-        seen = {node: calls[node][index] for node in kept}
-        changes = {node: change for node, (_, change, _) in seen.items() if change is not None}
-        found.append(({node: value for node, (value, _, _) in seen.items()}, changes))
+        outputs = {node: each[index] for node, each in intact.items()}
+        derivatives = {node: change for node, (_, change, _) in outputs.items() if change is not None}
+        captured.append(CapturedOutputs({node: value for node, (value, _, _) in outputs.items()}, derivatives))

@@ -1,4 +1,4 @@
-"""What examples give at an α, and at all α of a group: losses, derivatives and right predictions."""
+"""Losses, derivatives and right predictions of the same examples: at one α, and at one α after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 
-# A row's losses, slopes and right predictions in float64.
+# Losses, slopes and the number of right predictions at an α, in float64.
 Numbers: TypeAlias = tuple[Floats, Floats | None, float | None]
 
 
@@ -21,8 +21,8 @@ Numbers: TypeAlias = tuple[Floats, Floats | None, float | None]
 class LossesAtAlpha:
     """The examples of one group at one α: losses, derivatives dℓ/dα, and how many predictions are right.
 
-    Still on the device, so that measuring the next α need not wait for them. `slopes` and `right` are None where they
-    were not asked for or do not exist.
+    They stay on the device, so that the next α need not wait for a transfer. `slopes` and `right` are None where they
+    are not wanted or do not exist.
     """
 
     losses: Tensor
@@ -36,7 +36,7 @@ class LossesAtAlpha:
 
     @classmethod
     def of(cls, losses: Floats, slopes: Floats | None, right: float | None) -> LossesAtAlpha:
-        """The row of which these are the `numbers`."""
+        """The losses of which these are the `numbers`."""
         return cls(
             torch.tensor(losses),
             None if slopes is None else torch.tensor(slopes),
@@ -45,86 +45,93 @@ class LossesAtAlpha:
 
 
 class LossMatrix:
-    """The same examples at one α after the other, in memory that is taken when the first row comes.
+    """The losses of the same examples at so many α, appended one α after the other.
 
-    In float64 on their device, `losses` and `slopes` of shape (α, examples), `right` (α,). A tensor of its own for each
-    α would lie between what the network needs at one α and at the next, and keep that memory from being used again:
-    100 MB at 80 α.
+    All in float64 and on their device, `losses` and `slopes` of shape (α, examples), `right` (α,). Memory is taken
+    once, when the first α comes. (A tensor of its own for each α would lie between what the network needs at one α and
+    at the next, and keep that memory from being used again.)
 
     >>> values = [1.0, 2.0], [3.0, 4.0]
-    >>> rows = LossMatrix.of(3, (LossesAtAlpha(torch.tensor(losses), None, None) for losses in values))
-    >>> rows.numbers()[0].tolist(), len(rows), rows[1].losses.tolist()
-    ([[1.0, 2.0], [3.0, 4.0]], 2, [3.0, 4.0])
+    >>> matrix = LossMatrix.of(3, (LossesAtAlpha(torch.tensor(losses), None, None) for losses in values))
+    >>> matrix.numbers()[0].tolist(), len(matrix), matrix.is_complete, matrix[1].losses.tolist()
+    ([[1.0, 2.0], [3.0, 4.0]], 2, False, [3.0, 4.0])
     """
 
     def __init__(self, points: int) -> None:
         self._points = points
         self._count = 0
-        self._kept: list[Tensor | None] = []  # as in a row, with α as the first dimension
+        self._columns: list[Tensor | None] = []  # losses, slopes and right predictions, α as the first dimension
 
     @classmethod
-    def of(cls, points: int, rows: Iterable[LossesAtAlpha]) -> LossMatrix:
-        """These rows, with room for as many as there are points."""
-        made = cls(points)
-        for row in rows:
-            made.append(row)
-        return made
+    def of(cls, points: int, losses: Iterable[LossesAtAlpha]) -> LossMatrix:
+        """A matrix for so many α that begins with these losses."""
+        matrix = cls(points)
+        for at_alpha in losses:
+            matrix.append(at_alpha)
+        return matrix
 
     @classmethod
     def joined(cls, groups: Sequence[LossMatrix]) -> LossMatrix:
         """The examples of several groups, in order, at the same α."""
-        made = cls(len(groups[0]))
-        rows = ([each for each in kept if each is not None] for kept in zip(*(g._kept for g in groups), strict=True))
-        losses, slopes, right = rows
-        made._count = made._points
-        made._kept = [
+        losses, slopes, right = (
+            [column for column in columns if column is not None]
+            for columns in zip(*(group._columns for group in groups), strict=True)
+        )
+        matrix = cls(len(groups[0]))
+        matrix._count = matrix._points
+        matrix._columns = [
             torch.cat(losses, 1),
             torch.cat(slopes, 1) if slopes else None,
             torch.stack(right).sum(0) if right else None,
         ]
-        return made
+        return matrix
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the losses at every α are there."""
+        return self._count == self._points
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: int) -> LossesAtAlpha:
-        losses, slopes, right = (None if each is None else each[place] for each in self._kept)
+    def __getitem__(self, position: int) -> LossesAtAlpha:
+        losses, slopes, right = (None if column is None else column[position] for column in self._columns)
         assert losses is not None
         return LossesAtAlpha(losses, slopes, right)
 
-    def append(self, row: LossesAtAlpha) -> None:
-        """Copy what the examples give at the next α.
+    def append(self, at_alpha: LossesAtAlpha) -> None:
+        """Copy the losses of the next α.
 
         Raises `ValueError` for another number of examples than before.
         """
-        new = row.losses, row.slopes, row.right
-        if not self._kept:
-            self._kept = [None if each is None else self._room(each) for each in new]
-        for kept, each in zip(self._kept, new, strict=True):
-            if kept is None or each is None:
-                assert kept is each
+        parts = at_alpha.losses, at_alpha.slopes, at_alpha.right
+        if not self._columns:
+            self._columns = [None if part is None else self._empty(part) for part in parts]
+        for column, part in zip(self._columns, parts, strict=True):
+            if column is None or part is None:
+                assert column is part
                 continue
-            if kept[0].shape != each.shape:
+            if column[0].shape != part.shape:
                 raise ValueError(
                     explain(
                         expected="the same number of losses at every α.",
-                        got=f"{len(kept[0])} at one, {len(each)} at another.",
+                        got=f"{len(column[0])} at one, {len(part)} at another.",
                         hint="A loss must not drop examples by their value.",
                     )
                 )
-            kept[self._count] = each
+            column[self._count] = part
         self._count += 1
 
     def numbers(self) -> tuple[Floats, Floats | None, Floats | None]:
-        """Losses, slopes and right predictions on the host; no losses where there is no row yet."""
-        found = (None if each is None else _on_host(each[: self._count]) for each in self._kept)
-        losses, slopes, right = found if self._kept else (None, None, None)
+        """Losses, slopes and right predictions on the host; no losses where there is no α yet."""
+        parts = (None if column is None else _on_host(column[: self._count]) for column in self._columns)
+        losses, slopes, right = parts if self._columns else (None, None, None)
         return np.zeros((0, 0)) if losses is None else losses, slopes, right
 
-    def _room(self, like: Tensor) -> Tensor:
+    def _empty(self, like: Tensor) -> Tensor:
         return like.new_empty(self._points, *like.shape, dtype=torch.float64)
 
 
 def _on_host(values: Tensor) -> Floats:
-    found: Floats = values.to(torch.float64).cpu().numpy()
-    return found
+    on_host: Floats = values.to(torch.float64).cpu().numpy()
+    return on_host

@@ -1,105 +1,81 @@
-"""How a model is measured: which way, how many examples at a time, in which layout."""
+"""The plan of a measurement: what computes the losses, on how many examples at a time, in which layout, and why."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
+from lerpscape.base.errors import explain
 
-from lerpscape.engine.graph import Graph
-from lerpscape.engine.step_sizes import Step
-
-# Bytes of the widest layer's output for a batch at work: what stays in a core's own cache.
-CACHE_BYTES = 1 << 21
-# Bytes that the results shared by all α may take for the examples at work.
-READY_BYTES = 1 << 25
-MOST_GROUP = 1 << 14
-FEWEST_ROWS, MOST_ROWS = 16, 4096
-# So many times the bytes of its convolutions' weights must a batch's results have for channels to go last.
-WORTH_TURNING = 8
-
-# How batch-norm statistics are estimated: as the module does, or in the graph, from one pass over their data batch by
-# batch, over all their data at once, or over the data measured, at once with the losses.
-Estimate: TypeAlias = Literal["", "batches", "exact", "whole"]
+# What estimates batch-norm statistics at an α: hooks in the module; or the graph, pooled over batches, exactly, or
+# exactly and in one pass with the losses. "module" is also the plan of models without statistics to estimate.
+Estimation: TypeAlias = Literal["module", "pooled", "exact", "exact with losses"]
+IN_WORDS: dict[Estimation, str] = {
+    "module": "",
+    "pooled": ", pooled statistics in one pass",
+    "exact": ", exact statistics in one pass",
+    "exact with losses": ", exact statistics and losses in one pass",
+}
 
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """A way to measure, and why.
+    """How a model is evaluated at many α, as plain data.
 
-    `rows` examples are at work at once, images `channels_last` or not; `group` share the results that α does not
-    change; `parts` is how many groups a chunk is divided into where the module is called batch by batch. At the α of
-    `sweep` the layer behind the first ReLU is kept up from one to the next.
+    * `by`: the module as it is, or the graph of its traced operations; `why` says so in words.
+    * `batch_size`: examples that the graph computes at a time; `channels_last`: the layout of images and of the
+      weights of convolutions; `group_size`: examples whose results that all α share are held in memory together.
+    * `estimation`: what estimates batch-norm statistics.
+    * `sweep_alphas`: the increasing α at which the layer behind the first ReLU is updated from one to the next; none
+      where it is multiplied at every α.
+    * `parts`: where the module computes, in how many groups the batches in memory are divided, for as many workers.
+
+    Raises `ValueError` for a graph without sizes.
+
+    >>> plan = ExecutionPlan("graph", "traced operations", batch_size=32, group_size=64)
+    >>> plan.describe(), ExecutionPlan.from_json(plan.to_json()) == plan
+    ('traced operations, 32 examples at a time', True)
     """
 
-    graph: bool
+    by: Literal["module", "graph"]
     why: str
-    rows: int = 0
+    batch_size: int = 0
     channels_last: bool = False
-    group: int = 0
-    estimate: Estimate = ""
+    group_size: int = 0
+    estimation: Estimation = "module"
+    sweep_alphas: tuple[float, ...] = ()
     parts: int = 1
-    sweep: tuple[float, ...] = ()
 
-    def saves(self, graph: Graph, sizes: list[int]) -> bool:
-        """Whether the operations can be faster than the module is on batches of these sizes."""
-        rows, typical = min(self.rows, sum(sizes)), sum(sizes) / len(sizes)
-        return bool(graph.shared) or self.channels_last or not rows / 4 <= typical <= 2 * rows
-
-    def describe(self) -> str:
-        """The way in words."""
-        if not self.graph:
-            return f"the module batch by batch: {self.why}"
-        estimate = {
-            "": "",
-            "batches": ", pooled statistics in one pass",
-            "exact": ", exact statistics in one pass",
-            "whole": ", exact statistics and losses in one pass",
-        }
-        layout = ", channels last" if self.channels_last else ""
-        sweep = ", the next one kept up from α to α" if self.sweep else ""
-        return f"{self.why}{sweep}{layout}, {self.rows} examples at a time{estimate[self.estimate]}"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes for each example: of the largest result, of what is held at once, of all results, of what all α share."""
-
-    largest: float
-    held: float
-    total: float
-    shared: float
+    def __post_init__(self) -> None:
+        if self.by == "graph" and min(self.batch_size, self.group_size) < 1:
+            raise ValueError(
+                explain(
+                    expected="a batch size and a group size of at least 1 for traced operations.",
+                    got=f"{self.batch_size} and {self.group_size}.",
+                    hint="ExecutionPlan.by_module(why) needs no sizes.",
+                )
+            )
 
     @classmethod
-    def of(cls, steps: list[Step], shared: float) -> Sizes:
-        """The sizes of steps seen with one example."""
-        return cls(
-            largest=max((step.largest for step in steps), default=0),
-            held=max((step.held for step in steps), default=0),
-            total=sum(step.made for step in steps),
-            shared=shared,
-        )
+    def by_module(cls, why: str) -> ExecutionPlan:
+        """The module on the caller's own batches, one after the other."""
+        return cls("module", why)
 
+    def to_json(self) -> str:
+        """The plan as text; see `from_json`."""
+        return json.dumps(asdict(self))
 
-def chosen(graph: Graph, sizes: Sizes, width: int, examples: int, sweep: tuple[float, ...] = ()) -> ExecutionPlan:
-    """The traced operations, on batches and in a layout that suit their sizes; never by timing, which would vary.
+    @classmethod
+    def from_json(cls, text: str) -> ExecutionPlan:
+        """The plan that `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**fields | {"sweep_alphas": tuple(fields["sweep_alphas"])})
 
-    `width` is the bytes of a weight, `examples` how many there are.
-    """
-    # Results stay in the cache, unless weights are the larger part: they pass through it with every batch. (Of those
-    # that are multiplied at every α in a sweep, little is left.)
-    enough = CACHE_BYTES / max(sizes.largest, 1)
-    if not sweep:
-        enough = max(enough, 2 * width * graph.weights / max(sizes.total, 1))
-    rows = int(np.clip(enough, FEWEST_ROWS, MOST_ROWS))
-    # Weights are put in order at every call, which pays where there is much to multiply them with.
-    results = sizes.total * min(rows, examples)
-    return ExecutionPlan(
-        True,
-        "first layer shared by all α" if graph.shared else "traced operations",
-        rows,
-        channels_last=0 < width * graph.convolution_weights <= results / WORTH_TURNING,
-        group=int(np.clip(READY_BYTES // max(sizes.shared, 1), rows, MOST_GROUP)),
-        sweep=sweep,
-    )
+    def describe(self) -> str:
+        """The plan in words, for `how["plan"]`."""
+        if self.by == "module":
+            return f"the module batch by batch: {self.why}"
+        sweep = ", the next one updated from α to α" if self.sweep_alphas else ""
+        layout = ", channels last" if self.channels_last else ""
+        return f"{self.why}{sweep}{layout}, {self.batch_size} examples at a time{IN_WORDS[self.estimation]}"

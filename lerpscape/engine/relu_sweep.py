@@ -7,10 +7,12 @@ coefficients change by W₀ⱼsⱼ, W₀ⱼdⱼ + Δⱼsⱼ and Δⱼdⱼ: a few
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.compiling import WORTH_LOADING, in_threads, parts
-from lerpscape.engine.first_layers import EndpointOutputs
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks import forward_ad
 
-# So many α one after the other, while their results take no more bytes: coefficients are fetched once for all of them.
+Result = TypeVar("Result")
+
+# Results are computed for so many α at once, as long as they take no more bytes: coefficients are then read from memory
+# once for all of them.
 AHEAD, AHEAD_BYTES = 8, 1 << 24
-# Multiplications that take as long as: finding whether and where a unit switches, adding a switch to an output, reading
-# an output at an α off its coefficients, and its derivative too. The work is bound by memory, not by arithmetic.
+# Costs in multiplications of a matrix product, measured at 128 to 1024 units in float32 on an Intel Xeon (AVX-512) by
+# benchmarks/bench_engine.py: to find whether and where a unit switches; to add a switch to an output; to read an
+# output at an α off its coefficients, and its derivative too. They are high because memory has to be moved.
 FINDING, SWITCHING, READING, READING_SLOPE = 900, 40, 60, 30
-# The same for a weight at an α, which products need, once for all examples.
-MAKING = 40
-# So much cheaper must it be, by these numbers.
+# The same for computing a weight at an α, which products need once for all examples.
+WEIGHT_AT_ALPHA = 40
+# A sweep must cost less than this share of the products, as the costs are rough.
 WORTH_SWEEPING = 0.9
+# Multiplications to be saved before numba is loaded, which takes half a second in each process.
+WORTH_LOADING = 2e10
 # Coefficients lose digits where outputs at the end are so many times smaller than those at the start.
 MOST_SHRINKING = 8.0
 
@@ -215,7 +222,38 @@ def worth_sweeping(first: EndpointOutputs, outputs: int, points: int, examples: 
     units = first.start.shape[1]
     switches = float(((first.start > 0) != (first.end > 0)).sum()) / len(first.start)
     product = units * outputs
-    products = points * product * ((3 if derivative else 1) + MAKING / max(examples, 1))
+    products = points * product * ((3 if derivative else 1) + WEIGHT_AT_ALPHA / max(examples, 1))
     reading = READING + READING_SLOPE if derivative else READING
     sweeping = 4 * product + FINDING * units + outputs * (SWITCHING * switches + reading * points)
     return sweeping < WORTH_SWEEPING * products and examples * (products - sweeping) > WORTH_LOADING
+
+
+def installed() -> bool:
+    """Whether numba, which compiles the loops of a sweep, is installed (`lerpscape[fast]`)."""
+    return find_spec("numba") is not None
+
+
+def parts(count: int) -> list[tuple[int, int]]:
+    """Where each part begins and ends if so many examples are divided among torch's threads.
+
+    >>> sum(stop - first for first, stop in parts(10))
+    10
+    """
+    threads = max(min(torch.get_num_threads(), count), 1)
+    return [(count * each // threads, count * (each + 1) // threads) for each in range(threads)]
+
+
+def in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The results of calls, each in a thread of its own; compiled loops do not wait for each other.
+
+    >>> in_threads([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    if len(calls) == 1:
+        return [calls[0]()]
+    return [each.result() for each in [_pool(len(calls)).submit(call) for call in calls]]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
+from lerpscape.networks import forward_ad
 from lerpscape.networks.in_place import writes
 from lerpscape.networks.layer_kinds import CONV2D, DROPOUT, LINEAR, RELU, SUM, does_nothing, kind_of, settings_of
 
@@ -79,3 +81,37 @@ def linear_relu_linear(first: fx.Node, modules: Mapping[str, nn.Module]) -> Line
         after_relu |= kind is RELU
         between.append(node)
     return None
+
+
+@dataclass(frozen=True)
+class EndpointOutputs:
+    """The outputs of a first layer at both ends, and their derivative by α where it is wanted.
+
+    >>> EndpointOutputs(torch.tensor([0.0]), torch.tensor([2.0]), None).at(0.25)
+    tensor([0.5000])
+    """
+
+    start: Tensor
+    end: Tensor
+    change: Tensor | None
+
+    def at(self, alpha: float, into: Tensor | None = None) -> Tensor:
+        """The output at α, a dual tensor where there is a derivative; written `into` a tensor if given."""
+        if self.change is not None:
+            return forward_ad.dual(torch.lerp(self.start, self.end, alpha), self.change)
+        return torch.lerp(self.start, self.end, alpha, out=into)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the output."""
+        return self.start.shape
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the same type and device."""
+        return self.start
+
+    @property
+    def elements(self) -> int:
+        """The number of elements held."""
+        return sum(part.numel() for part in (self.start, self.end, self.change) if part is not None)

@@ -1,7 +1,7 @@
-"""A chunk of data measured by several processes, which share the memory of this one and return rows.
+"""A chunk of data evaluated by several processes, or by tasks on Ray, which send back losses.
 
-Each process is a fork: data, model and loss are held once and need not be pickled. Rows come back and are summed here
-in the order of the data, so the numbers are those of a single process, bit for bit, where both divide the data alike.
+Losses are summed in the main process, in the order of the data, so the numbers are those of a single process: bit for
+bit where both divide the data alike.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.ray_cluster import is_address
-from lerpscape.engine.losses_by_alpha import LossesAtAlpha, Numbers
-from lerpscape.engine.planner import Evaluator
-from lerpscape.engine.ray_workers import measured_on
+from lerpscape.engine._shares import Result, Share, divided, in_order, results
+from lerpscape.engine.evaluator import Evaluator
+from lerpscape.engine.losses_by_alpha import LossesAtAlpha
+from lerpscape.engine.ray_workers import results_on_ray
 from lerpscape.networks.batches import Batch
 
-# The group, the position of the α, and the row's numbers.
-Message: TypeAlias = tuple[int, int, Numbers]
+# How many processes, or the address of a Ray cluster.
+Workers: TypeAlias = int | str
 
 
-def check_workers(workers: int | str, device: torch.device) -> None:
+def check_workers(workers: Workers, device: torch.device) -> None:
     """Make sure that the work can be divided among so many processes, or on Ray.
 
     Raises `ValueError` for fewer than one, for another word, for a device that processes cannot share, and where there
@@ -44,29 +45,30 @@ def check_workers(workers: int | str, device: torch.device) -> None:
         )
 
 
-def measured_by(
-    workers: int | str, measured: Evaluator, alphas: Floats, chunk: list[Batch], skip: int
-) -> Iterator[tuple[float, list[LossesAtAlpha]]]:
-    """The rows of each group after the first `skip`, in order, with the group's share of progress.
-
-    Processes, or tasks on Ray, take turns at groups of batches; or at α, where there are fewer groups than processes or
-    where each α has work of its own to do beside the batches, estimating batch-norm statistics.
-    """
-    if isinstance(workers, str):
-        yield from measured_on(workers, measured, alphas, chunk, skip)
+def evaluate_in_parallel(
+    workers: Workers, evaluator: Evaluator, alphas: Floats, chunk: list[Batch], skip: int
+) -> Iterator[list[LossesAtAlpha]]:
+    """The losses at all α of each group after the first `skip`, in order."""
+    groups = range(skip, len(evaluator.shares(chunk)))
+    if not groups:
         return
-    weights = [group.progress for group in measured.groups(chunk)][skip:]
-    by_alpha = len(weights) < workers or measured.statistics.estimates()
+    if isinstance(workers, str):
+        by_worker = results_on_ray(workers, evaluator, alphas, chunk, groups)
+    else:
+        by_worker = _results_of_forks(workers, evaluator, alphas, chunk, groups)
+    yield from in_order(by_worker, groups, len(alphas))
+
+
+def _results_of_forks(
+    workers: int, evaluator: Evaluator, alphas: Floats, chunk: list[Batch], groups: range
+) -> Iterator[Result]:
+    """What forked processes send: data, model and loss are held in memory once and need not be pickled."""
     context = multiprocessing.get_context("fork")
     processes, pipes = [], []
-    found: dict[int, dict[int, LossesAtAlpha]] = {number: {} for number in range(len(weights))}
-    delivered = 0
     try:
-        for worker in range(workers):
+        for share in divided(groups, len(alphas), workers, estimates=evaluator.objective.statistics.estimates()):
             here, there = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_work, args=(there, measured, alphas, chunk, skip, worker, workers, by_alpha), daemon=True
-            )
+            process = context.Process(target=_work, args=(there, evaluator, alphas, chunk, share), daemon=True)
             process.start()
             there.close()
             processes.append(process)
@@ -74,26 +76,21 @@ def measured_by(
         while pipes:
             for pipe in wait(pipes):
                 assert isinstance(pipe, Connection)
-                message = _received(pipe)
-                if message is None:
+                result = _received(pipe)
+                if result is None:
                     pipes.remove(pipe)
-                    continue
-                number, position, numbers = message
-                found[number][position] = LossesAtAlpha.of(*numbers)
-                while delivered < len(weights) and len(found[delivered]) == len(alphas):
-                    rows = found.pop(delivered)
-                    yield weights[delivered], [rows[place] for place in range(len(alphas))]
-                    delivered += 1
+                else:
+                    yield result
     finally:
         for process in processes:
             process.terminate()
             process.join()
 
 
-def _received(pipe: Connection) -> Message | None:
-    """What a process says: a row, None at its end; its exception is raised here."""
+def _received(pipe: Connection) -> Result | None:
+    """What a process sends: a result, or None at its end; its exception is raised here."""
     try:
-        message: Message | Exception | None = pipe.recv()
+        message: Result | Exception | None = pipe.recv()
     except EOFError:
         message = RuntimeError(
             explain(
@@ -107,26 +104,12 @@ def _received(pipe: Connection) -> Message | None:
     return message
 
 
-def _work(
-    pipe: Connection,
-    measured: Evaluator,
-    alphas: Floats,
-    chunk: list[Batch],
-    skip: int,
-    worker: int,
-    workers: int,
-    by_alpha: bool,
-) -> None:
-    """The life of one process: measure its part, send each row, then None."""
+def _work(pipe: Connection, evaluator: Evaluator, alphas: Floats, chunk: list[Batch], share: Share) -> None:
+    """The life of one process: evaluate its share, send each result, then None."""
     torch.set_num_threads(1)  # a fork has no threads but its own, and each process has a core
-    measured.be_silent()
     try:
-        for number, group in enumerate(measured.groups(chunk)):
-            if number < skip or not (by_alpha or number % workers == worker):
-                continue
-            for position, alpha in enumerate(alphas):
-                if not by_alpha or position % workers == worker:
-                    pipe.send((number - skip, position, measured.at(float(alpha), group).numbers()))
+        for result in results(evaluator, alphas, chunk, share):
+            pipe.send(result)
         pipe.send(None)
     except Exception as error:
         pipe.send(_sendable(error))

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.compiling import installed
-from lerpscape.engine.first_layers import EndpointOutputs
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep
+from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, installed, may_sweep
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.layer_kinds import (
     DROPOUT,
@@ -38,6 +37,8 @@ from lerpscape.networks.layer_kinds import (
     RELU,
     RELU6,
     SELU,
+    SELU_ALPHA,
+    SELU_SCALE,
     SIGMOID,
     SILU,
     SOFTPLUS,
@@ -323,7 +324,7 @@ def _elu(u: Tensor, alpha: float, scale: float = 1.0) -> Derivatives:
 
 
 def _selu(u: Tensor) -> Derivatives:
-    _, slope, curvature = _elu(u, 1.6732632423543772, 1.0507009873554805)
+    _, slope, curvature = _elu(u, SELU_ALPHA, SELU_SCALE)
     return F.selu(u), slope, curvature
 
 
@@ -350,27 +351,25 @@ def _reshaped(series: Series, reshape: Callable[..., Tensor], **settings: Any) -
     return [None if each is None else reshape(each, **settings) for each in series]
 
 
+_DERIVATIVES: dict[Kind, Callable[..., Derivatives]] = {
+    LEAKY_RELU: _leaky_relu,
+    HARDTANH: _hardtanh,
+    RELU6: _hardtanh,
+    HARDSWISH: _hardswish,
+    ELU: _elu,
+    SELU: _selu,
+    SOFTPLUS: _softplus,
+    GELU: _gelu,
+    SILU: _silu,
+    MISH: _mish,
+    TANH: _tanh,
+    SIGMOID: _sigmoid,
+}
 _RULES: dict[Kind | None, Callable[..., Series]] = {
     RELU: _relu,
     IDENTITY: _unchanged,
     DROPOUT: _unchanged,
     FLATTEN: partial(_reshaped, reshape=torch.flatten),
     UNFLATTEN: partial(_reshaped, reshape=lambda part, dim, unflattened_size: part.unflatten(dim, unflattened_size)),
-    **{
-        kind: partial(_smooth, derivatives=derivatives)
-        for kind, derivatives in {
-            LEAKY_RELU: _leaky_relu,
-            HARDTANH: _hardtanh,
-            RELU6: _hardtanh,
-            HARDSWISH: _hardswish,
-            ELU: _elu,
-            SELU: _selu,
-            SOFTPLUS: _softplus,
-            GELU: _gelu,
-            SILU: _silu,
-            MISH: _mish,
-            TANH: _tanh,
-            SIGMOID: _sigmoid,
-        }.items()
-    },
+    **{kind: partial(_smooth, derivatives=derivatives) for kind, derivatives in _DERIVATIVES.items()},
 }

@@ -150,7 +150,7 @@ class Reader:
                     hint="Try [(inputs, targets)].",
                 )
             )
-        self._data = data
+        self.data = data
         self._name = name
         self._chunk_bytes = CHUNK_BYTES if chunk_bytes is None else chunk_bytes
         self.first, self.complete = self._fill(iter(data))
@@ -169,14 +169,19 @@ class Reader:
         """Number of batches, or 0 if it is not known before all data is read."""
         if self.complete:
             return len(self.first)
-        return len(self._data) if isinstance(self._data, Sized) else 0
+        return len(self.data) if isinstance(self.data, Sized) else 0
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all batches are in memory: the data fit into one chunk, or are a list or tuple."""
+        return self.complete or isinstance(self.data, (list, tuple))
 
     def chunks(self) -> Iterator[list[Batch]]:
         """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
         if self.complete:
             return
-        rest = iter(self._data)
+        rest = iter(self.data)
         # The first chunk is read again: keeping its iterator open would disturb a loader with persistent workers.
         self._fill(rest)
         complete = False
@@ -204,7 +209,7 @@ class Reader:
 
     def _check_repeats(self) -> None:
         index = -1
-        for index, (old, item) in enumerate(zip(self.first, self._data, strict=False)):  # noqa: B007
+        for index, (old, item) in enumerate(zip(self.first, self.data, strict=False)):  # noqa: B007
             if old.digest() != batch_of(item).digest():
                 break
         else:

@@ -49,6 +49,9 @@ class Kind:
     """Gives a shape or another attribute, not the numbers."""
 
 
+# SELU is SELU_SCALE·(x for x > 0, else SELU_ALPHA·(e^x − 1)).
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
 _CONVOLVING = ("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode")
 _AVERAGING = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MAXIMISING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -29,19 +28,18 @@ class Sample:
     [0.0, 1.0, 2.0, 3.0, 4.0]
     """
 
-    def __init__(self, data: Data, seed: int) -> None:
-        # A list is in memory already, whatever its size.
-        reader = Reader(data, chunk_bytes=sys.maxsize if isinstance(data, (list, tuple)) else None)
-        if not reader.complete:
+    def __init__(self, data: Data | Reader, seed: int) -> None:
+        reader = data if isinstance(data, Reader) else Reader(data)
+        if not reader.in_memory:
             raise ValueError(
                 explain(
                     expected="data that fits in memory, as its examples are measured in random order.",
-                    got=f"at least {CHUNK_BYTES / 2**30:.3g} GiB from a {type(data).__name__}, whose batches in random "
-                    "order would not be a random sample of examples.",
+                    got=f"at least {CHUNK_BYTES / 2**30:.3g} GiB from a {type(reader.data).__name__}, whose batches in "
+                    "random order would not be a random sample of examples.",
                     hint="list(data) if there is memory for it; profile() reads such data in order, all of it.",
                 )
             )
-        self._batches = reader.first
+        self._batches = list(reader.batches())
         layouts = [layout(batch) for batch in self._batches]
         for index, other in enumerate(layouts):
             if other is None or other != layouts[0]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lerpscape.networks.layer_kinds import BATCH_NORM, INSTANCE_NORM, LAYER_NORM, MISH, SILU
+from lerpscape.networks.layer_kinds import BATCH_NORM, INSTANCE_NORM, LAYER_NORM, MISH, SILU, Kind
 
 
 class WrittenOut(TorchFunctionMode):
@@ -99,14 +99,13 @@ def _mish(values: Tensor, inplace: bool = False) -> Tensor:
     return values * F.softplus(values).tanh()
 
 
+_RULES: dict[Kind, Callable[..., Tensor]] = {
+    LAYER_NORM: _layer_norm,
+    BATCH_NORM: _batch_norm,
+    INSTANCE_NORM: _instance_norm,
+    SILU: _silu,
+    MISH: _mish,
+}
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
-    function: replacement
-    for kind, replacement in {
-        LAYER_NORM: _layer_norm,
-        BATCH_NORM: _batch_norm,
-        INSTANCE_NORM: _instance_norm,
-        SILU: _silu,
-        MISH: _mish,
-    }.items()
-    for function in kind.functions
+    function: rule for kind, rule in _RULES.items() for function in kind.functions
 }

@@ -1,6 +1,6 @@
-"""Named tensors of a network, from a module, a mapping or a file, without ever running a pickle.
+"""Checkpoints, the named tensors of a network that paths interpolate: from a module, a mapping or a file.
 
-A `Checkpoint` is what a path interpolates. Files are read by safetensors, or by `torch.load(weights_only=True)`.
+Files are read by safetensors or by `torch.load(weights_only=True)`, neither of which runs code from the file.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from lerpscape.networks.checksums import tensor_bytes
 Params: TypeAlias = dict[str, Tensor]
 Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Checkpoint"
 
-# What wrappers put before every name: DataParallel and DistributedDataParallel, torch.compile, Lightning modules.
+# Prefixes that DataParallel and DistributedDataParallel, torch.compile and Lightning modules put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
-# Where training scripts keep the state dict inside a saved dictionary.
+# Keys under which training scripts save the state dict.
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params")
+# Names of the buffers of batch-norm layers.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A snapshot of a network: every tensor by name, and which of the names are parameters.
+    """The tensors of a network by name, both parameters and buffers, and the names of its parameters.
 
-    `tensors` holds parameters and buffers. `parameters` names what counts as parameter in distances, each tied
-    weight once. Without a module to ask, integers and batch-norm statistics are known by type and name.
+    `parameters` has one name for each tied weight; distances are over these. For a file or a mapping, all
+    floating-point tensors are parameters except the running statistics of batch norm, which their names show.
+    `source` says where the checkpoint comes from.
     """
 
     tensors: Params
@@ -42,20 +44,34 @@ class Checkpoint:
     source: str
 
     def digest(self) -> str:
-        """First 12 hex digits of a sha256 over names, dtypes, shapes and bytes."""
+        """First 12 hex digits of a sha256 over the names, dtypes, shapes and bytes of the tensors."""
         return digest(self.tensors)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
+        """The checkpoint on a device, with its floating-point tensors in `dtype` unless that is None.
+
+        Tied tensors stay tied.
+        """
+        moved: dict[Hashable, Tensor] = {}
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            key = tie_key(tensor)
+            if key not in moved:
+                moved[key] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+            tensors[name] = moved[key]
+        return Checkpoint(tensors, self.parameters, self.source)
 
 
 def checkpoint(source: Source) -> Checkpoint:
-    """Take a snapshot of a module or a mapping, or read a checkpoint file.
+    """Copy the tensors of a module or a mapping, or read a checkpoint file.
 
-    Files: `.safetensors` (also a `.safetensors.index.json` of shards, or a folder that holds either), and anything
-    `torch.load(weights_only=True)` accepts, including a training script's dictionary with the state dict under
-    `state_dict`, `model_state_dict`, `model`, `net` or `params`. Wrapper prefixes that stand before every name
-    (`module.`, `_orig_mod.`, `model.`) are taken off.
+    Files are `.safetensors`, a `.safetensors.index.json` of shards, a folder with either of these, or anything that
+    `torch.load(weights_only=True)` accepts; a dictionary may hold the state dict under `state_dict`,
+    `model_state_dict`, `model`, `net` or `params`. If every name starts with the prefix of a wrapper (`module.`,
+    `_orig_mod.`, `model.`), the prefix is removed.
 
-    Raises `FileNotFoundError`, `TypeError` for something without named tensors, and `ValueError` for a file that is
-    damaged or would need pickle.
+    Raises `FileNotFoundError`, `TypeError` for a source without named tensors, and `ValueError` for a file that is
+    damaged or needs pickle.
 
     >>> checkpoint(nn.Linear(2, 1)).parameters
     ('weight', 'bias')
@@ -100,28 +116,28 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def ends_digest(kind: str, **ends: Checkpoint) -> str:
-    """First 12 hex digits of a sha256 over the checkpoints that make a path, by their part in it, and its kind."""
-    tensors = {f"{part}:{name}": tensor for part, end in ends.items() for name, tensor in end.tensors.items()}
+    """First 12 hex digits of a sha256 over the kind of a path and the checkpoints that define it, by their roles."""
+    tensors = {f"{role}:{name}": tensor for role, end in ends.items() for name, tensor in end.tensors.items()}
     return digest({**tensors, f"kind:{kind}": torch.empty(0)})
 
 
 def wrapper_prefix(names: Iterable[str]) -> str:
-    """What wrappers such as DistributedDataParallel put before every one of the names.
+    """The prefix that wrappers such as DistributedDataParallel have put before every one of the names, or "".
 
     >>> wrapper_prefix(["module._orig_mod.weight", "module._orig_mod.bias"]), wrapper_prefix(["weight"])
     ('module._orig_mod.', '')
     """
     prefix, names = "", list(names)
     while names:
-        found = next((p for p in WRAPPER_PREFIXES if all(n.startswith(prefix + p) for n in names)), None)
-        if found is None:
+        next_part = next((p for p in WRAPPER_PREFIXES if all(n.startswith(prefix + p) for n in names)), None)
+        if next_part is None:
             break
-        prefix += found
+        prefix += next_part
     return prefix
 
 
-def storage(tensor: Tensor) -> Hashable:
-    """What two names of one tied tensor have in common: place in memory, shape and strides."""
+def tie_key(tensor: Tensor) -> Hashable:
+    """A key that is equal for two names of the same tied tensor: memory address, shape, strides and dtype."""
     return (
         tensor.data_ptr() if tensor.numel() else id(tensor),
         tuple(tensor.shape),
@@ -136,7 +152,7 @@ def _from_mapping(tensors: Params, source: str) -> Checkpoint:
     parameters: dict[Hashable, str] = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and name.rpartition(".")[2] not in STATISTICS:
-            parameters.setdefault(storage(tensor), name)  # tied: one parameter under two names
+            parameters.setdefault(tie_key(tensor), name)  # tied names are one parameter
     return Checkpoint(tensors, tuple(parameters.values()), source)
 
 
@@ -152,9 +168,9 @@ def _snapshots(tensors: Mapping[str, Tensor]) -> Params:
                     hint='Pass the part of the checkpoint that holds the weights, such as saved["state_dict"].',
                 )
             )
-        if storage(value) not in copies:
-            copies[storage(value)] = value.detach().clone()
-    return {name: copies[storage(value)] for name, value in tensors.items()}
+        if tie_key(value) not in copies:
+            copies[tie_key(value)] = value.detach().clone()
+    return {name: copies[tie_key(value)] for name, value in tensors.items()}
 
 
 def _read(path: Path) -> Params:
@@ -164,8 +180,8 @@ def _read(path: Path) -> Params:
             path / "model.safetensors",
             *sorted(path.glob("*.safetensors")),
         ]
-        found = next((choice for choice in choices if choice.exists()), None)
-        if found is None:
+        file = next((choice for choice in choices if choice.exists()), None)
+        if file is None:
             raise FileNotFoundError(
                 explain(
                     expected="a folder with model.safetensors or model.safetensors.index.json.",
@@ -173,7 +189,7 @@ def _read(path: Path) -> Params:
                     hint="Name the checkpoint file itself.",
                 )
             )
-        path = found
+        path = file
     if not path.exists():
         raise FileNotFoundError(
             explain(
@@ -215,7 +231,7 @@ def _read_torch(path: Path) -> Params:
             explain(
                 expected=f"{path} to hold tensors only; other pickled objects can run code and are never loaded.",
                 got=f"{reason}",
-                hint='Where you trust the file, save its weights alone: torch.save(model.state_dict(), "weights.pt").',
+                hint='If you trust the file, save its weights alone: torch.save(model.state_dict(), "weights.pt").',
             )
         ) from error
     except (RuntimeError, EOFError, OSError) as error:

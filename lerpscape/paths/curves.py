@@ -1,4 +1,4 @@
-"""Paths that are not straight: through given points, or bent by a control point."""
+"""Paths that are not straight: polylines through given points, and Bezier curves with a control point."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import Tensor
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Params, Source, ends_digest
 from lerpscape.paths.line import Line, moving
-from lerpscape.paths.matching import all_matched, placed, twins
+from lerpscape.paths.matching import all_matched, first_tied_names
 from lerpscape.paths.path import Path
 
 
 class Polyline(Path):
-    """Straight lines from point to point, in equal shares of α: point k of n is at α = k/(n−1), bit for bit.
+    """Straight lines from point to point: at α = k/(n−1) the path is at point k of n, bit for bit.
 
-    At a point between two lines the velocity is that of the line that begins there.
+    The velocity at a point is that of the line that starts there.
 
-    Raises `EndpointMismatch` for points that do not fit, and for equal neighbours; `ValueError` for fewer than two.
+    Raises `EndpointMismatch` for points of different networks and for equal neighbours, `ValueError` for fewer than
+    two points.
 
     >>> path = Polyline({"w": torch.zeros(1)}, {"w": torch.ones(1)}, {"w": torch.zeros(1)})
     >>> path.at(0.5), path.at(0.75), path.velocity(0.75)
@@ -50,11 +51,11 @@ class Polyline(Path):
         return {name: count * here[name] if name in here else torch.zeros_like(tensors[name]) for name in self._moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Polyline:
-        """The same path with its tensors on a device, the floating-point ones in `dtype` where one is given."""
-        return Polyline(*(placed(point, device, dtype) for point in self.points))
+        """The path on a device, with its floating-point tensors in `dtype` unless that is None."""
+        return Polyline(*(point.to(device, dtype) for point in self.points))
 
     def describe(self) -> str:
-        """Where the path runs, in words."""
+        """The path in words."""
         return f"polyline through {', '.join(point.source for point in self.points)}"
 
     def digest(self) -> str:
@@ -62,17 +63,19 @@ class Polyline(Path):
         return ends_digest("polyline", **{f"point{index}": point for index, point in enumerate(self.points)})
 
     def _place(self, alpha: float) -> tuple[Line, float]:
+        """The line that α lies on, and the α of that line."""
         along = alpha * len(self._lines)
         index = min(max(math.floor(along), 0), len(self._lines) - 1)
         return self._lines[index], along - index
 
 
 class Bezier(Path):
-    """The quadratic curve θ(α) = (1−α)²θ₀ + 2α(1−α)θ_c + α²θ_T, bent towards a control point it does not meet.
+    """The quadratic Bezier curve θ(α) = (1−α)²θ₀ + 2α(1−α)θ_c + α²θ_T with control point θ_c.
 
-    Both ends are met bit for bit. `connect` trains a control point.
+    At α = 0 and α = 1 it gives the tensors of the two ends bit for bit. `lerpscape.studies.connect` trains a control
+    point.
 
-    Raises `EndpointMismatch` for checkpoints that do not fit, or three that are the same.
+    Raises `EndpointMismatch` for checkpoints of different networks, and for three equal ones.
 
     Source: Garipov, Izmailov, Podoprikhin, Vetrov & Wilson (2018).
 
@@ -84,7 +87,7 @@ class Bezier(Path):
     def __init__(self, start: Source, control: Source, end: Source) -> None:
         self.start, self.control, self.end = all_matched([start, control, end])
         self._moving = moving(self.start, self.control, self.end)
-        self._twins = twins(self.start, self.control, self.end)
+        self._tied = first_tied_names(self.start, self.control, self.end)
         if not self._moving:
             raise EndpointMismatch(
                 explain(
@@ -98,8 +101,8 @@ class Bezier(Path):
         """Every tensor of the network at α, by two rounds of `torch.lerp`; tied names share one tensor."""
         tensors = dict((self.start if alpha < 0.5 else self.end).tensors)
         for name in self._moving:
-            twin = self._twins[name]
-            tensors[name] = tensors[twin] if twin != name else torch.lerp(*self._chords(name, alpha), alpha)
+            first = self._tied[name]
+            tensors[name] = tensors[first] if first != name else torch.lerp(*self._chords(name, alpha), alpha)
         return tensors
 
     def velocity(self, alpha: float) -> Params:
@@ -108,11 +111,11 @@ class Bezier(Path):
         return {name: 2 * (towards_end - from_start) for name, (from_start, towards_end) in chords.items()}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Bezier:
-        """The same curve with its tensors on a device, the floating-point ones in `dtype` where one is given."""
-        return Bezier(*(placed(each, device, dtype) for each in (self.start, self.control, self.end)))
+        """The curve on a device, with its floating-point tensors in `dtype` unless that is None."""
+        return Bezier(*(each.to(device, dtype) for each in (self.start, self.control, self.end)))
 
     def describe(self) -> str:
-        """Where the path runs, in words."""
+        """The curve in words."""
         return f"Bezier curve from {self.start.source} by {self.control.source} to {self.end.source}"
 
     def digest(self) -> str:

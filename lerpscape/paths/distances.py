@@ -1,4 +1,4 @@
-"""How far two checkpoints are apart."""
+"""Distances between two checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lerpscape.paths.checkpoints import Checkpoint
 
-# Numbers of two tensors that are compared at once.
+# Elements of a tensor that are compared at a time, so that their float64 copies stay in the processor's cache.
 PIECE = 1 << 16
 
 
@@ -19,18 +19,18 @@ def distance(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> float:
 
 
 def distances(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> tuple[float, float]:
-    """‖θ_T − θ₀‖₂ over the named tensors, and ‖θ_T − θ₀‖ / ‖θ₀‖: inf from a start of zero, 0 where nothing moves.
+    """‖θ_T − θ₀‖₂ over the named tensors, and ‖θ_T − θ₀‖ / ‖θ₀‖, accumulated in float64.
 
-    Both from one pass, accumulated in float64, in pieces whose float64 copies stay in a core's cache.
+    If θ₀ = 0, the second one is inf, or 0 if the tensors are equal.
     """
-    moved, length = [], []
+    change_norms, start_norms = [], []
     for name in names:
-        ends = (torch.split(each.tensors[name].reshape(-1), PIECE) for each in (start, end))
+        ends = (torch.split(checkpoint.tensors[name].reshape(-1), PIECE) for checkpoint in (start, end))
         for first, last in zip(*ends, strict=True):
             base = first.double()
-            moved.append(torch.linalg.vector_norm(last.double() - base))
-            length.append(torch.linalg.vector_norm(base))
-    far, whole = (math.hypot(*map(float, norms)) for norms in (moved, length))
-    if whole:
-        return far, far / whole
-    return far, float("inf") if far else 0.0
+            change_norms.append(torch.linalg.vector_norm(last.double() - base))
+            start_norms.append(torch.linalg.vector_norm(base))
+    change, norm = (math.hypot(*map(float, norms)) for norms in (change_norms, start_norms))
+    if norm:
+        return change, change / norm
+    return change, float("inf") if change else 0.0

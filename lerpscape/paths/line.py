@@ -9,21 +9,20 @@ import torch
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, ends_digest
 from lerpscape.paths.distances import distance, distances
-from lerpscape.paths.matching import listed, matched, placed, twins
+from lerpscape.paths.matching import abbreviated, first_tied_names, matched
 from lerpscape.paths.path import Path, Rest
-from lerpscape.paths.patterns import Pattern, selected
-from lerpscape.paths.schedules import text_of
+from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
 
 
 class Line(Path):
     """The straight line θ(α) = (1−α)θ₀ + αθ_T between two checkpoints; α outside [0, 1] extrapolates.
 
-    Ends are modules, mappings of names to tensors, or files (see `checkpoint`), copied when the line is made.
-    At α = 0 and α = 1 it gives their tensors bit for bit. Floating-point tensors that differ are interpolated,
-    buffers too; what cannot be interpolated (integers) or does not differ is taken from the nearer end. Where one
-    tensor has two dtypes, the wider one holds.
+    `start` and `end` are modules, mappings of names to tensors, or files (see `checkpoint`); their tensors are copied.
+    At α = 0 and α = 1 the line gives them bit for bit. Floating-point tensors, parameters and buffers, are interpolated
+    by `torch.lerp`; integers are taken from the nearer end. If the two ends have different dtypes for a tensor, the
+    wider one is used.
 
-    Raises `EndpointMismatch` for names or shapes that differ, and for two ends that are the same network.
+    Raises `EndpointMismatch` for names or shapes that differ, and for two equal checkpoints.
 
     Source: Goodfellow, Vinyals & Saxe (2014).
 
@@ -35,7 +34,7 @@ class Line(Path):
     def __init__(self, start: Source, end: Source) -> None:
         self.start, self.end = matched(checkpoint(start), checkpoint(end))
         self._moving = moving(self.start, self.end)
-        self._twins = twins(self.start, self.end)
+        self._tied = first_tied_names(self.start, self.end)
         if not self._moving:
             raise EndpointMismatch(
                 explain(
@@ -55,9 +54,9 @@ class Line(Path):
         nearer = self.start if alpha < 0.5 else self.end
         tensors = dict(nearer.tensors)
         for name in self._moving:
-            twin = self._twins[name]
+            first = self._tied[name]
             tensors[name] = (
-                tensors[twin] if twin != name else torch.lerp(self.start.tensors[name], self.end.tensors[name], alpha)
+                tensors[first] if first != name else torch.lerp(self.start.tensors[name], self.end.tensors[name], alpha)
             )
         return tensors
 
@@ -70,11 +69,11 @@ class Line(Path):
         return {name: self.end.tensors[name] - self.start.tensors[name] for name in self._moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
-        """The same line with its tensors on a device, the floating-point ones in `dtype` where one is given."""
-        return Line(placed(self.start, device, dtype), placed(self.end, device, dtype))
+        """The line on a device, with its floating-point tensors in `dtype` unless that is None."""
+        return Line(self.start.to(device, dtype), self.end.to(device, dtype))
 
     def describe(self) -> str:
-        """Where the line runs, in words."""
+        """The line in words."""
         return f"line from {self.start.source} to {self.end.source}"
 
     def digest(self) -> str:
@@ -86,45 +85,45 @@ class Line(Path):
         return ends_digest("line", start=self.start, end=self.end)
 
     def only(self, *patterns: Pattern, rest: Rest = "end") -> Line:
-        """The line of some tensors alone, all others held at the end or at the start; see `Path.only`."""
-        chosen = set(selected(patterns, self.start, self.end))
+        """The line along which only some tensors move, with all others held at one end; see `Path.only`."""
+        chosen = set(tensors_matching(patterns, self.start, self.end))
         held = self.end if rest == "end" else self.start
         tensors = ({**held.tensors, **{name: end.tensors[name] for name in chosen}} for end in (self.start, self.end))
-        words = f" ({listed([text_of(each) for each in patterns])} alone, the rest as in {held.source})"
+        words = f" ({abbreviated([pattern_text(each) for each in patterns])} alone, the rest as in {held.source})"
         start, end = (
-            Checkpoint(made, end.parameters, end.source + (words if end is not held else ""))
-            for made, end in zip(tensors, (self.start, self.end), strict=True)
+            Checkpoint(state, end.parameters, end.source + (words if end is not held else ""))
+            for state, end in zip(tensors, (self.start, self.end), strict=True)
         )
         return Line(start, end)
 
     def between(self, first: float, last: float) -> Line:
-        """The stretch of the line from α = `first` to α = `last`, also beyond [0, 1]; see `Path.between`."""
-        return Line(self._stop(first), self._stop(last))
+        """The segment of the line from α = `first` to α = `last`, which may lie outside [0, 1]; see `Path.between`."""
+        return Line(self._checkpoint_at(first), self._checkpoint_at(last))
 
     def distance(self) -> float:
-        """‖θ_T − θ₀‖₂ over all parameters, tied ones once, accumulated in float64."""
+        """‖θ_T − θ₀‖₂ over all parameters, each tied one counted once, accumulated in float64."""
         return distance(self.start, self.end, self.start.parameters)
 
     def relative_distance(self) -> float:
-        """‖θ_T − θ₀‖ / ‖θ₀‖ over all parameters; the paper's normalisation. inf from a start of zero."""
+        """‖θ_T − θ₀‖ / ‖θ₀‖ over all parameters, as normalised by Lucas et al. (2021); inf if θ₀ = 0."""
         return distances(self.start, self.end, self.start.parameters)[1]
 
     def layer_distances(self, relative: bool = False) -> dict[str, float]:
-        """‖θ_T − θ₀‖₂ of every parameter by name, or relative to ‖θ₀‖ of the same parameter.
+        """‖θ_T − θ₀‖₂ of every parameter by name, divided by its ‖θ₀‖ if `relative`.
 
         >>> Line({"a": torch.ones(4), "b": torch.ones(1)}, {"a": torch.zeros(4), "b": torch.ones(1)}).layer_distances()
         {'a': 2.0, 'b': 0.0}
         """
         return {name: distances(self.start, self.end, [name])[relative] for name in self.start.parameters}
 
-    def _stop(self, alpha: float) -> Checkpoint:
+    def _checkpoint_at(self, alpha: float) -> Checkpoint:
         if alpha in (0, 1):
             return self.end if alpha else self.start
         return Checkpoint(self.at(alpha), self.start.parameters, f"α = {alpha:g} of the {self.describe()}")
 
 
 def moving(*ends: Checkpoint) -> tuple[str, ...]:
-    """Names of the floating-point tensors that are not the same in all checkpoints."""
+    """Names of the floating-point tensors that are not equal in all checkpoints."""
     first = ends[0].tensors
     return tuple(
         name

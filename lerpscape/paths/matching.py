@@ -1,53 +1,42 @@
-"""Checkpoints that are to share a path: the same names, shapes and dtypes, on one device."""
+"""Giving the checkpoints of a path the same names, shapes and dtypes, on one device."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 
 import torch
-from torch import Tensor
 
 from lerpscape.base.errors import EndpointMismatch, explain
-from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, storage
+from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, tie_key
 
 
 def all_matched(sources: list[Source]) -> list[Checkpoint]:
-    """Any number of checkpoints with the same names, shapes and dtypes in the same order.
+    """Checkpoints of all sources, with the same names in the same order, shapes, and dtypes (the widest of each name).
 
-    Raises `EndpointMismatch` that names the first of them that does not fit the one before all.
+    Raises `EndpointMismatch` for the first source whose names or shapes differ from those of `sources[0]`.
     """
-    found = [checkpoint(source) for source in sources]
-    for _ in range(2):  # the second time, the first has the widest dtype of all
-        for index in range(1, len(found)):
-            found[0], found[index] = matched(found[0], found[index])
-    return found
+    checkpoints = [checkpoint(source) for source in sources]
+    for _ in range(2):  # after the first round, checkpoint 0 has the widest dtypes; the second gives them to the others
+        for index in range(1, len(checkpoints)):
+            checkpoints[0], checkpoints[index] = matched(checkpoints[0], checkpoints[index])
+    return checkpoints
 
 
-def placed(end: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
-    """A checkpoint on a device, its floating-point tensors in `dtype` where one is given; tied tensors stay one."""
-    moved: dict[Hashable, Tensor] = {}
-    tensors = {}
-    for name, tensor in end.tensors.items():
-        key = storage(tensor)
-        if key not in moved:
-            moved[key] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        tensors[name] = moved[key]
-    return Checkpoint(tensors, end.parameters, end.source)
+def first_tied_names(*ends: Checkpoint) -> dict[str, str]:
+    """For each name, the first name of the tensor that it is tied to, which is its own for a tensor that is not tied.
 
-
-def twins(*ends: Checkpoint) -> dict[str, str]:
-    """For each name, the first name of the same tied tensor: one that shares memory with it in every checkpoint.
+    Two names are tied if they share memory in every one of the checkpoints.
 
     >>> weight = torch.ones(2)
-    >>> twins(checkpoint({"a": weight, "b": weight, "c": torch.ones(2)}))
+    >>> first_tied_names(checkpoint({"a": weight, "b": weight, "c": torch.ones(2)}))
     {'a': 'a', 'b': 'a', 'c': 'c'}
     """
     first: dict[Hashable, str] = {}
-    return {name: first.setdefault(tuple(storage(end.tensors[name]) for end in ends), name) for name in ends[0].tensors}
+    return {name: first.setdefault(tuple(tie_key(end.tensors[name]) for end in ends), name) for name in ends[0].tensors}
 
 
 def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
-    """Both ends with the same names, shapes and dtypes in the same order; where one has two dtypes, the wider.
+    """Both checkpoints with the same names, shapes and dtypes in the same order; of two dtypes the wider one is used.
 
     Raises `EndpointMismatch` for names or shapes that differ.
 
@@ -63,7 +52,7 @@ def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]
             explain(
                 expected="two checkpoints of one network, with the same names.",
                 got="; ".join(
-                    f"{listed(names)} only in {where.source}"
+                    f"{abbreviated(names)} only in {where.source}"
                     for names, where in ((missing, start), (extra, end))
                     if names
                 )
@@ -77,13 +66,13 @@ def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]
         raise EndpointMismatch(
             explain(
                 expected="the same shape for each name at both ends.",
-                got=f"{listed(shapes)}; {name!r} is {tuple(start.tensors[name].shape)} in {start.source} "
+                got=f"{abbreviated(shapes)}; {name!r} is {tuple(start.tensors[name].shape)} in {start.source} "
                 f"and {tuple(end.tensors[name].shape)} in {end.source}.",
                 hint="Give two checkpoints of networks with the same layer sizes.",
             )
         )
-    # A module knows its parameters better than a file does; with two files both know the same.
-    knowing = start if start.source.startswith("module ") else end
+    # A module knows which tensors are parameters; for a file or a mapping they were guessed from names and dtypes.
+    reference = start if start.source.startswith("module ") else end
     tensors: tuple[Params, Params] = ({}, {})
     for name in start.tensors:
         ends = (start.tensors[name], end.tensors[name].to(start.tensors[name].device))
@@ -91,31 +80,31 @@ def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]
         for side, tensor in zip(tensors, ends, strict=True):
             side[name] = tensor.to(dtype)
     return (
-        Checkpoint(tensors[0], knowing.parameters, start.source),
-        Checkpoint(tensors[1], knowing.parameters, end.source),
+        Checkpoint(tensors[0], reference.parameters, start.source),
+        Checkpoint(tensors[1], reference.parameters, end.source),
     )
 
 
 def _with_tied_names(one: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """Add names that `one` lacks where `other` shows them to be a second name of a tensor that `one` has.
+    """Add to `one` those of its missing names that are tied, in `other`, to a name that it has.
 
-    safetensors keeps one name of tied weights; a module or a .pt file has them all.
+    A safetensors file has one name for tied weights; a module and a .pt file have all names.
     """
     tensors = dict(one.tensors)
     for name, tensor in other.tensors.items():
         if name in tensors:
             continue
-        for twin, candidate in other.tensors.items():
-            if twin in tensors and storage(tensor) == storage(candidate):
-                tensors[name] = tensors[twin]
+        for other_name, candidate in other.tensors.items():
+            if other_name in tensors and tie_key(tensor) == tie_key(candidate):
+                tensors[name] = tensors[other_name]
                 break
     return Checkpoint(tensors, one.parameters, one.source)
 
 
-def listed(names: list[str], most: int = 3) -> str:
-    """The first few of many names, and how many more.
+def abbreviated(names: list[str], most: int = 3) -> str:
+    """The first few of a list of names, and the number of the others, in words.
 
-    >>> listed(list("abcde"))
+    >>> abbreviated(list("abcde"))
     "'a', 'b', 'c' and 2 more"
     """
     shown = ", ".join(repr(name) for name in names[:most])

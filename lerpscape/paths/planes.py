@@ -1,4 +1,4 @@
-"""A plane through three checkpoints: points on it, and where other checkpoints lie above it."""
+"""A plane through three checkpoints, the position of other checkpoints relative to it, and lists of single points."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import torch
 from lerpscape.base.errors import explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, digest, ends_digest
 from lerpscape.paths.line import moving
-from lerpscape.paths.matching import all_matched, matched, placed
+from lerpscape.paths.matching import all_matched, matched
 
-# Three points are on one line where the sine of the angle at the origin is below this.
-_FLAT = 1e-6
+# Three points count as collinear if the sine of the angle at the origin is below this.
+_COLLINEAR = 1e-6
 
 
 class Position(NamedTuple):
-    """Where a checkpoint is: the nearest point of a plane, and how far above it (in the norm of the parameters)."""
+    """Position of a checkpoint: flat coordinates of the nearest point of a plane, and the distance from that point.
+
+    All three are lengths in parameter space; see `Plane.flat`.
+    """
 
     x: float
     y: float
@@ -28,10 +31,10 @@ class Position(NamedTuple):
 class Plane:
     """The plane θ(s, t) = θ_o + s(θ_x − θ_o) + t(θ_y − θ_o) through three checkpoints.
 
-    The corners (0, 0), (1, 0) and (0, 1) are the three checkpoints bit for bit. Buffers go along; distances and
-    coordinates are over parameters, in float64. What cannot be interpolated is taken from the origin.
+    At (0, 0), (1, 0) and (0, 1) it gives the three checkpoints bit for bit. Buffers are interpolated like parameters,
+    and integers are taken from the origin. Distances and coordinates are over parameters, in float64.
 
-    Raises `EndpointMismatch` for checkpoints that do not fit, `ValueError` for three on one line.
+    Raises `EndpointMismatch` for checkpoints of different networks, `ValueError` for three on one line.
 
     >>> corners = torch.eye(3)
     >>> plane = Plane(*({"w": corner} for corner in corners))
@@ -48,12 +51,12 @@ class Plane:
             self._product(*pair) for pair in ((self.x, self.x), (self.x, self.y), (self.y, self.y))
         )
         self._determinant = self._xx * self._yy - self._xy**2
-        if not self._determinant > _FLAT**2 * self._xx * self._yy:
+        if not self._determinant > _COLLINEAR**2 * self._xx * self._yy:
             raise ValueError(
                 explain(
                     expected="three checkpoints that are not on one line, which make a plane.",
                     got=f"{self.origin.source}, {self.x.source} and {self.y.source}, collinear to within rounding.",
-                    hint="Take a third one from another run, or measure the line with profile().",
+                    hint="Choose a third one from another run, or measure the line with profile().",
                 )
             )
 
@@ -69,7 +72,7 @@ class Plane:
         return tensors
 
     def coordinates(self, of: Source) -> tuple[float, float]:
-        """(s, t) of the point of the plane nearest to a checkpoint; those of the corners are exact."""
+        """(s, t) of the point of the plane that is nearest to a checkpoint."""
         point = matched(self.origin, checkpoint(of))[1]
         along_x, along_y = self._product(point, self.x), self._product(point, self.y)
         s = (along_x * self._yy - along_y * self._xy) / self._determinant
@@ -77,21 +80,21 @@ class Plane:
         return s, t
 
     def flat(self, s: float, t: float) -> tuple[float, float]:
-        """Where (s, t) is on paper: lengths and angles as in parameter space, the origin at 0, x to the right.
+        """Coordinates of (s, t) in an orthonormal basis of the plane, so that lengths and angles are true.
 
-        Both coordinates are in the norm of the parameters.
+        The origin is at (0, 0), and the second checkpoint is on the positive first axis.
         """
         width = math.sqrt(self._xx)
         return s * width + t * self._xy / width, t * math.sqrt(self._determinant) / width
 
     def from_flat(self, x: float, y: float) -> tuple[float, float]:
-        """(s, t) of a place on paper: the inverse of `flat`."""
+        """(s, t) of a point in these coordinates: the inverse of `flat`."""
         width = math.sqrt(self._xx)
         t = y * width / math.sqrt(self._determinant)
         return (x - t * self._xy / width) / width, t
 
     def position(self, of: Source) -> Position:
-        """Where a checkpoint is on paper, and its height above the plane: ‖θ − nearest point‖₂ over parameters."""
+        """Flat coordinates of the point of the plane nearest to a checkpoint θ, and ‖θ − nearest point‖₂."""
         point = matched(self.origin, checkpoint(of))[1]
         s, t = self.coordinates(point)
         total = 0.0
@@ -103,7 +106,7 @@ class Plane:
         return Position(*self.flat(s, t), math.sqrt(total))
 
     def describe(self) -> str:
-        """Through which checkpoints the plane goes."""
+        """The plane in words."""
         return f"plane through {self.origin.source}, {self.x.source} and {self.y.source}"
 
     def digest(self) -> str:
@@ -111,24 +114,24 @@ class Plane:
         return ends_digest("plane", origin=self.origin, x=self.x, y=self.y)
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Plane:
-        """The same plane with its tensors on a device, the floating-point ones in `dtype` where one is given."""
-        return Plane(*(placed(each, device, dtype) for each in (self.origin, self.x, self.y)))
+        """The plane on a device, with its floating-point tensors in `dtype` unless that is None."""
+        return Plane(*(each.to(device, dtype) for each in (self.origin, self.x, self.y)))
 
     def _product(self, one: Checkpoint, other: Checkpoint) -> float:
-        """Inner product over parameters of the ways from the origin."""
+        """Inner product ⟨one − origin, other − origin⟩ over parameters."""
         total = 0.0
         for name in self.origin.parameters:
             origin = self.origin.tensors[name].double()
-            ways = (each.tensors[name].double() - origin for each in (one, other))
-            total += float(torch.dot(*(way.flatten() for way in ways)))
+            differences = (point.tensors[name].double() - origin for point in (one, other))
+            total += float(torch.dot(*(difference.flatten() for difference in differences)))
         return total
 
 
-class Stops:
-    """Points without a road between them, one after the other: stop k of n is at α = k/(n−1).
+class PointList:
+    """A list of n unconnected points of parameter space in the form of a path: point k is at α = k/(n−1).
 
-    What takes a path measures them all in one reading of the data: `profile(..., alphas=len(stops),
-    derivative=False)`. `find` gives the tensors of stop k.
+    So one reading of the data measures all of them: `profile(..., alphas=len(points), derivative=False)`. `ends` are
+    the first and the last point, `find` gives the tensors of point k, and `what` describes what the points are of.
     """
 
     def __init__(
@@ -142,33 +145,30 @@ class Stops:
         return self._count
 
     def at(self, alpha: float) -> Params:
-        """Every tensor of the network at the stop nearest to α."""
+        """Every tensor of the network at the point nearest to α."""
         tensors = self._find(round(alpha * (self._count - 1)))
-        return tensors if self._place is None else placed(Checkpoint(tensors, (), ""), *self._place).tensors
+        return tensors if self._place is None else Checkpoint(tensors, (), "").to(*self._place).tensors
 
     def velocity(self, alpha: float) -> Params:
-        """There is none.
-
-        Raises `TypeError`.
-        """
+        """Raises `TypeError`: unconnected points have no derivative."""
         raise TypeError(
             explain(
                 expected="a path, for a derivative.", got=f"{self.describe()}, single points.", hint="derivative=False"
             )
         )
 
-    def to(self, device: torch.device, dtype: torch.dtype | None) -> Stops:
-        """The same stops on a device, the floating-point tensors in `dtype` where one is given."""
-        ends = placed(self.start, device, dtype), placed(self.end, device, dtype)
-        moved = Stops(ends, self._count, self._find, self._what)
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> PointList:
+        """The points on a device, with their floating-point tensors in `dtype` unless that is None."""
+        ends = self.start.to(device, dtype), self.end.to(device, dtype)
+        moved = PointList(ends, self._count, self._find, self._what)
         moved._place = device, dtype
         return moved
 
     def describe(self) -> str:
-        """What the stops are."""
+        """The points in words."""
         return f"{self._count} points of the {self._what}"
 
     def digest(self) -> str:
-        """12 hex digits over the tensors of every stop."""
+        """12 hex digits over the tensors of every point."""
         parts = {f"{index}": digest(self._find(index)) for index in range(self._count)}
         return digest({f"stop:{index}:{part}": torch.empty(0) for index, part in parts.items()})

@@ -1,9 +1,8 @@
-"""Schedules φ: where a tensor is on its path when the others are at α."""
+"""Interpolation schedules φ: a tensor with schedule φ is at θ(φ(α)) when the other tensors of a path are at θ(α)."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from lerpscape.base.errors import explain
 from lerpscape.networks.bias_depths import bias_depths
 from lerpscape.paths.checkpoints import Checkpoint
-from lerpscape.paths.matching import listed
-from lerpscape.paths.patterns import Pattern, selected
+from lerpscape.paths.matching import abbreviated
+from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
 
-# When a tensor is where: a function of α, or one value for good.
+# A function φ of α, or a number at which the tensor is held.
 Schedule: TypeAlias = "Callable[[Tensor], Any] | float"
 
 
@@ -36,12 +35,12 @@ class Power:
         return alpha**self._power
 
 
-def time_and_rate(schedule: Schedule, alpha: float) -> tuple[float, float]:
+def value_and_rate(schedule: Schedule, alpha: float) -> tuple[float, float]:
     """φ(α) and φ′(α) of a schedule, in float64.
 
     Raises `ValueError` for values that are not finite, `TypeError` for a function that is not differentiable by torch.
 
-    >>> time_and_rate(lambda a: a**3, 0.5), time_and_rate(1.0, 0.5)
+    >>> value_and_rate(lambda a: a**3, 0.5), value_and_rate(1.0, 0.5)
     ((0.125, 0.75), (1.0, 0.0))
     """
     if isinstance(schedule, (int, float)):
@@ -53,72 +52,66 @@ def time_and_rate(schedule: Schedule, alpha: float) -> tuple[float, float]:
             raise TypeError(
                 explain(
                     expected="a schedule from α, a float64 tensor of shape (), to such a tensor.",
-                    got=f"{type(time).__name__} from {_name(schedule)}.",
-                    hint="Write it with arithmetic or torch functions: lambda a: a**2; a number holds a tensor.",
+                    got=f"{type(time).__name__} from {_in_words(schedule)}.",
+                    hint="Write it with arithmetic or torch functions, as lambda a: a**2, or give a number.",
                 )
             )
         (rate,) = torch.autograd.grad(time, point) if time.requires_grad else (torch.zeros(()),)
-    found = float(time.detach()), float(rate)
-    if not all(map(math.isfinite, found)):
+    value, slope = float(time.detach()), float(rate)
+    if not (math.isfinite(value) and math.isfinite(slope)):
         raise ValueError(
             explain(
-                expected="a schedule that is finite, with a finite derivative, where it is looked at.",
-                got=f"φ({alpha:g}) = {found[0]}, φ′({alpha:g}) = {found[1]} from {_name(schedule)}.",
-                hint="The square root, for one, has no derivative at 0: choose α beyond, or another schedule.",
+                expected="a schedule that is finite and has a finite derivative at every α that is measured.",
+                got=f"φ({alpha:g}) = {value}, φ′({alpha:g}) = {slope} from {_in_words(schedule)}.",
+                hint="The square root, for example, has no derivative at 0: leave 0 out, or choose another schedule.",
             )
         )
-    return found
+    return value, slope
 
 
-def chosen_times(
+def schedules_by_name(
     times: Mapping[Pattern, Schedule], start: Checkpoint, end: Checkpoint
 ) -> tuple[dict[str, Schedule], str]:
-    """The schedule of each name that a pattern means, and all of it in words.
+    """The schedule of each tensor that matches a pattern, by name, and a description of all of them.
 
-    Raises `ValueError` for a pattern that matches nothing, and for a name that two patterns match.
+    Raises `ValueError` for a pattern that matches nothing, and for a name that matches two patterns.
     """
-    found: dict[str, Schedule] = {}
+    schedules: dict[str, Schedule] = {}
     words = []
     for pattern, schedule in times.items():
-        names = selected([pattern], start, end)
-        twice = [name for name in names if name in found]
+        names = tensors_matching([pattern], start, end)
+        twice = [name for name in names if name in schedules]
         if twice:
             raise ValueError(
                 explain(
-                    expected="patterns of which each name matches one.",
-                    got=f"{listed(twice)} under two.",
+                    expected="patterns of which each name matches at most one.",
+                    got=f"{abbreviated(twice)}, which match two.",
                     hint="Make them narrower.",
                 )
             )
-        found |= dict.fromkeys(names, schedule)
-        text = pattern if isinstance(pattern, str) else pattern.pattern
-        words.append(f"{text!r} {_name(schedule)}")
-    if not found:
+        schedules |= dict.fromkeys(names, schedule)
+        words.append(f"{pattern_text(pattern)!r} {_in_words(schedule)}")
+    if not schedules:
         raise ValueError(
             explain(expected="at least one pattern with a schedule.", got="none.", hint='{"*.bias": lambda a: a**2}')
         )
-    return found, "; ".join(words)
+    return schedules, "; ".join(words)
 
 
-def homogeneous_times(
+def homogeneous_schedules(
     model: nn.Module, depths: Mapping[Pattern, int] | None, start: Checkpoint, end: Checkpoint
 ) -> tuple[dict[str, Schedule], str]:
-    """α^h for the biases of each layer h, and that in words."""
+    """The schedule α^h of the biases of each layer, h its depth, by name, and a description of all of them."""
     if depths is None:
-        known = {name: depth for name, depth in bias_depths(model).items() if name in start.tensors}
+        by_name = {name: depth for name, depth in bias_depths(model).items() if name in start.tensors}
     else:
-        known = {name: depth for pattern, depth in depths.items() for name in selected([pattern], start, end)}
-    powers: dict[int, Schedule] = {depth: Power(depth) for depth in set(known.values())}
-    words = f"biases at α^h, h from {min(known.values())} to {max(known.values())}" if known else "no biases"
-    return {name: powers[depth] for name, depth in known.items()}, words
+        by_name = {name: depth for pattern, depth in depths.items() for name in tensors_matching([pattern], start, end)}
+    powers: dict[int, Schedule] = {depth: Power(depth) for depth in set(by_name.values())}
+    words = f"biases at α^h, h from {min(by_name.values())} to {max(by_name.values())}" if by_name else "no biases"
+    return {name: powers[depth] for name, depth in by_name.items()}, words
 
 
-def text_of(pattern: Pattern) -> str:
-    """A pattern as the user wrote it."""
-    return pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-
-
-def _name(schedule: Schedule) -> str:
+def _in_words(schedule: Schedule) -> str:
     if isinstance(schedule, (int, float)):
         return f"held at α = {schedule:g}"
     if hasattr(schedule, "__name__") and schedule.__name__ != "<lambda>":

@@ -1,4 +1,4 @@
-"""Sets of checkpoints of one network: a folder of snapshots, a list or a mapping, read and compared."""
+"""Reading several checkpoints of one network, from a folder of snapshots, a list or a mapping."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def snapshots(source: Snapshots, least: int = 2) -> dict[str, Checkpoint]:
-    """Checkpoints by label: those of a folder in the order of the numbers in their names, or those given.
+    """Checkpoints by label: those of a list or mapping, or the files of a folder in the order of their numbers.
 
-    Raises `ValueError` for fewer than `least`, `EndpointMismatch` that names the first that is of another network.
+    Labels are the stems of the files, the positions in the list, or the keys of the mapping.
+
+    Raises `ValueError` for fewer than `least` checkpoints, and `EndpointMismatch` that names the first checkpoint of
+    another network.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -33,37 +36,38 @@ def snapshots(source: Snapshots, least: int = 2) -> dict[str, Checkpoint]:
             raise ValueError(
                 explain(expected="a folder of checkpoints.", got=f"{folder}, which is none.", hint="Check the path.")
             )
-        files = sorted((each for each in folder.iterdir() if each.suffix in ENDINGS), key=_by_number)
-        given: dict[str, Source] = {each.stem: each for each in files}
-        if len(given) < len(files):
+        files = sorted((file for file in folder.iterdir() if file.suffix in ENDINGS), key=_by_number)
+        sources: dict[str, Source] = {file.stem: file for file in files}
+        if len(sources) < len(files):
             raise ValueError(
                 explain(
                     expected=f"one file for each name in {folder}.",
-                    got="two with one stem.",
+                    got="two whose names differ in the suffix only.",
                     hint="Move one elsewhere.",
                 )
             )
     elif isinstance(source, Mapping):
-        given = dict(source)
+        sources = dict(source)
     else:
-        given = {str(index): each for index, each in enumerate(source)}
-    if len(given) < least:
+        sources = {str(index): item for index, item in enumerate(source)}
+    if len(sources) < least:
         raise ValueError(
             explain(
                 expected=f"at least {least} checkpoints.",
-                got=f"{len(given)} in {source if isinstance(source, (str, Path)) else 'the list'}.",
-                hint=f"Files that count end in {', '.join(ENDINGS)}.",
+                got=f"{len(sources)} in {source if isinstance(source, (str, Path)) else 'the list'}.",
+                hint=f"Names of checkpoint files end in {', '.join(ENDINGS)}.",
             )
         )
-    found = {label: checkpoint(each) for label, each in given.items()}
-    first, *others = found
+    checkpoints = {label: checkpoint(item) for label, item in sources.items()}
+    first, *others = checkpoints
     for label in others:
         try:
-            found[first], found[label] = matched(found[first], found[label])
+            checkpoints[first], checkpoints[label] = matched(checkpoints[first], checkpoints[label])
         except EndpointMismatch as error:
             raise EndpointMismatch(f"checkpoint {label!r} does not fit {first!r}\n{error}") from error
-    return found
+    return checkpoints
 
 
 def _by_number(file: Path) -> list[tuple[int, str]]:
+    """A sort key by which step9 comes before step10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.stem)]

@@ -1,4 +1,4 @@
-"""A path along spheres: parameters turn instead of shrinking."""
+"""Spherical interpolation between two checkpoints, along which the norms of parameters change linearly."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 from lerpscape.base.errors import explain
 from lerpscape.paths.checkpoints import Params, Source, ends_digest
 from lerpscape.paths.line import Line, moving
-from lerpscape.paths.matching import placed, twins
+from lerpscape.paths.matching import first_tied_names
 from lerpscape.paths.path import Path
 
-# Below this angle (rad) between two tensors, or between one and the other's opposite, a sphere has no clear direction.
+# Two vectors with an angle (rad) below this count as parallel, as their great circle is not determined numerically.
 _SMALL_ANGLE = 1e-6
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What a parameter does: it turns by `angle` while its norm goes from `first` to `last`."""
+    """The movement of one parameter: it turns by `angle` (rad) while its norm goes from `first` to `last`."""
 
     angle: float
     first: float
     last: float
 
     def weights(self, alpha: float) -> tuple[float, float]:
-        """What start and end are multiplied with at α."""
+        """The factors of the start's and the end's tensor at α."""
         norm = (1 - alpha) * self.first + alpha * self.last
         one, other = math.sin((1 - alpha) * self.angle), math.sin(alpha * self.angle)
         return self._scaled(norm * one, norm * other)
 
     def rates(self, alpha: float) -> tuple[float, float]:
-        """The derivatives of both weights by α."""
+        """The derivatives of both factors by α."""
         norm, growth = (1 - alpha) * self.first + alpha * self.last, self.last - self.first
         left, right = (1 - alpha) * self.angle, alpha * self.angle
         one = growth * math.sin(left) - norm * self.angle * math.cos(left)
@@ -44,13 +44,14 @@ class _Turn:
 
 
 class SphericalLine(Path):
-    """A path on which no parameter shrinks on the way: each turns at a constant rate while its norm goes straight.
+    """Spherical interpolation of every parameter, with its norm interpolated linearly.
 
-    For a parameter with unit vectors u₀, u_T at angle ω and norms r₀, r_T:
-    θ(α) = ((1−α)r₀ + αr_T) (sin((1−α)ω) u₀ + sin(αω) u_T) / sin ω. Parameters that are zero at an end or parallel
-    (ω < 1e-6 rad) go straight, and so do buffers. The angle is taken in float64; ends are met bit for bit.
+    For a parameter with norms r₀, r_T and unit vectors u₀, u_T at an angle ω:
+    θ(α) = ((1−α)r₀ + αr_T) (sin((1−α)ω) u₀ + sin(αω) u_T) / sin ω. Buffers, parameters that are zero at an end, and
+    those with ω < 1e-6 rad are interpolated linearly. Angles are computed in float64. At α = 0 and α = 1 the path gives
+    the tensors of the two ends bit for bit.
 
-    Raises `ValueError` for a parameter that is turned into its opposite: there is no one way round.
+    Raises `ValueError` for a parameter with ω = π, between whose ends no great circle is the shortest.
 
     Source: Shoemake (1985).
 
@@ -62,9 +63,9 @@ class SphericalLine(Path):
     def __init__(self, start: Source, end: Source) -> None:
         self._line = Line(start, end)
         self.start, self.end = self._line.start, self._line.end
-        self._twins = twins(self.start, self.end)
-        parameters = {self._twins[name] for name in self.start.parameters}
-        turning = [name for name in moving(self.start, self.end) if self._twins[name] in parameters]
+        self._tied = first_tied_names(self.start, self.end)
+        parameters = {self._tied[name] for name in self.start.parameters}
+        turning = [name for name in moving(self.start, self.end) if self._tied[name] in parameters]
         turns = {name: self._turn(name) for name in turning}
         self._turns = {name: turn for name, turn in turns.items() if turn is not None}
 
@@ -75,8 +76,8 @@ class SphericalLine(Path):
             return tensors
         for name, turn in self._turns.items():
             one, other = turn.weights(alpha)
-            twin = self._twins[name]
-            tensors[name] = tensors[twin] if twin != name else self._combined(name, one, other)
+            first = self._tied[name]
+            tensors[name] = tensors[first] if first != name else self._combined(name, one, other)
         return tensors
 
     def velocity(self, alpha: float) -> Params:
@@ -86,11 +87,11 @@ class SphericalLine(Path):
         }
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> SphericalLine:
-        """The same path with its tensors on a device, the floating-point ones in `dtype` where one is given."""
-        return SphericalLine(placed(self.start, device, dtype), placed(self.end, device, dtype))
+        """The path on a device, with its floating-point tensors in `dtype` unless that is None."""
+        return SphericalLine(self.start.to(device, dtype), self.end.to(device, dtype))
 
     def describe(self) -> str:
-        """Where the path runs, in words."""
+        """The path in words."""
         return f"spherical {self._line.describe()}"
 
     def digest(self) -> str:
@@ -101,7 +102,7 @@ class SphericalLine(Path):
         return one * self.start.tensors[name] + other * self.end.tensors[name]
 
     def _turn(self, name: str) -> _Turn | None:
-        """How a parameter turns; None where it goes straight."""
+        """The turn of a parameter; None for one that is interpolated linearly."""
         start, end = self.start.tensors[name].double(), self.end.tensors[name].double()
         first, last = float(start.norm()), float(end.norm())
         if not first or not last:
@@ -111,9 +112,9 @@ class SphericalLine(Path):
         if math.pi - angle < _SMALL_ANGLE:
             raise ValueError(
                 explain(
-                    expected="parameters that are not turned into their opposite.",
-                    got=f"{name!r}, at π from {self.start.source} to {self.end.source}.",
-                    hint="Line(start, end) goes straight, through zero.",
+                    expected="parameters that do not point in opposite directions at the two ends.",
+                    got=f"{name!r}, at an angle of π between {self.start.source} and {self.end.source}.",
+                    hint="Line(start, end) interpolates linearly, through zero.",
                 )
             )
         return _Turn(angle, first, last) if angle >= _SMALL_ANGLE else None

@@ -1,1 +1,1 @@
-"""Pictures of results, and several results as one HTML page."""
+"""Figures of results with matplotlib, and HTML reports."""

@@ -1,4 +1,4 @@
-"""Pictures of who makes a rise: layers, examples and classes, weights and statistics."""
+"""Figures of what contributes to a rise: layers, examples and classes, weights and batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lerpscape.plots.style import (
     RISE_COLOUR,
     axes_or_new,
     legend_above,
-    look,
+    line_style,
     page,
     style,
     with_unit,
@@ -29,74 +29,74 @@ if TYPE_CHECKING:
     from lerpscape.studies.contributions import Contributions
 
 
-def plot_contributions(found: Contributions, ax: Axes | None = None, most: int = 30) -> Axes:
-    """Draw one bar per part with its quadrature error, the largest `most` of them; orange parts raise the loss."""
+def plot_contributions(contributions: Contributions, ax: Axes | None = None, most: int = 30) -> Axes:
+    """Draw the `most` largest contributions as bars with their quadrature errors; orange: it raises the loss."""
     with style():
         ax = axes_or_new(ax)
-        largest = np.sort(np.argsort(-np.abs(found.parts), kind="stable")[:most])
-        values, errors = found.parts[largest], found.errors[largest]
+        largest = np.sort(np.argsort(-np.abs(contributions.parts), kind="stable")[:most])
+        values, errors = contributions.parts[largest], contributions.errors[largest]
         colours = [RISE_COLOUR if value > 0 else COLOURS[0] for value in values]
         rows = np.arange(len(largest))[::-1]
         ax.barh(rows, values, xerr=errors, color=colours, height=0.7, error_kw={"ecolor": INK, "lw": 0.8})
         ax.axvline(0, color=INK, linewidth=0.8)
-        ax.set_yticks(rows, [found.names[i] for i in largest])
-        left, right = found.between
-        ax.set(xlabel=with_unit(f"part of L({right:.3g}) − L({left:.3g}) = {found.change:+.4g}", found.unit))
-        if len(largest) < len(found.parts):
-            ax.set_title(f"the {len(largest)} largest of {len(found.parts)} parts")
+        ax.set_yticks(rows, [contributions.names[i] for i in largest])
+        left, right = contributions.between
+        change = f"part of L({right:.3g}) − L({left:.3g}) = {contributions.change:+.4g}"
+        ax.set(xlabel=with_unit(change, contributions.unit))
+        if len(largest) < len(contributions.parts):
+            ax.set_title(f"the {len(largest)} largest of {len(contributions.parts)} parts")
     return ax
 
 
-def contributions_figure(found: Contributions, most: int = 30) -> Figure:
-    """A page as high as there are parts to draw."""
-    return page(lambda ax: plot_contributions(found, ax, most), (6.4, 1.2 + 0.26 * min(most, len(found.parts))))
+def contributions_figure(contributions: Contributions, most: int = 30) -> Figure:
+    """A figure of the `most` largest contributions, with a height in proportion to their number."""
+    bars = min(most, len(contributions.parts))
+    return page(lambda ax: plot_contributions(contributions, ax, most), (6.4, 1.2 + 0.26 * bars))
 
 
-def plot_examples(found: ExampleCurves, ax: Axes | None = None) -> Axes:
-    """Draw the mean loss over bands of the examples' own losses, and thin lines for the classes (24 at most)."""
+def plot_examples(curves: ExampleCurves, ax: Axes | None = None) -> Axes:
+    """Draw the mean loss, bands with 50 and 90 % of the examples' losses, and thin lines for up to 24 classes."""
     with style():
         ax = axes_or_new(ax)
-        low, lower, upper, high = np.percentile(found.losses, [5, 25, 75, 95], axis=1)
-        ax.fill_between(found.alphas, low, high, color=INK, alpha=0.12, linewidth=0, label="90 % of examples")
-        ax.fill_between(found.alphas, lower, upper, color=INK, alpha=0.2, linewidth=0, label="50 %")
-        for index, each in enumerate(found.by_class(0.0)[:24]):
-            colour, dash = look(index)
-            ax.plot(found.alphas, each.curve, dash, color=colour, linewidth=0.9, label=f"class {each.number}")
-        ax.plot(found.alphas, found.mean, color=INK, linewidth=2.2, label="mean")
-        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", found.unit))
+        low, lower, upper, high = np.percentile(curves.losses, [5, 25, 75, 95], axis=1)
+        ax.fill_between(curves.alphas, low, high, color=INK, alpha=0.12, linewidth=0, label="90 % of examples")
+        ax.fill_between(curves.alphas, lower, upper, color=INK, alpha=0.2, linewidth=0, label="50 %")
+        for index, of_class in enumerate(curves.by_class(0.0)[:24]):
+            colour, dashes = line_style(index)
+            label = f"class {of_class.number}"
+            ax.plot(curves.alphas, of_class.curve, dashes, color=colour, linewidth=0.9, label=label)
+        ax.plot(curves.alphas, curves.mean, color=INK, linewidth=2.2, label="mean")
+        ax.set(xlabel=ALPHA, ylabel=with_unit("loss", curves.unit))
         legend_above(ax, 5)
     return ax
 
 
-def plot_policies(found: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw the loss under every batch-norm policy, and beside it what weights and statistics add to its change."""
+def plot_policies(sweep: PolicySweep, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Draw the loss under every batch-norm policy, and the parts of weights and statistics in its change as bars."""
     with style():
         curves, bars = axes
-        for index, each in enumerate(found):
-            colour = COLOURS[index % len(COLOURS)]
-            curves.plot(
-                each.profile.alphas, each.profile.loss, ("-", "--", ":")[index % 3], color=colour, label=each.name
-            )
-        curves.set(xlabel=ALPHA, ylabel=with_unit("loss", found.policies[0].profile.unit))
+        unit = sweep.policies[0].profile.unit
+        for index, row in enumerate(sweep):
+            colour, dashes = COLOURS[index % len(COLOURS)], ("-", "--", ":")[index % 3]
+            curves.plot(row.profile.alphas, row.profile.loss, dashes, color=colour, label=row.name)
+        curves.set(xlabel=ALPHA, ylabel=with_unit("loss", unit))
         legend_above(curves, 3)
-        known = [each for each in found if each.split is not None]
-        rows = np.arange(len(known))[::-1]
-        for shift, part in ((0.2, "weights"), (-0.2, "statistics")):
-            values = [float(each.split.parts[each.split.names.index(part)]) for each in known if each.split]
-            bars.barh(rows + shift, values, height=0.36, color=COLOURS[0 if part == "weights" else 1], label=part)
+        splits = {row.name: row.split for row in sweep if row.split is not None}
+        places = np.arange(len(splits))[::-1]
+        for shift, part, colour in ((0.2, "weights", COLOURS[0]), (-0.2, "statistics", COLOURS[1])):
+            values = [float(split.parts[split.names.index(part)]) for split in splits.values()]
+            bars.barh(places + shift, values, height=0.36, color=colour, label=part)
         bars.axvline(0, color=INK, linewidth=0.8)
-        labels = [
-            f"{each.name}\n{each.split.between[0]:.2g} to {each.split.between[1]:.2g}" for each in known if each.split
-        ]
-        bars.set_yticks(rows, labels)
-        bars.set(xlabel=with_unit("part of the change of the loss", found.policies[0].profile.unit))
+        labels = [f"{name}\n{split.between[0]:.2g} to {split.between[1]:.2g}" for name, split in splits.items()]
+        bars.set_yticks(places, labels)
+        bars.set(xlabel=with_unit("part of the change of the loss", unit))
         legend_above(bars, 2)
     return axes
 
 
-def policies_figure(found: PolicySweep) -> Figure:
-    """A page with one sweep of batch-norm policies."""
+def policies_figure(sweep: PolicySweep) -> Figure:
+    """A figure of a sweep of batch-norm policies."""
     with style():
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-        plot_policies(found, figure.subplots(1, 2))
+        plot_policies(sweep, figure.subplots(1, 2))
     return figure

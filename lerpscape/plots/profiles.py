@@ -1,4 +1,4 @@
-"""Pictures of results: each function draws into given matplotlib axes and returns them."""
+"""Figures of the loss along a path: profiles, certificates and sequential verdicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from lerpscape.plots.style import ALPHA, COLOURS, INK, RISE_COLOUR, axes_or_new, legend_above, style, with_unit
+from lerpscape.plots.style import (
+    ALPHA,
+    COLOURS,
+    INK,
+    RISE_COLOUR,
+    axes_or_new,
+    comparison_style,
+    legend_above,
+    style,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,19 +29,21 @@ if TYPE_CHECKING:
 
 
 def plot_profile(profile: Profile, ax: Axes | None = None, beside: Sequence[Profile] = ()) -> Axes:
-    """Draw the loss against α, rises shaded and invalid points crossed; dashed: the losses of profiles `beside` it.
+    """Draw the loss against α with its rises shaded; dashed: the losses of profiles `beside` it.
 
-    Without `ax` a new pyplot figure is made. A small triangle marks an interval whose rise the grid hides.
+    Dotted lines mark NaN and infinite losses, small triangles rises that lie between grid points. Without `ax` the plot
+    is drawn in a new pyplot figure.
     """
     with style():
         ax, profiles = axes_or_new(ax), [profile, *beside]
-        for index, each in enumerate(profiles):
-            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
-            ax.plot(each.alphas, each.loss, dash, color=colour, marker=".", markersize=4, label=each.label or "loss")
-            for point in each.invalid:
+        for index, curve in enumerate(profiles):
+            colour, dashes = comparison_style(index)
+            label = curve.label or "loss"
+            ax.plot(curve.alphas, curve.loss, dashes, color=colour, marker=".", markersize=4, label=label)
+            for point in curve.invalid:
                 ax.axvline(point.alpha, color=RISE_COLOUR, linestyle=":", linewidth=1)
         _shade_rises(profile, ax)
-        if any(each.invalid for each in profiles):
+        if any(curve.invalid for curve in profiles):
             ax.plot([], [], color=RISE_COLOUR, linestyle=":", label="NaN or infinite")
         if profile.alphas.min() < 0 or profile.alphas.max() > 1:
             for end in (0, 1):
@@ -42,17 +54,16 @@ def plot_profile(profile: Profile, ax: Axes | None = None, beside: Sequence[Prof
 
 
 def plot_accuracy(profiles: Sequence[Profile], ax: Axes) -> Axes | None:
-    """Draw accuracies on a second axis at the right of `ax`; None where no profile has one."""
-    known = [(index, each) for index, each in enumerate(profiles) if each.accuracy is not None]
-    if not known:
+    """Draw accuracies on a second axis at the right of `ax`; returns None if no profile has accuracies."""
+    if all(profile.accuracy is None for profile in profiles):
         return None
     with style():
         right = ax.twinx()
         right.spines["right"].set_visible(True)
-        for index, each in known:
-            accuracy = 100 * np.asarray(each.accuracy)
-            colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
-            right.plot(each.alphas, accuracy, dash, color=colour, alpha=0.4, linewidth=1)
+        for index, profile in enumerate(profiles):
+            if profile.accuracy is not None:
+                colour, dashes = comparison_style(index)
+                right.plot(profile.alphas, 100 * profile.accuracy, dashes, color=colour, alpha=0.4, linewidth=1)
         right.set(ylabel="accuracy, thin lines (%)", ylim=(-2, 102))
     return right
 
@@ -61,22 +72,22 @@ def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes
     """Draw dL/dα against α; above the zero line the loss rises."""
     with style():
         ax = axes_or_new(ax)
-        for index, each in enumerate(profiles):
-            if each.derivative is not None:
-                colour, dash = COLOURS[index % len(COLOURS)], "-" if index == 0 else "--"
-                ax.plot(each.alphas, each.derivative, dash, color=colour, linewidth=1.2)
-                above = np.where(each.derivative > 0, each.derivative, 0)
-                ax.fill_between(each.alphas, 0, above, color=RISE_COLOUR, alpha=0.2, linewidth=0)
+        for index, profile in enumerate(profiles):
+            if profile.derivative is not None:
+                colour, dashes = comparison_style(index)
+                ax.plot(profile.alphas, profile.derivative, dashes, color=colour, linewidth=1.2)
+                above = np.where(profile.derivative > 0, profile.derivative, 0)
+                ax.fill_between(profile.alphas, 0, above, color=RISE_COLOUR, alpha=0.2, linewidth=0)
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set(xlabel="α", ylabel="dL/dα")
     return ax
 
 
 def profile_figure(profile: Profile, beside: Sequence[Profile] = ()) -> Figure:
-    """One page of profiles along one path: losses with accuracies above, derivatives below."""
+    """A figure of profiles along one path: losses and accuracies above, derivatives below."""
     profiles = [profile, *beside]
     with style():
-        with_derivative = any(each.derivative is not None for each in profiles)
+        with_derivative = any(curve.derivative is not None for curve in profiles)
         figure = Figure(figsize=(5.8, 4.9 if with_derivative else 3.4), layout="constrained")
         if with_derivative:
             top, bottom = figure.subplots(2, 1, height_ratios=[2.4, 1], sharex=True)
@@ -92,9 +103,9 @@ def profile_figure(profile: Profile, beside: Sequence[Profile] = ()) -> Figure:
 
 
 def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
-    """Draw the proved enclosure of the loss against α, over a strip of what is decided on each interval.
+    """Draw the proved bounds of the loss against α, and a strip with the direction proved on each interval.
 
-    Blue: the loss provably never rises there; orange-red: it provably never falls; grey: not decided.
+    Blue: the loss is proved not to rise on the interval. Orange-red: it is proved not to fall. Grey: undecided.
     """
     colours = {"falling": COLOURS[0], "flat": COLOURS[0], "rising": RISE_COLOUR, "undecided": "#999999"}
     words = {"falling": "falls, proved", "flat": "falls, proved", "rising": "rises, proved", "undecided": "undecided"}
@@ -102,15 +113,15 @@ def plot_certificate(certificate: Certificate, ax: Axes | None = None) -> Axes:
         ax = axes_or_new(ax)
         alphas = np.unique(np.concatenate([certificate.edges, np.linspace(0, 1, 1001)]))
         low, high = certificate.loss_bounds(alphas)
-        ax.fill_between(alphas, low, high, color=INK, alpha=0.3, linewidth=0, label="the loss lies in here, proved")
+        ax.fill_between(alphas, low, high, color=INK, alpha=0.3, linewidth=0, label="proved bounds of the loss")
         middle = 0.5 * (certificate.loss_low + certificate.loss_high)
         ax.plot(certificate.edges, middle, ".", color=INK, markersize=4)
-        seen: set[str] = set()
+        in_legend: set[str] = set()
         for left, right, direction in zip(
             certificate.edges[:-1], certificate.edges[1:], certificate.direction, strict=True
         ):
-            label = None if words[direction] in seen else words[direction]
-            seen.add(words[direction])
+            label = None if words[direction] in in_legend else words[direction]
+            in_legend.add(words[direction])
             ax.axvspan(left, right, 0, 0.03, color=colours[direction], linewidth=0, label=label)
         ax.set(xlabel=ALPHA, ylabel=with_unit("loss", certificate.unit), xlim=(0, 1))
         legend_above(ax, 2)
@@ -136,9 +147,9 @@ def plot_sequential(verdict: SequentialVerdict, ax: Axes | None = None) -> Axes:
 
 
 def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: str, unit: str, ax: Axes) -> Axes:
-    """Draw the largest rise against the setting of a knob, one dot per run and a line through the medians.
+    """Draw the largest rise against the value of a parameter (`knob`): a dot for each run, and a line of the medians.
 
-    `rises[i]` holds the runs at `doses[i]`.
+    `rises[i]` are the largest rises of the runs with the value `doses[i]`.
     """
     with style():
         for dose, runs in zip(doses, rises, strict=True):
@@ -149,13 +160,13 @@ def plot_dose(doses: Sequence[float], rises: Sequence[Sequence[float]], knob: st
     return ax
 
 
-def _shade_rises(first: Profile, ax: Axes) -> None:
-    if first.invalid:
+def _shade_rises(profile: Profile, ax: Axes) -> None:
+    if profile.invalid:
         return
-    for index, rise in enumerate(first.rises):
+    for index, rise in enumerate(profile.rises):
         label = "rise" if index == 0 else None
         ax.axvspan(rise.opens, rise.closes, color=RISE_COLOUR, alpha=0.15, linewidth=0, label=label)
-    hidden = [(rise.left + rise.right) / 2 for rise in first.hidden_rises]
+    hidden = [(rise.left + rise.right) / 2 for rise in profile.hidden_rises]
     if hidden:
         ax.plot(
             hidden,
@@ -164,5 +175,5 @@ def _shade_rises(first: Profile, ax: Axes) -> None:
             color=RISE_COLOUR,
             markersize=5,
             transform=ax.get_xaxis_transform(),
-            label="rise hidden by the grid",
+            label="rise between grid points",
         )

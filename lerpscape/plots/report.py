@@ -1,4 +1,4 @@
-"""Results as one HTML file that explains itself: verdict, picture, numbers, and how they were measured."""
+"""`report()`: results as one HTML file, with verdicts, figures, explained numbers and metadata."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lerpscape.base.errors import explain
 from lerpscape.base.saving import check_writable
 from lerpscape.certificates.results import Certificate
 from lerpscape.geometry.gauss_length_results import GaussLength
@@ -22,7 +23,7 @@ Reported: TypeAlias = Profile | GaussLength | Certificate
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: a heading, words, results along one path, and a further picture."""
+    """A section of a report: a title, a text, results along one path, and a further figure with its caption."""
 
     title: str
     words: str = ""
@@ -32,8 +33,8 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Crosswalk:
-    """Every published reading of one profile, and where they disagree."""
+class ReadingsTable:
+    """Every published reading of one profile, and the sentences about those that disagree."""
 
     label: str
     sentences: list[str]
@@ -42,9 +43,9 @@ class Crosswalk:
 
 @dataclass(frozen=True)
 class Part:
-    """What a section shows of one kind of result: sentences, a picture, a table, and how it was measured.
+    """The part of a section about one or several results: verdicts, a figure, a table of numbers, and metadata.
 
-    `verdicts` are (label, sentence, mood), the mood being `falls`, `rises` or `none`.
+    `verdicts` are (label, sentence, direction), where the direction `falls`, `rises` or `none` determines the colour.
     """
 
     verdicts: list[tuple[str, str, str]]
@@ -52,26 +53,26 @@ class Part:
     labels: list[str]
     rows: Rows
     how: list[tuple[str, list[tuple[str, str]]]]
-    crosswalks: list[Crosswalk] = field(default_factory=list)
+    readings: list[ReadingsTable] = field(default_factory=list)
 
 
 def report(
     items: Sequence[Reported | Section], path: str | Path, *, title: str = "Along the line", tolerance: float = 0.0
 ) -> Path:
-    """Write results into one self-contained HTML file; returns its path.
+    """Write results into one HTML file, which needs no other files and no network; returns its path.
 
-    Results along the same path (profiles of training and held-out data, a Gauss length, a proof) share a section. The
-    file needs no network, follows the reader's light or dark setting, and prints the tolerance of its verdicts, which
-    has the unit of the loss.
+    Results along the same path, such as profiles on training and held-out data, a Gauss length and a certificate, share
+    a section. `tolerance`, in the unit of the loss, is that of the verdicts. The page follows the reader's light or
+    dark setting.
 
-    Raises `ValueError` for nothing to report, `OSError` where the file cannot be written.
+    Raises `ValueError` for an empty list, `OSError` if the file cannot be written.
 
     >>> import lerpscape as ls, tempfile
     >>> line = ls.Line({"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)})
     >>> x = torch.ones(4, 1)
-    >>> found = ls.profile(nn.Linear(1, 1, bias=False), line, [(x, x)], loss="squared_error", alphas=5)
+    >>> profile = ls.profile(nn.Linear(1, 1, bias=False), line, [(x, x)], loss="squared_error", alphas=5)
     >>> folder = tempfile.TemporaryDirectory()
-    >>> report([found], folder.name + "/report.html").name
+    >>> report([profile], folder.name + "/report.html").name
     'report.html'
     >>> folder.cleanup()
     """
@@ -79,22 +80,24 @@ def report(
     from markupsafe import Markup
 
     if not items:
-        raise ValueError("expected: at least one result or section.\ngot: none.\ntry: report([profile], path).")
+        raise ValueError(
+            explain(expected="at least one result or section.", got="none.", hint="report([profile], path).")
+        )
     check_writable(path)
     environment = Environment(loader=PackageLoader("lerpscape.plots"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["svg"] = Markup  # pictures come from `as_svg`, which escapes what it shows
+    environment.filters["svg"] = Markup  # figures come from `as_svg`, in which matplotlib escapes all text
     page = environment.get_template("report.html").render(
         title=title,
         tolerance=tolerance,
         sections=[
             {
-                "title": each.title,
-                "words": each.words,
-                "caption": each.caption,
-                "figure": as_svg(each.figure) if each.figure else "",
-                "parts": list(_parts(each.results, tolerance)),
+                "title": section.title,
+                "words": section.words,
+                "caption": section.caption,
+                "figure": as_svg(section.figure) if section.figure else "",
+                "parts": list(_parts(section.results, tolerance)),
             }
-            for each in _sections(items)
+            for section in _sections(items)
         ],
     )
     path = Path(path)
@@ -103,54 +106,54 @@ def report(
 
 
 def _parts(results: Sequence[Reported], tolerance: float) -> Iterator[Part]:
-    """Profiles side by side, then one part for each other result."""
-    profiles = [each for each in results if isinstance(each, Profile)]
+    """One part for all profiles, then one part for each other result."""
+    profiles = [result for result in results if isinstance(result, Profile)]
     if profiles:
         yield Part(
-            verdicts=[(each.label, each.verdict(tolerance), _mood(each, tolerance)) for each in profiles],
+            verdicts=[(curve.label, curve.verdict(tolerance), _direction(curve, tolerance)) for curve in profiles],
             picture=as_svg(profiles[0].figure(beside=profiles[1:])),
-            labels=[each.label or "value" for each in profiles],
+            labels=[curve.label or "value" for curve in profiles],
             rows=number_rows(profiles),
-            how=[(each.label, _how_profile(each)) for each in profiles],
-            crosswalks=[_crosswalk(each, tolerance) for each in profiles if not each.invalid],
+            how=[(curve.label, _how_profile(curve)) for curve in profiles],
+            readings=[_readings_table(curve, tolerance) for curve in profiles if not curve.invalid],
         )
-    for each in results:
-        if isinstance(each, GaussLength):
+    for result in results:
+        if isinstance(result, GaussLength):
             yield Part(
-                verdicts=[(each.label, each.summary, "none")],
-                picture=as_svg(each.figure()),
+                verdicts=[(result.label, result.summary, "none")],
+                picture=as_svg(result.figure()),
                 labels=["value"],
-                rows=gauss_rows(each),
-                how=[(each.label or "Gauss length", _how({"method": each.method} | each.how))],
+                rows=gauss_rows(result),
+                how=[(result.label or "Gauss length", _how({"method": result.method} | result.how))],
             )
-        elif isinstance(each, Certificate):
-            mood = {"monotonic": "falls", "violated": "rises"}.get(each.verdict, "none")
+        elif isinstance(result, Certificate):
+            direction = {"monotonic": "falls", "violated": "rises"}.get(result.verdict, "none")
             yield Part(
-                verdicts=[("certificate", each.summary, mood)],
-                picture=as_svg(each.figure()),
+                verdicts=[("certificate", result.summary, direction)],
+                picture=as_svg(result.figure()),
                 labels=["value"],
-                rows=certificate_rows(each),
-                how=[("certificate", _how({"loss": each.loss_name} | each.how))],
+                rows=certificate_rows(result),
+                how=[("certificate", _how({"loss": result.loss_name} | result.how))],
             )
 
 
-def _crosswalk(each: Profile, tolerance: float) -> Crosswalk:
-    found = each.readings(tolerance)
-    return Crosswalk(each.label, found.sentences(), list(reading_rows(found)))
+def _readings_table(profile: Profile, tolerance: float) -> ReadingsTable:
+    readings = profile.readings(tolerance)
+    return ReadingsTable(profile.label, readings.sentences(), reading_rows(readings))
 
 
-def _mood(each: Profile, tolerance: float) -> str:
-    if each.invalid:
+def _direction(profile: Profile, tolerance: float) -> str:
+    if profile.invalid:
         return "none"
-    return "falls" if each.is_monotonic(tolerance) else "rises"
+    return "falls" if profile.is_monotonic(tolerance) else "rises"
 
 
-def _how_profile(each: Profile) -> list[tuple[str, str]]:
+def _how_profile(profile: Profile) -> list[tuple[str, str]]:
     exact = "exact, by forward-mode differentiation"
-    points = f"{len(each.alphas)} from α = {each.alphas.min():g} to {each.alphas.max():g}"
-    loss = f"{each.loss_name}, one value per example, averaged over n = {each.examples:,} in float64"
-    derivative = each.derivative_reason if each.derivative is None else exact
-    return _how({"points": points, "loss": loss, "derivative": derivative} | each.how)
+    points = f"{len(profile.alphas)} from α = {profile.alphas.min():g} to {profile.alphas.max():g}"
+    loss = f"{profile.loss_name}, one value per example, averaged over n = {profile.examples:,} in float64"
+    derivative = profile.derivative_reason if profile.derivative is None else exact
+    return _how({"points": points, "loss": loss, "derivative": derivative} | profile.how)
 
 
 def _how(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -162,20 +165,20 @@ def _how(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _sections(items: Sequence[Reported | Section]) -> list[Section]:
-    """Sections as they are; results along one path gathered into one, in the order of their first."""
+    """The given sections, and a section for the results along each path, in the order in which they first occur."""
     sections: list[Section | str] = []
-    groups: dict[str, list[Reported]] = {}
+    by_path: dict[str, list[Reported]] = {}
     for item in items:
         if isinstance(item, Section):
             sections.append(item)
             continue
-        key = str(item.how.get("path_digest", id(item)))
-        if key not in groups:
-            sections.append(key)
-        groups.setdefault(key, []).append(item)
+        path = str(item.how.get("path_digest", id(item)))
+        if path not in by_path:
+            sections.append(path)
+        by_path.setdefault(path, []).append(item)
     return [
-        each
-        if isinstance(each, Section)
-        else Section(title=str(groups[each][0].how.get("path", "path")), results=tuple(groups[each]))
-        for each in sections
+        section
+        if isinstance(section, Section)
+        else Section(title=str(by_path[section][0].how.get("path", "path")), results=tuple(by_path[section]))
+        for section in sections
     ]

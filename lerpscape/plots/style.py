@@ -1,4 +1,4 @@
-"""How every picture looks: colours, the page, axes and legends, and pictures as SVG or files."""
+"""The common style of all figures: colours, lines, axes and legends; figures as SVG and as files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito (2008): told apart by colour-blind readers, on white and on black.
+# Okabe & Ito (2008): distinguishable for colour-blind readers, on white and on black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 RISE_COLOUR = "#D55E00"
 ALPHA = "α   (0: start, 1: end)"
-# Lines and text take this colour; in SVG it becomes the colour of the surrounding text, light or dark.
+# The colour of axes and text; in SVG it is replaced by the colour of the surrounding text, light or dark.
 INK = "#444444"
 STYLE = {
     "axes.edgecolor": INK,
@@ -35,7 +35,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lerpscape",
     "text.color": INK,
-    "text.parse_math": False,  # names of files and data may hold a dollar sign
+    "text.parse_math": False,  # file names may contain a dollar sign
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -43,13 +43,13 @@ STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of every picture here, while inside."""
+    """Use lerpscape's style for everything drawn inside."""
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
 
 def page(plot: Callable[[Axes], object], size: tuple[float, float]) -> Figure:
-    """A figure of so many inches with one plot."""
+    """A figure of the given size (width, height) in inches with one plot."""
     with style():
         figure = Figure(figsize=size, layout="constrained")
         plot(figure.subplots())
@@ -57,7 +57,10 @@ def page(plot: Callable[[Axes], object], size: tuple[float, float]) -> Figure:
 
 
 def as_svg(figure: object) -> str:
-    """A figure as an SVG element to put into a page, in the page's own text colour and free of outside links."""
+    """A figure as an SVG element for an HTML page, in the text colour of the page and without external links.
+
+    Raises `TypeError` for anything but a matplotlib figure.
+    """
     if not isinstance(figure, Figure):
         raise TypeError(f"expected a matplotlib Figure, got {type(figure).__name__}")
     buffer = io.StringIO()
@@ -73,24 +76,36 @@ def as_svg(figure: object) -> str:
 
 
 def save_figure(figure: Figure, path: str) -> None:
-    """Write a figure in the format of the file's ending (svg, pdf, png)."""
+    """Write a figure in the format of the file's suffix (svg, pdf, png)."""
     with style():
         figure.savefig(path, dpi=200, facecolor="white")
 
 
 def with_unit(name: str, unit: str) -> str:
-    """A label with its unit in brackets, where there is one."""
+    """A label with its unit in brackets, if there is one."""
     return f"{name} ({unit})" if unit else name
 
 
-def look(index: int) -> tuple[str, str]:
-    """Colour and dash of a line among many: there are few colours, and no two lines look alike up to 24."""
+def line_style(index: int) -> tuple[str, str]:
+    """Colour and dashes of line number `index` of many; the first 24 all differ."""
     return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
+def comparison_style(index: int) -> tuple[str, str]:
+    """Colour and dashes of result number `index` of several in one plot: the first is solid, the others are dashed."""
+    return COLOURS[index % len(COLOURS)], "--" if index else "-"
+
+
 def legend_above(ax: Axes, columns: int, **options: Any) -> None:
-    """The legend over the axes, where it hides nothing."""
+    """Draw the legend above the axes, where it hides nothing."""
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **options)
+
+
+def colour_bar(ax: Axes, image: Any, label: str, **options: Any) -> None:
+    """Draw the colour bar of an image or of contours beside the axes."""
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(image, ax=ax, label=label, **options).outline.set_visible(False)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.networks.batches import Data
@@ -50,10 +50,10 @@ def example_curves(
         losses: list[Floats] = []
         targets: list[Any] = []
         with measurement.progress_bar(len(reader) * len(grid), "examples") as report:
-            plan = ModuleExecution(on_path, chosen, measurement.statistics, report, derivative=False)
+            module = ModuleExecution(Objective(on_path, chosen, measurement.statistics, derivative=False))
             for chunk in reader.chunks():
                 placed = [batch.to(on_path.device, on_path.dtype) for batch in chunk]
-                matrix = LossMatrix.of(len(grid), (plan.row(float(alpha), placed) for alpha in grid))
+                matrix = LossMatrix.of(len(grid), (module.at(float(alpha), placed, tell=report) for alpha in grid))
                 losses.append(matrix.numbers()[0])
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]
         return ExampleCurves(

@@ -10,18 +10,37 @@ from typing import TYPE_CHECKING
 from lerpscape.base.lazy_names import attach
 
 if TYPE_CHECKING:
-    from lerpscape.studies.attribution import layer_contributions, statistics_contributions
-    from lerpscape.studies.batch_norm_sweeps import PolicyResult, PolicySweep, batch_norm_sweep
-    from lerpscape.studies.biases import BiasStudy, BiasVariant, bias_study
-    from lerpscape.studies.connections import connect
-    from lerpscape.studies.contributions import Contributions
-    from lerpscape.studies.layers import Layerwise, layerwise
-    from lerpscape.studies.loss_planes import LossPlane, plane
-    from lerpscape.studies.onsets import Onset, onset
-    from lerpscape.studies.pairs import Block, Pairwise, pairwise
-    from lerpscape.studies.plateaus import Plateaus, plateau_ends, predicted_plateau_ends
-    from lerpscape.studies.scaling import ScaleCurve, ScaleInvariance, scale_invariance
-    from lerpscape.studies.start_comparisons import Excess, StartComparison, starts
-    from lerpscape.studies.trajectories import Trajectory, trajectory
+    from lerpscape.studies.attribution import (
+        layer_contributions as layer_contributions,
+        statistics_contributions as statistics_contributions,
+    )
+    from lerpscape.studies.batch_norm_sweeps import (
+        PolicyResult as PolicyResult,
+        PolicySweep as PolicySweep,
+        batch_norm_sweep as batch_norm_sweep,
+    )
+    from lerpscape.studies.biases import BiasStudy as BiasStudy, BiasVariant as BiasVariant, bias_study as bias_study
+    from lerpscape.studies.connections import connect as connect
+    from lerpscape.studies.contributions import Contributions as Contributions
+    from lerpscape.studies.layers import Layerwise as Layerwise, layerwise as layerwise
+    from lerpscape.studies.loss_planes import LossPlane as LossPlane, plane as plane
+    from lerpscape.studies.onsets import Onset as Onset, onset as onset
+    from lerpscape.studies.pairs import Block as Block, Pairwise as Pairwise, pairwise as pairwise
+    from lerpscape.studies.plateaus import (
+        Plateaus as Plateaus,
+        plateau_ends as plateau_ends,
+        predicted_plateau_ends as predicted_plateau_ends,
+    )
+    from lerpscape.studies.scaling import (
+        ScaleCurve as ScaleCurve,
+        ScaleInvariance as ScaleInvariance,
+        scale_invariance as scale_invariance,
+    )
+    from lerpscape.studies.start_comparisons import (
+        Excess as Excess,
+        StartComparison as StartComparison,
+        starts as starts,
+    )
+    from lerpscape.studies.trajectories import Trajectory as Trajectory, trajectory as trajectory
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -10,9 +10,8 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.engine.execution import ModuleExecution
+from lerpscape.engine.execution import ModuleExecution, Objective, why_no_derivative
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
-from lerpscape.engine.planner import Evaluator
 from lerpscape.networks.batch_norm import InterpolateStatistics
 from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
@@ -129,15 +128,15 @@ class _Slopes:
         self.on_path, self.reader = measurement.on_path, measurement.reader
         self.loss = loss
         self.report: Callable[[int], None] = lambda _: None
-        statistics, probe = measurement.statistics, self.reader.first[0]
-        self.evaluator = Evaluator(self.on_path, loss, statistics, lambda _: None, derivative=True, probe=probe)
-        self.plan = ModuleExecution(self.on_path, loss, statistics, lambda done: self.report(done), derivative=True)
+        self.objective = Objective(self.on_path, loss, measurement.statistics, derivative=True)
+        self.module = ModuleExecution(self.objective)
         self.examples = 0
-        if self.evaluator.reason is not None:
+        reason = why_no_derivative(self.objective, self.reader.first[0])
+        if reason is not None:
             raise ValueError(
                 explain(
                     expected="a model and a loss with a derivative in forward mode, to attribute the change to parts.",
-                    got=f"none: {self.evaluator.reason}.",
+                    got=f"none: {reason}.",
                     hint="If one operation lacks it, replace it by plain torch operations.",
                 )
             )
@@ -219,10 +218,10 @@ class _Slopes:
         losses, slopes = np.zeros(len(alphas)), np.zeros((len(alphas), len(parts)))
         self.examples = 0
         for chunk in self.reader.chunks():
-            placed = [self.evaluator.place(batch) for batch in chunk]
+            placed = [self.objective.place(batch) for batch in chunk]
             for i, alpha in enumerate(alphas):
                 for j, (only, held) in enumerate(parts.values()):
-                    row = self.plan.row(alpha, placed, only=only, held=held)
+                    row = self.module.at(alpha, placed, only=only, held=held, tell=self.report)
                     slopes[i, j] += 0.0 if row.slopes is None else float(row.slopes.double().sum())
                 losses[i] += float(row.losses.double().sum())
             self.examples += len(row.losses)

@@ -18,7 +18,7 @@ from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_v
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
 from lerpscape.paths.line import Line
-from lerpscape.paths.matching import twins
+from lerpscape.paths.matching import first_tied_names
 
 # The α at which the curve is compared with the line.
 _COMPARED = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -109,7 +109,7 @@ def connect(
 def _trainable(line: Line, device: torch.device) -> tuple[Bezier, Params]:
     """A curve on the device whose control point is the middle of the line, and its trainable parameters, by name."""
     line = line.to(device, None)
-    middle, ties = line.at(0.5), twins(line.start, line.end)
+    middle, ties = line.at(0.5), first_tied_names(line.start, line.end)
     control = {name: middle[name].requires_grad_() for name in line.velocity(0.5) if name in line.start.parameters}
     middle |= {name: control[ties[name]] for name in middle if ties[name] in control}
     return Bezier(line.start, Checkpoint(middle, line.start.parameters, "a control point"), line.end), control

@@ -13,7 +13,7 @@ from lerpscape.base.results import Result
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source
 from lerpscape.paths.line import Line, moving
-from lerpscape.paths.matching import listed
+from lerpscape.paths.matching import abbreviated
 from lerpscape.paths.path import Rest
 from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, rise_of
 
@@ -109,7 +109,7 @@ def layerwise(
         distance=np.array([profile.distance for profile in profiles[:-1]]),
         examples=profiles[0].examples,
         unit=profiles[0].unit,
-        how=how_of(profiles[0]) | {"line": line.describe(), "moved": listed(layers)},
+        how=how_of(profiles[0]) | {"line": line.describe(), "moved": abbreviated(layers)},
     )
 
 

@@ -15,7 +15,7 @@ from lerpscape.engine.measurement import check_options
 from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Params, Source
 from lerpscape.paths.line import Line
-from lerpscape.paths.planes import Plane, Stops
+from lerpscape.paths.planes import Plane, PointList
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.profiles.profile import profile
 from lerpscape.studies.many_profiles import StudyOptions, how_of
@@ -121,7 +121,7 @@ def plane(
             return list(training.values())[k - count].tensors
         return through.at(*through.from_flat(float(x[k % points]), float(y[k // points])))
 
-    stops = Stops((through.origin, through.x), count + len(training), stop, through.describe())
+    stops = PointList((through.origin, through.x), count + len(training), stop, through.describe())
     at_stops: StudyOptions = {**options, "alphas": len(stops), "label": "plane"}
     surface = profile(model, stops, data, derivative=False, **at_stops)
     lines = [

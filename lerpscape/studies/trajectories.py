@@ -17,7 +17,7 @@ from lerpscape.networks.batches import Data
 from lerpscape.paths.checkpoints import Checkpoint
 from lerpscape.paths.distances import distance
 from lerpscape.paths.line import Line
-from lerpscape.paths.planes import Stops
+from lerpscape.paths.planes import PointList
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.profiles.profile import profile
 from lerpscape.studies.many_profiles import StudyOptions, how_of
@@ -126,7 +126,7 @@ def trajectory(
     first, last = points[labels[0]], points[labels[-1]]
     line = Line(first, last)
     count = len(labels)
-    stops = Stops(
+    stops = PointList(
         (first, last),
         2 * count,
         lambda k: points[labels[k]].tensors if k < count else line.at(float(projection[k - count])),

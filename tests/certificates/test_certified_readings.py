@@ -13,7 +13,7 @@ from torch import nn
 import lerpscape as ls
 from lerpscape.certificates import loss_enclosures
 from lerpscape.certificates.angles import AngleBounds
-from lerpscape.certificates.largest_step import most_over_a_step
+from lerpscape.certificates.results import largest_step
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import EndStatistics
 
@@ -63,7 +63,7 @@ def test_the_largest_step_of_lines_against_a_grid(values, width, seed):
     steps = np.interp(alphas + width, alphas, area) - area
     true = steps[alphas <= 1 - width].max()
     # the grid is off by a jump of the line times its spacing at every cut
-    assert abs(most_over_a_step(edges, lines, width) - true) <= 6 * len(lines) / 40_000
+    assert abs(largest_step(edges, lines, width) - true) <= 6 * len(lines) / 40_000
 
 
 LONGER = [pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2)]
@@ -106,7 +106,7 @@ def test_decisions_made_too_sure_are_caught(monkeypatch):
 
 def test_no_accuracy_where_nothing_is_right():
     assert parabola().accuracy_low is None
-    with pytest.raises(ValueError, match="right answers"):
+    with pytest.raises(ValueError, match="with correct predictions"):
         parabola().accuracy_bounds(np.array([0.5]))
 
 
@@ -155,7 +155,7 @@ def test_the_angle_of_a_kink(angle):
 def test_shares_of_angles_add_up(proved, refuted, left):
     lower = np.array([0.1] * proved + [2.0] * refuted + [0.1] * (10 - proved - refuted))
     upper = np.array([0.2] * proved + [2.1] * refuted + [2.0] * (10 - proved - refuted))
-    summary = AngleBounds(lower, upper, 8, 0.0, {}).summary
+    summary = AngleBounds(lower, upper, 8, {}).summary
     assert f"refuted for {10 * refuted} %, undecided for {left} %" in summary  # 1 − 0.9 − 0.1 is not 0
 
 

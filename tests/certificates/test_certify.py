@@ -380,7 +380,7 @@ def test_the_picture_shows_the_enclosure_and_what_is_decided():
     found = ls.certify(SCALAR, scalar_line(0.0, 1.0), [(x, 0.75 * x)], loss="squared_error")
     axes = found.plot(Figure().subplots())
     labels = axes.get_legend_handles_labels()[1]
-    assert {"falls, proved", "rises, proved", "the loss lies in here, proved"} <= set(labels)
+    assert {"falls, proved", "rises, proved", "proved bounds of the loss"} <= set(labels)
     assert axes.get_ylabel() == "loss (squared output units)"
 
 
@@ -408,7 +408,8 @@ class Branching(Unsupported):
     ("model", "options", "error", "words"),
     [
         (Unsupported(), {}, TypeError, "operation 'cumsum'"),
-        (nn.Sequential(nn.Linear(1, 1), nn.Softplus()), {}, TypeError, "type Softplus"),
+        (nn.Sequential(nn.Linear(1, 1), nn.Softsign()), {}, TypeError, "type Softsign"),
+        (nn.Sequential(nn.Linear(1, 2), nn.LayerNorm(2)), {}, TypeError, "type LayerNorm"),
         (Branching(), {}, TypeError, "torch.fx can trace"),
         (nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)), {}, ValueError, "InterpolateStatistics"),
         (nn.Sequential(nn.Linear(1, 4), nn.Unflatten(1, (2, 2))), {}, TypeError, "Unflatten"),

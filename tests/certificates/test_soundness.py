@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from random_networks import network, outputs
+from random_networks import ACTIVATIONS, MORE_ACTIVATIONS, network, outputs
 from torch import nn
 
 import lerpscape as ls
@@ -18,7 +18,10 @@ from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
 # On first use of forward mode torch 2.13 warns about its own torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*not yet implemented the batching rule"),  # the oracle is slow for Mish
+]
 
 POINTS = 20_001
 LOSS_NAMES = tuple(LOSS_RULES)
@@ -57,9 +60,9 @@ def curve(model, line, x, targets, loss, policy, alphas):
     return torch.cat(losses).numpy(), torch.cat(slopes).numpy()
 
 
-def escapes(seed):
+def escapes(seed, activations=ACTIVATIONS):
     """What of a random network's certificate its curve breaks, with how far; nothing for a sound one."""
-    model, end, x, y, policy = network(seed)
+    model, end, x, y, policy = network(seed, activations=activations)
     with undisturbed(model), torch.enable_grad():
         end = trained(model, x, y, seed) if seed // 3 % 2 else end
     line, loss = ls.Line(model, end), LOSS_NAMES[seed % len(LOSS_NAMES)]
@@ -84,6 +87,18 @@ def escapes(seed):
 @pytest.mark.parametrize("seed", [0, 5, 37, 116])
 def test_nothing_leaves_a_certificate(seed):
     assert not escapes(seed)
+
+
+@pytest.mark.parametrize("seed", [600, 601, 602, 603])
+def test_nothing_leaves_a_certificate_with_other_activations(seed):
+    assert not escapes(seed, MORE_ACTIVATIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(10))
+def test_nothing_leaves_a_hundred_certificates_with_other_activations(block):
+    for seed in range(700 + 10 * block, 710 + 10 * block):
+        assert not escapes(seed, MORE_ACTIVATIONS), seed
 
 
 @pytest.mark.slow

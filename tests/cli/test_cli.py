@@ -19,12 +19,12 @@ CNN = CASES[3]
 
 
 def test_json_is_the_profile(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(command("--held-out", "mine:held_out", "--alphas", "7", "--json", "--tolerance", "0.01"))
+    main(command("--held-out", "mine:held_out", "--alphas", "7", "--json", "--tolerance", "0.01", "--label", "run 3"))
     train, held_out = json.loads(capsys.readouterr().out)
     expected = ls.profile(CASE.ends()[0], ls.Line(*CASE.ends()), CASE.data(), alphas=7)
     assert train["loss"] == expected.loss.tolist()
     assert train["derivative"] == expected.derivative.tolist() if expected.derivative is not None else False
-    assert (train["label"], held_out["label"], held_out["examples"]) == ("train", "held-out", 10)
+    assert (train["label"], held_out["label"], held_out["examples"]) == ("run 3 train", "run 3 held-out", 10)
     assert train["verdict"] == expected.verdict(0.01)
 
 
@@ -84,6 +84,8 @@ def test_a_loss_of_ones_own_a_ready_model_and_ready_data(work: Path, capsys: pyt
         (command("--loss", "mse"), "cross_entropy, squared_error"),
         (command("--alphas", "many"), "first:last:count"),
         (command("--alphas", "1"), "count of at least 2"),
+        (command("--device", "gpu"), "a device that torch can use.\ngot: 'gpu': "),
+        (command("--device", "cuda:99"), "`lerpscape doctor` lists"),
         (command("--held-out", "mine:nothing"), "'nothing' in mine"),
         (command("--held-out", "mine"), "package.module:name"),
         (command("--held-out", "nowhere:data"), "a module nowhere that can be imported from"),
@@ -149,7 +151,7 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     # point, and what points share of both ends is not kept on disk.
     first = run(31)  # 1 + 14 + 4 + 4 + 7, and the last point in vain
     assert first.returncode == 130
-    assert "the same command goes on where it was" in first.stderr
+    assert "the same command continues" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
     second = run(26)
     assert second.returncode == 130

@@ -97,7 +97,7 @@ def test_list_without_a_folder(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert text.endswith("no data folder: give --data-dir, or set LERPSCAPE_DATA\n")
     assert "got: 'minst'" in printed(capsys, "list", "minst", code=2)
     assert "got: none of them" in printed(capsys, "check", "mnist", code=2)
-    assert "no folder" in printed(capsys, "list", "--data-dir", "nowhere", code=2)
+    assert "not a folder" in printed(capsys, "list", "--data-dir", "nowhere", code=2)
 
 
 # check
@@ -265,7 +265,7 @@ def test_a_download_that_is_not_the_published_file_is_refused(
 
 def test_get_says_what_cannot_be_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ("--data-dir", str(tmp_path))
-    assert "Put the files into sotu" in printed(capsys, "get", "sotu", *folder, code=2)
+    assert "Put the files into the folder sotu" in printed(capsys, "get", "sotu", *folder, code=2)
     assert "a data set to download: one of mnist, " in printed(capsys, "get", "minst", *folder, code=2)
     assert "got: none." in printed(capsys, "get", *folder, code=2)
 

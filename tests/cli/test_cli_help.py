@@ -6,12 +6,15 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 from commands import parsed, refused
 
 import lerpscape as ls
 from lerpscape.cli.main import COMMANDS, EXAMPLES, STUDIES, examples, main
+from lerpscape.cli.options import DeviceOptions
+from lerpscape.engine.measurement import MeasurementOptions
 
 WORDS = [[word] for word in COMMANDS if word != "study"] + [["study", word] for word in STUDIES]
 
@@ -129,3 +132,7 @@ def test_parsed_finds_what_does_not_parse() -> None:
 
     assert fails(lambda: parsed(["profile", "a.pt"]))
     assert fails(lambda: parsed(["study", "beginnings", "a.pt"]))
+
+
+def test_device_options_are_those_of_the_library() -> None:
+    assert [field.name for field in fields(DeviceOptions)] == list(MeasurementOptions.__annotations__)

@@ -53,7 +53,7 @@ def test_a_cubic_is_known_at_once() -> None:
     found = along(lambda z: z**3 - z)
     assert len(found.alphas) == FIRST + 1 and found.how["adaptive"]["settled"]  # one more where it is the lowest
     assert found.max_rise == pytest.approx(2 / 3**1.5, rel=1e-3)
-    assert found.how["adaptive"]["estimated_error"] < 1e-5  # the scout's slopes are differences
+    assert found.how["adaptive"]["estimated_error"] < 1e-5  # the pilot sample's slopes are differences
     curve = interpolated(found.alphas, found.loss, found.derivative, FINE)
     np.testing.assert_allclose(curve, FINE**3 - FINE, atol=1e-14)
 
@@ -67,7 +67,7 @@ def cases(count: int = 20) -> list[tuple[float, float, float, float]]:
 @pytest.mark.parametrize("case", cases())
 def test_no_barrier_of_twenty_is_missed(case: tuple[float, float, float, float]) -> None:
     curve = barrier(*case)
-    found = along(curve, tolerance=1e-3)
+    found = along(curve, precision=1e-3)
     fine = curve(torch.tensor(FINE)).numpy()
     assert found.how["adaptive"]["settled"]
     drawn = interpolated(found.alphas, found.loss, found.derivative, FINE)
@@ -85,7 +85,7 @@ def test_a_bump_between_all_points_is_missed_and_the_docs_say_so() -> None:
 
 @pytest.mark.parametrize("derivative", [True, False])
 def test_a_kink_is_closed_in_on(derivative: bool) -> None:
-    found = along(lambda z: (z - 0.437).abs(), derivative=derivative, tolerance=1e-3)
+    found = along(lambda z: (z - 0.437).abs(), derivative=derivative, precision=1e-3)
     near = np.sort(np.abs(found.alphas - 0.437))
     assert near[0] < 0.01 and len(found.alphas) < 40
     drawn = interpolated(found.alphas, found.loss, found.derivative, FINE)
@@ -102,18 +102,18 @@ def test_nan_ends_the_search() -> None:
     assert len(found.alphas) == FIRST_ALONE and len(found.invalid) == 1 and not found.how["adaptive"]["settled"]
 
 
-def test_batches_that_cannot_be_divided_are_not_scouted() -> None:
-    """A bump between the first points is found where a scout goes ahead, and only there."""
+def test_batches_that_cannot_be_divided_have_no_pilot_sample() -> None:
+    """A bump between the first points is found with a pilot sample, and only then."""
     bump = barrier(0.4375, 0.004, 0.2, 2.0)
     whole = [{"inputs": torch.zeros(3, 1, dtype=torch.float64), "labels": torch.zeros(3)}]
     start, end = Height(0.0), Height(1.0)
     found = ls.profile(start, ls.Line(start, end), whole, loss=lambda z, y: bump(z), alphas="adaptive")
-    assert found.how["adaptive"]["scouted"] == 0 and found.max_rise == 0.0
-    assert along(bump).how["adaptive"]["scouted"] == 3 and along(bump).max_rise > 0.15
+    assert found.how["adaptive"]["pilot_examples"] == 0 and found.max_rise == 0.0
+    assert along(bump).how["adaptive"]["pilot_examples"] == 3 and along(bump).max_rise > 0.15
 
 
 def test_what_only_the_other_examples_show_is_closed_in_on() -> None:
-    """The scout sees every hundredth example or so; those that it leaves out bend where it is straight."""
+    """The pilot sample has every hundredth example or so; those that it leaves out bend where it is straight."""
     count = 4000
     few = np.round(np.linspace(0, count - 1, pilot_size(count))).astype(int)
     weight = torch.ones(count, 1, dtype=torch.float64)
@@ -128,7 +128,7 @@ def test_what_only_the_other_examples_show_is_closed_in_on() -> None:
 
     found = ls.profile(Weighted(0.0), line, data, loss=lambda z, y: z, alphas="adaptive")
     fine = ls.profile(Weighted(0.0), line, data, loss=lambda z, y: z, alphas=401)
-    assert found.how["adaptive"]["scouted"] == len(few) and found.how["adaptive"]["settled"]
+    assert found.how["adaptive"]["pilot_examples"] == len(few) and found.how["adaptive"]["settled"]
     drawn = interpolated(found.alphas, found.loss, found.derivative, fine.alphas)
     assert np.abs(drawn - fine.loss).max() < 1.5e-3 * np.ptp(fine.loss)
 
@@ -144,8 +144,10 @@ def test_the_points_between_have_covariances_with_all_others() -> None:
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="a tolerance above 0"):
-        along(lambda z: z, tolerance=0.0)
+    with pytest.raises(ValueError, match="a precision above 0"):
+        along(lambda z: z, precision=0.0)
+    with pytest.raises(ValueError, match=r"(?s)together with precision=.*0.01 with fixed alphas.*leave precision= out"):
+        along(lambda z: z, alphas=5, precision=1e-2)
     with pytest.raises(ValueError, match=r"(?s)fixed alphas together with partial=.*leave partial= out"):
         along(lambda z: z, partial=tmp_path / "kept")
     with pytest.raises(ValueError, match=r"(?s)a count of at least 2.*'often'"):
@@ -191,7 +193,7 @@ def test_five_trained_networks_in_fifteen_evaluations(kind: Any, widths: Any, op
                 steps.step()
     line = ls.Line(start, end)
     fine = ls.profile(start, line, data, alphas=401, derivative=False)
-    found = ls.profile(start, line, data, alphas="adaptive", tolerance=1e-3)
+    found = ls.profile(start, line, data, alphas="adaptive", precision=1e-3)
     drawn = interpolated(found.alphas, found.loss, found.derivative, fine.alphas)
     assert len(found.alphas) <= 15
     assert np.abs(drawn - fine.loss).max() <= 1e-3 * np.ptp(fine.loss)

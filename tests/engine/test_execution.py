@@ -4,21 +4,23 @@ import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import assert_same, batches, by_module, classes, ends, generator, random, seeded, variants
+from cases import assert_same, batches, by_graph, by_module, by_plan, classes, ends, generator, random, seeded, variants
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.engine import plan, planner
+from lerpscape.engine import planner
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.execution import GraphExecution, ModuleExecution
+from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective
 from lerpscape.engine.graph import EndpointOutputs, traced
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.plan import Sizes
+from lerpscape.engine.plan import ExecutionPlan
+from lerpscape.engine.planner import Sizes
 from lerpscape.networks.batches import batch_of
 from lerpscape.networks.channel_moments import moments
 from lerpscape.networks.checksums import BLOCK, checksum
@@ -110,20 +112,16 @@ class Counts(Mixes):
 @pytest.mark.parametrize("rows", [1, pytest.param(7, marks=pytest.mark.kernels), 4096])
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize("build", [plain, Flat, Overwrites, Functions])
-def test_the_operations_measure_what_the_module_does(
-    build: Any, derivative: bool, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_operations_measure_what_the_module_does(build: Any, derivative: bool, rows: int) -> None:
     start, end = ends(build)
     line = ls.Line(start, end)
-    monkeypatch.setattr(plan, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(plan, "MOST_ROWS", rows)
-    monkeypatch.setattr(plan, "MOST_GROUP", 2 * rows)
     for data in (DATA, [tuple(torch.cat(parts) for parts in zip(*DATA, strict=True))]):
         seen: list[tuple[int, int]] = []
         asked = {"alphas": np.linspace(-0.1, 1.2, 14), "derivative": derivative}
-        found = ls.profile(start, line, data, progress=lambda *told, seen=seen: seen.append(told), **asked)
-        assert "first layer shared by all α" in found.how["plan"]
-        assert_same(found, by_module(monkeypatch, start, line, data, **asked))
+        found = by_graph(
+            rows, 2 * rows, start, line, data, progress=lambda *told, seen=seen: seen.append(told), **asked
+        )
+        assert_same(found, by_module(start, line, data, **asked))
         assert seen == sorted(seen) and seen[-1] == (14 * len(data),) * 2
 
 
@@ -133,24 +131,22 @@ WITH_BATCH_NORM = [each for each in variants() if each[1].batch_norm and each[0]
 @pytest.mark.kernels
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize(("name", "case", "policy"), WITH_BATCH_NORM, ids=[each[0] for each in WITH_BATCH_NORM])
-def test_convolutions_and_batch_norm_too(
-    name: str, case: Any, policy: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convolutions_and_batch_norm_too(name: str, case: Any, policy: Any, derivative: bool) -> None:
     start, end = case.ends()
     asked = {"batch_norm": policy, "alphas": 6, "derivative": derivative}
     found = ls.profile(start, ls.Line(start, end), case.data(), **asked)
     assert "channels last" in found.how["plan"]
     assert ("losses in one pass" in found.how["plan"]) == (name == "cnn-recalibrate")
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), **asked))
+    assert_same(found, by_module(start, ls.Line(start, end), case.data(), **asked))
 
 
-def test_exact_statistics_of_other_data_come_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_statistics_of_other_data_come_from_one_pass() -> None:
     case = WITH_BATCH_NORM[0][1]
     start, end = case.ends()
     policy = ls.Recalibrate(case.data()[1:])
     found = ls.profile(start, ls.Line(start, end), case.data(), batch_norm=policy, alphas=4)
     assert found.how["plan"].endswith("exact statistics in one pass")
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), case.data(), batch_norm=policy, alphas=4))
+    assert_same(found, by_module(start, ls.Line(start, end), case.data(), batch_norm=policy, alphas=4))
 
 
 def test_without_the_memory_for_all_data_at_once_statistics_come_layer_by_layer(
@@ -207,11 +203,11 @@ def test_the_kernels_are_those_of_the_network_itself(derivative: bool, trained: 
 
 
 @pytest.mark.kernels
-def test_float32_differs_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_differs_by_rounding_only() -> None:
     start, end = ends(plain, torch.float32)
     data = [(x.float(), y) for x, y in DATA]
     found = ls.profile(start, ls.Line(start, end), data)
-    expected = by_module(monkeypatch, start, ls.Line(start, end), data)
+    expected = by_module(start, ls.Line(start, end), data)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-4, atol=1e-5)
 
@@ -262,7 +258,7 @@ def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
 def test_a_plan_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = ends(plain)
     line = ls.Line(start, end)
-    expected = by_module(monkeypatch, start, line, DATA, derivative=False)
+    expected = by_module(start, line, DATA, derivative=False)
     monkeypatch.setattr(
         EndpointOutputs, "at", lambda shared, alpha, into: torch.lerp(shared.start, shared.end, 1.001 * alpha)
     )
@@ -286,7 +282,7 @@ def test_arithmetic_among_parameters_follows_alpha() -> None:
     assert graph.needed() == {"weight", "scale", "last.weight", "last.bias"}
 
 
-def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_measurement_keeps_its_plan(tmp_path: Path) -> None:
     start, end = ends(plain, torch.float32)
     line, data = ls.Line(start, end), [(x.float(), y) for x, y in DATA]
     whole = ls.profile(start, line, data, alphas=9)
@@ -298,8 +294,8 @@ def test_a_resumed_measurement_keeps_the_way_it_began_with(tmp_path: Path, monke
 
     with pytest.raises(KeyboardInterrupt):
         ls.profile(start, line, data, alphas=9, partial=file, progress=stop)
-    monkeypatch.setattr(plan, "MOST_ROWS", 16)  # another machine, another cache
-    resumed = ls.profile(start, line, data, alphas=9, partial=file)
+    with mock.patch.object(planner, "plan", side_effect=AssertionError("a new plan")):
+        resumed = ls.profile(start, line, data, alphas=9, partial=file)
     assert (resumed.loss == whole.loss).all() and (resumed.derivative == whole.derivative).all()
     assert resumed.how["plan"] == whole.how["plan"]
 
@@ -362,17 +358,16 @@ def test_nothing_waits_for_the_device_between_two_alphas(
     statistics = BatchNormStatistics(on_path, policy)
     graph = traced(start)
     assert not isinstance(graph, str)
-    batch = batch_of(data[0])
+    objective = Objective(on_path, LOSSES["cross_entropy"], statistics, derivative)
+    plan = ExecutionPlan("graph", "as the test says", 7, policy is not None, 7)
     with undisturbed(start):
-        module = ModuleExecution(on_path, LOSSES["cross_entropy"], statistics, lambda _: None, derivative=derivative)
-        plan = GraphExecution(
-            graph, on_path, LOSSES["cross_entropy"], statistics, derivative=derivative, channels_last=policy is not None
-        )
-        ready = [plan.ready(batch)]
+        module, execution = ModuleExecution(objective), GraphExecution(objective, graph, plan)
+        batch = batch_of(data[0])
+        prepared = [execution.prepare(batch)]
         for alpha in (0.2, 0.7):
-            for row in (module.row(alpha, [batch]), plan.row(alpha, ready)):
-                assert row.losses.device.type == "meta" and row.losses.shape == (7,)
-                assert (row.slopes is not None) == derivative and row.right is not None
+            for losses in (module.at(alpha, [batch]), execution.at(alpha, prepared)):
+                assert losses.losses.device.type == "meta" and losses.losses.shape == (7,)
+                assert (losses.slopes is not None) == derivative and losses.right is not None
 
 
 def test_channels_go_last_where_results_outweigh_the_weights() -> None:
@@ -395,12 +390,12 @@ def test_a_network_with_nothing_to_gain_goes_by_the_module(monkeypatch: pytest.M
 
     start, end = ends(build)
     line, images, labels = ls.Line(start, end), random(96, 32, 2, 2, seed=1), classes(96, seed=2)
-    monkeypatch.setattr(plan, "MOST_ROWS", 32)
+    monkeypatch.setattr(planner, "LARGEST_BATCH", 32)
     plans = {}
     for size in (4, 8, 64, 96):
         found = ls.profile(start, line, batches(images, labels, size=size), alphas=4)
         plans[size] = found.how["plan"]
-        assert_same(found, by_module(monkeypatch, start, line, batches(images, labels, size=size), alphas=4))
+        assert_same(found, by_module(start, line, batches(images, labels, size=size), alphas=4))
     assert plans[8] == "the module batch by batch: there is nothing to share, and its batches and layout are good"
     assert plans[8] == plans[64]  # on average 48
     assert plans[4] == plans[96] == "traced operations, 32 examples at a time"
@@ -408,16 +403,16 @@ def test_a_network_with_nothing_to_gain_goes_by_the_module(monkeypatch: pytest.M
 
 def test_the_batches_of_a_group_are_as_equal_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    ready = GraphExecution.ready
-    monkeypatch.setattr(
-        GraphExecution, "ready", lambda plan, batch, seen: sizes.append(len(batch.inputs)) or ready(plan, batch, seen)
-    )
-    monkeypatch.setattr(plan, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(plan, "MOST_ROWS", 11)
-    monkeypatch.setattr(plan, "MOST_GROUP", 23)
+    prepare = GraphExecution.prepare
+
+    def counted(execution: GraphExecution, batch: Any, *captured: Any) -> Any:
+        sizes.append(len(batch.inputs))
+        return prepare(execution, batch, *captured)
+
+    monkeypatch.setattr(GraphExecution, "prepare", counted)
     start, end = ends(plain)
-    ls.profile(start, ls.Line(start, end), DATA, alphas=9, derivative=False)
-    assert sizes[-3:] == [8, 8, 7]
+    by_graph(11, 23, start, ls.Line(start, end), DATA, alphas=9, derivative=False)
+    assert sizes == [8, 8, 7]
 
 
 def test_weights_that_outweigh_results_want_larger_batches() -> None:
@@ -426,20 +421,17 @@ def test_weights_that_outweigh_results_want_larger_batches() -> None:
     for width in (8, 2048):
         graph = traced(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(width, width)))
         assert not isinstance(graph, str)
-        rows[width] = plan.chosen(graph, sizes, 4, 4096).rows
-    assert rows == {8: plan.FEWEST_ROWS, 2048: 2 * 4 * (2048**2 + 2048 + 20) // (1 << 20)}
+        rows[width] = planner.sized(graph, sizes, 4, 4096).batch_size
+    assert rows == {8: planner.SMALLEST_BATCH, 2048: 2 * 4 * (2048**2 + 2048 + 20) // (1 << 20)}
 
 
 @pytest.mark.parametrize("build", [plain, lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 3))])
-def test_a_loss_that_is_a_part_of_the_output_is_kept(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_a_part_of_the_output_is_kept(build: Any) -> None:
     """Results of linear layers are written over those of the batch before."""
-    monkeypatch.setattr(plan, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(plan, "MOST_ROWS", 4)
     start, end = ends(build)
     asked = {"loss": lambda outputs, targets: outputs[:, 0], "alphas": 9, "derivative": False}
-    found = ls.profile(start, ls.Line(start, end), DATA, **asked)
-    assert found.how["plan"].endswith("4 examples at a time")
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked))
+    found = by_graph(4, 23, start, ls.Line(start, end), DATA, **asked)
+    assert_same(found, by_module(start, ls.Line(start, end), DATA, **asked))
 
 
 class Named(nn.Module):
@@ -454,7 +446,7 @@ class Named(nn.Module):
 
 
 @pytest.mark.parametrize("derivative", [False, True])
-def test_dict_batches_are_shared_too_and_keep_their_ends(derivative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dict_batches_are_shared_too_and_keep_their_ends(derivative: bool) -> None:
     start, end = ends(Named)
     features, mask, labels = random(11, 6, seed=1), random(11, 6, seed=2).abs(), classes(11, seed=3)
     parts = zip(features.split(4), mask.split(4), labels.split(4), strict=True)
@@ -462,7 +454,7 @@ def test_dict_batches_are_shared_too_and_keep_their_ends(derivative: bool, monke
     line = ls.Line(start, end)
     found = ls.profile(start, line, data, derivative=derivative)
     assert "first layer shared by all α" in found.how["plan"]
-    plain = by_module(monkeypatch, start, line, data, derivative=derivative)
+    plain = by_module(start, line, data, derivative=derivative)
     assert_same(found, plain)
     assert (found.loss[[0, -1]] == plain.loss[[0, -1]]).all()
 
@@ -512,7 +504,43 @@ def test_few_points_share_where_there_is_much_to_multiply(monkeypatch: pytest.Mo
         found = ls.profile(start, line, images, alphas=points)
         assert ("first layer shared" in found.how["plan"]) == shared, points
         assert ("too few points" in found.how["plan"]) == (not shared)
-        with monkeypatch.context() as patched:
-            patched.setattr(planner, "WORTH_TRACING", 0)
-            patched.setattr(planner, "FEWEST_POINTS", 0)
-            assert_same(found, by_module(patched, start, line, images, alphas=points))
+        assert_same(found, by_module(start, line, images, alphas=points))
+
+
+class Unforeseen(Exception):
+    pass
+
+
+def test_a_defect_of_the_planner_is_told_and_the_module_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In these tests every warning is an error: such a defect cannot hide behind slowness."""
+
+    def broken(*_: Any) -> Any:
+        raise Unforeseen("a defect")
+
+    monkeypatch.setattr(planner, "_sizes", broken)
+    start, end = ends(plain)
+    line = ls.Line(start, end)
+    with pytest.warns(UserWarning, match=r"planning failed with Unforeseen: a defect; the module computes every α"):
+        found = ls.profile(start, line, DATA, alphas=9)
+    assert found.how["plan"] == "the module batch by batch: planning failed with Unforeseen: a defect"
+    assert (found.loss == by_module(start, line, DATA, alphas=9).loss).all()
+
+
+def test_a_plan_for_the_graph_of_a_model_that_cannot_be_traced_is_refused() -> None:
+    start, end = ends(Branches)
+    plan = ExecutionPlan("graph", "as the test says", 8, group_size=8)
+    with pytest.raises(ValueError, match=r"(?s)a model that can be traced.*Branches: torch.fx cannot trace it"):
+        by_plan(plan, start, ls.Line(start, end), DATA, alphas=9)
+    with pytest.raises(ValueError, match="a batch size and a group size of at least 1"):
+        ExecutionPlan("graph", "as the test says")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("estimation", ["module", "exact", "exact with losses"])
+def test_every_plan_for_statistics_gives_the_same_profile(estimation: Any, workers: int) -> None:
+    case = WITH_BATCH_NORM[0][1]
+    start, end = case.ends()
+    line, policy = ls.Line(start, end), ls.Recalibrate(case.data())
+    plan = ExecutionPlan("graph", "as the test says", 4, True, 8, estimation)
+    found = by_plan(plan, start, line, case.data(), batch_norm=policy, alphas=4, workers=workers)
+    assert_same(found, by_module(start, line, case.data(), batch_norm=policy, alphas=4))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import assert_same, by_module, classes, ends, random
+from cases import assert_same, by_graph, by_module, by_plan, classes, ends, random
 from torch import Tensor, fx, nn
 
 import lerpscape as ls
-from lerpscape.engine import plan, relu_sweep
-from lerpscape.engine.graph import Graph
-from lerpscape.engine.groups import outputs
+from lerpscape.engine.graph import CapturedOutputs, Graph
+from lerpscape.engine.groups import capture
+from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep
 
 ROWS = (9, 14, 6, 11)  # batches that the plan divides otherwise
@@ -44,21 +44,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
 }
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(plan, "MOST_ROWS", 7)
-    monkeypatch.setattr(plan, "MOST_GROUP", 23)
-
-
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("derivative", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("sweeps", [True, False])
 def test_first_layers_are_not_made_again(
     name: str, derivative: bool, sweeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, seen = NETWORKS[name]
+    build, captured = NETWORKS[name]
+    sweep_alphas = tuple(np.linspace(0, 1, 9).tolist()) if sweeps and name != "called twice" else ()
+    plan = ExecutionPlan("graph", "as the test says", 7, group_size=23, sweep_alphas=sweep_alphas)
     made: list[int] = []
     first_layer, sweep = Graph._first_layer, ReLUSweep.__init__
     begun: list[int] = []
@@ -72,56 +66,52 @@ def test_first_layers_are_not_made_again(
         begun.append(len(known))
         sweep(self, first, layer, alphas, known)
 
-    monkeypatch.setattr(relu_sweep, "worth_sweeping", lambda *sizes, **options: sweeps)
     monkeypatch.setattr(Graph, "_first_layer", counted)
     monkeypatch.setattr(ReLUSweep, "__init__", counted_sweep)
     start, end = ends(build)
     line, asked = ls.Line(start, end), {"alphas": 9, "derivative": derivative}
-    found = ls.profile(start, line, DATA, **asked)
-    # sizes are seen on one example, made by the operations
-    assert (set(made) == {1}) == seen
-    assert bool(begun) == (sweeps and name != "called twice")
+    found = by_plan(plan, start, line, DATA, **asked)
+    assert bool(made) != captured
+    assert bool(begun) == bool(sweep_alphas)
     assert set(begun) <= {1 + derivative}  # the hidden layer is not written over, and known at α = 0
-    assert_same(found, by_module(monkeypatch, start, line, DATA, **asked))
+    assert_same(found, by_module(start, line, DATA, **asked))
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    ("alphas", "seen"),
+    ("alphas", "captured"),
     [(np.linspace(-1, 2, 13), True), (np.linspace(0, 0.9, 9), False), (np.linspace(0.1, 1, 9), False)],
 )
-def test_both_ends_must_be_asked_for(alphas: Any, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ends_must_be_among_the_alphas(alphas: Any, captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     first_layer = Graph._first_layer
     monkeypatch.setattr(
         Graph, "_first_layer", lambda *known: made.append(len(first_layer(*known))) or first_layer(*known)
     )
     start, end = ends(stack)
-    found = ls.profile(start, ls.Line(start, end), DATA, alphas=alphas)
-    assert (set(made) == {1}) == seen
-    assert_same(found, by_module(monkeypatch, start, ls.Line(start, end), DATA, alphas=alphas))
+    found = by_graph(7, 23, start, ls.Line(start, end), DATA, alphas=alphas)
+    assert bool(made) != captured
+    assert_same(found, by_module(start, ls.Line(start, end), DATA, alphas=alphas))
 
 
-@pytest.mark.usefixtures("small")
-def test_a_layer_that_does_not_move_has_no_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_does_not_move_has_no_derivative() -> None:
     start, end = ends(stack)
     line = ls.Line(start, end).only("3", "5")
-    assert_same(ls.profile(start, line, DATA, alphas=9), by_module(monkeypatch, start, line, DATA, alphas=9))
+    assert_same(by_graph(7, 23, start, line, DATA, alphas=9), by_module(start, line, DATA, alphas=9))
 
 
 def test_what_was_not_called_once_for_each_batch_or_was_written_over_is_left_out() -> None:
     node = fx.Graph().placeholder("layer")
     layer, inputs = nn.Linear(2, 2), torch.ones(3, 2)
     with torch.no_grad():
-        with outputs({node: layer}, 2) as seen:
+        with capture({node: layer}, 2) as captured:
             first, second = layer(inputs), layer(2 * inputs)
-        assert [values[node].tolist() for values, _ in seen] == [first.tolist(), second.tolist()]
-        with outputs({node: layer}, 2) as seen:
+        assert [each.values[node].tolist() for each in captured] == [first.tolist(), second.tolist()]
+        with capture({node: layer}, 2) as captured:
             layer(inputs)
-        assert seen == [({}, {}), ({}, {})]
-        with outputs({node: layer}, 1) as seen:
+        assert captured == [CapturedOutputs(), CapturedOutputs()]
+        with capture({node: layer}, 1) as captured:
             layer(inputs).relu_()
-        assert seen == [({}, {})]
+        assert captured == [CapturedOutputs()]
     assert not layer._forward_hooks
 
 
@@ -137,13 +127,11 @@ class Clamped(nn.Module):
         return self.last(torch.tanh(self.first(inputs)) * self.scale.clamp_(max=0.5))
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("derivative", [True, False])
 def test_ends_are_not_written_to(derivative: bool) -> None:
     start, end = ends(Clamped)
     line = ls.Line(start, end)
     before = [{name: tensor.clone() for name, tensor in each.tensors.items()} for each in (line.start, line.end)]
-    found = ls.profile(start, line, DATA, alphas=9, derivative=derivative)
-    assert "first layer shared" in found.how["plan"]
+    by_graph(7, 23, start, line, DATA, alphas=9, derivative=derivative)
     for each, kept in zip((line.start, line.end), before, strict=True):
         assert all(torch.equal(each.tensors[name], tensor) for name, tensor in kept.items())

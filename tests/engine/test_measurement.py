@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,24 @@ def test_an_argument_without_effect_is_an_error(name: str, nearest: str | None) 
         f"got: {name!r}.\ntry: {hint}"
     )
     check_options(measure, {"device": "cpu"})
+
+
+PACKAGES = (ls, ls.profiles, ls.certificates, ls.geometry, ls.studies)
+PUBLIC = {name: getattr(package, name) for package in PACKAGES for name in package.__all__}
+MEASURING = [
+    each for each in PUBLIC.values() if inspect.isfunction(each) and "options" in inspect.signature(each).parameters
+]
+ENDS = LINE.start, LINE.end
+ARGUMENTS: dict[str, Any] = {"model": MODEL, "path": LINE, "line": LINE, "data": DATA, "start": ENDS[0], "end": ENDS[1]}
+ARGUMENTS |= {"other": MODEL, "checkpoints": ENDS, "estimate_from": DATA, "rest": "end", "tolerance": 0.0}
+
+
+@pytest.mark.parametrize("function", MEASURING, ids=lambda function: function.__name__)
+def test_every_function_that_measures_refuses_a_misspelt_argument(function: Callable[..., Any]) -> None:
+    wanted = [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+    given = {name: ARGUMENTS[name] for name in wanted if name != "options"}
+    with pytest.raises(TypeError, match=f"an argument of {function.__name__}.*\ngot: 'divice'.\ntry: "):
+        function(**given, divice="cpu")
 
 
 def test_only_modules_are_opened_and_nothing_in_them_changes() -> None:

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lerpscape as ls
-from lerpscape.engine import compiling, relu_sweep
+from lerpscape.engine import relu_sweep
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.evaluate import rows_of
-from lerpscape.engine.execution import GraphExecution, ModuleExecution
-from lerpscape.engine.first_layers import EndpointOutputs
+from lerpscape.engine.evaluate import evaluate_all
+from lerpscape.engine.evaluator import Evaluator
+from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective
 from lerpscape.engine.graph import traced
 from lerpscape.engine.model_on_path import ModelOnPath
-from lerpscape.engine.planner import Evaluator
+from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, may_sweep, worth_sweeping
+from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batches import Reader, batch_of
+from lerpscape.networks.batches import batch_of
 from lerpscape.networks.losses import LOSSES
 from lerpscape.networks.undisturbed import undisturbed
 
@@ -258,7 +259,7 @@ DATA = drawn(50, seed=0)
 
 
 def is_swept(found: ls.Profile) -> bool:
-    return "the next one kept up from α to α" in found.how["plan"]
+    return "the next one updated from α to α" in found.how["plan"]
 
 
 @pytest.fixture
@@ -273,13 +274,11 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("derivative", [True, False])
 @pytest.mark.parametrize("alphas", [12, np.linspace(-0.25, 1.25, 13)], ids=["inside", "beyond"])
 @pytest.mark.parametrize("build", [network, Function, shallow])
-def test_profiles_are_those_of_the_module(
-    build: Any, alphas: Any, derivative: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_profiles_are_those_of_the_module(build: Any, alphas: Any, derivative: bool) -> None:
     start, end = seeded(build, 0), seeded(build, 1)
     asked = {"alphas": alphas, "derivative": derivative}
     found = ls.profile(start, ls.Line(start, end), DATA, **asked)
-    expected = by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked)
+    expected = by_module(start, ls.Line(start, end), DATA, **asked)
     assert is_swept(found)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-6)  # float32
     assert found.loss[found.alphas == 0] == expected.loss[expected.alphas == 0]
@@ -290,12 +289,12 @@ def test_profiles_are_those_of_the_module(
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_loss_may_give_a_part_of_the_swept_output_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_may_give_a_part_of_the_swept_output_as_it_is() -> None:
     """It lies in memory that later α are written to."""
     start, end = seeded(shallow, 0), seeded(shallow, 1)
     asked = {"alphas": 12, "loss": lambda outputs, targets: outputs[:, 0], "derivative": False}
     found = ls.profile(start, ls.Line(start, end), DATA, **asked)
-    expected = by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked)
+    expected = by_module(start, ls.Line(start, end), DATA, **asked)
     assert is_swept(found)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-4, atol=1e-6)  # float32, around 0
 
@@ -321,11 +320,11 @@ def test_adaptive_points_that_are_known_before_are_swept() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_float64_is_swept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_is_swept_too() -> None:
     start, end = seeded(network, 0), seeded(network, 1)
     asked = {"alphas": 12, "dtype": torch.float64}
     found = ls.profile(start, ls.Line(start, end), DATA, **asked)
-    expected = by_module(monkeypatch, start, ls.Line(start, end), DATA, **asked)
+    expected = by_module(start, ls.Line(start, end), DATA, **asked)
     assert is_swept(found)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-13)
     np.testing.assert_allclose(found.derivative, expected.derivative, rtol=1e-11)
@@ -336,7 +335,7 @@ def test_without_a_compiler_the_plan_says_what_to_install(monkeypatch: pytest.Mo
     start, end = seeded(network, 0), seeded(network, 1)
     found = {}
     for there in (True, False):
-        monkeypatch.setattr(compiling, "find_spec", lambda name, there=there: there or None)
+        monkeypatch.setattr(relu_sweep, "find_spec", lambda name, there=there: there or None)
         found[there] = ls.profile(start, ls.Line(start, end), DATA, alphas=12)
         ls.gauss_length(start, ls.Line(start, end), DATA, alphas=5, precision=0.5)
     assert is_swept(found[True]) and not is_swept(found[False])
@@ -434,61 +433,59 @@ def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.Monk
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32
 
 
+def objective_on(line: ls.Line, model: nn.Module) -> Objective:
+    on_path = ModelOnPath(model, line, None, None)
+    return Objective(on_path, LOSSES["cross_entropy"], BatchNormStatistics(on_path, None), derivative=False)
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_alpha_alone_is_measured_by_the_module(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two products of the first layer would serve a single α: more than the module makes."""
-    together, right = [], GraphExecution.row
+    by_graph, right = [], GraphExecution.at
 
-    def row(plan: GraphExecution, alpha: float, ready: Any) -> Any:
-        together.append(alpha)
-        return right(plan, alpha, ready)
+    def at(execution: GraphExecution, alpha: float, prepared: Any) -> Any:
+        by_graph.append(alpha)
+        return right(execution, alpha, prepared)
 
-    monkeypatch.setattr(GraphExecution, "row", row)
+    monkeypatch.setattr(GraphExecution, "at", at)
     start, end = seeded(network, 0), seeded(network, 1)
-    line, grid = ls.Line(start, end), [0.2, 0.4, 0.7]
+    line, grid, chunk = ls.Line(start, end), [0.2, 0.4, 0.7], [batch_of(item) for item in DATA]
     with undisturbed(start):
-        on_path, loss = ModelOnPath(start, line, None, None), LOSSES["cross_entropy"]
-        probe, statistics = batch_of(DATA[0]), BatchNormStatistics(on_path, None)
-        walk = Evaluator(on_path, loss, statistics, lambda _: None, derivative=False, probe=probe, workers=workers)
-        walk.choose(np.linspace(0, 1, 9), [batch_of(item) for item in DATA], True)
-        assert "first layer shared" in walk.choice.describe()
-        together.clear()
-        alone = [rows_of(walk, np.array([alpha]), Reader(DATA))[0][0].losses for alpha in grid]
-        assert not together
-        module = ModuleExecution(on_path, loss, statistics, lambda _: None, derivative=False)
+        objective = objective_on(line, start)
+        evaluator = Evaluator(objective, ExecutionPlan("graph", "as the test says", 16, group_size=64))
+        alone = [evaluate_all(evaluator, np.array([alpha]), [chunk], workers=workers)[0].losses for alpha in grid]
+        assert not by_graph
+        module = ModuleExecution(objective)
         for alpha, losses in zip(grid, alone, strict=True):
-            assert (losses == module.row(alpha, [batch_of(item) for item in DATA]).losses).all()
-        rows_of(walk, np.array(grid), Reader(DATA))
-        assert bool(together) == (workers == 1)  # else it is the forked processes that saw them
+            assert (losses == module.at(alpha, chunk).losses).all()
+        evaluate_all(evaluator, np.array(grid), [chunk], workers=workers)
+        assert bool(by_graph) == (workers == 1)  # else it is the forked processes that called it
 
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("sweeps", [False, True])
-def test_a_plan_that_is_known_is_taken_for_few_alphas_too(sweeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_holds_for_few_alphas_too(sweeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that tasks elsewhere, which see the α of one pass alone, give the same bits."""
-    monkeypatch.setattr(relu_sweep, "worth_sweeping", lambda *sizes, **options: sweeps)
-    by_graph, row = [], GraphExecution.row
+    by_graph, at = [], GraphExecution.at
 
-    def noted(plan: GraphExecution, alpha: float, ready: Any) -> Any:
+    def noted(execution: GraphExecution, alpha: float, prepared: Any) -> Any:
         by_graph.append(alpha)
-        return row(plan, alpha, ready)
+        return at(execution, alpha, prepared)
 
+    monkeypatch.setattr(GraphExecution, "at", noted)
     start, end = seeded(network, 0), seeded(network, 1)
-    line, few = ls.Line(start, end), np.array([0.25, 0.4, 0.75])
-    chunk, found = [batch_of(item) for item in DATA], []
+    few, chunk = np.array([0.25, 0.4, 0.75]), [batch_of(item) for item in DATA]
+    sweep_alphas = tuple(np.linspace(0, 1, 9).tolist()) if sweeps else ()
+    plan = ExecutionPlan("graph", "as the test says", 16, group_size=64, sweep_alphas=sweep_alphas)
     with undisturbed(start):
-        on_path, loss = ModelOnPath(start, line, None, None), LOSSES["cross_entropy"]
-        statistics, plan = BatchNormStatistics(on_path, None), None
-        for alphas in (np.linspace(0, 1, 9), few):
-            walk = Evaluator(on_path, loss, statistics, lambda _: None, derivative=False, probe=chunk[0])
-            plan = walk.choose(alphas, chunk, False, plan)
-            with monkeypatch.context() as patched:
-                patched.setattr(GraphExecution, "row", noted)
-                found.append([each.losses for each in rows_of(walk, few, Reader(DATA))[0]])
+        objective = objective_on(ls.Line(start, end), start)
+        matrices = []
+        for each in (plan, ExecutionPlan.from_json(plan.to_json())):
+            matrices.append(evaluate_all(Evaluator(objective, each), few, [chunk]))
             assert set(by_graph) == ({0.25, 0.75} if sweeps else set(few))  # a sweep gives nothing beside its α
             by_graph.clear()
-    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert all(torch.equal(matrices[0][place].losses, matrices[1][place].losses) for place in range(3))
 
 
 def test_sweeps_are_for_vectors_on_the_cpu() -> None:

@@ -31,8 +31,8 @@ def test_digits_are_split_once_and_in_order() -> None:
     assert sorted(set(labels.tolist())) == list(range(10))
 
 
-def test_the_knob_breaks_monotonicity_systematically(demo: lab.Demo) -> None:
-    """No norm target, no rise, in all seeds; a large one, a rise in all seeds, and more of it the larger it is."""
+def test_max_rise_grows_with_the_norm_target_in_every_seed(demo: lab.Demo) -> None:
+    """No rise without a norm target; with a large one, a rise in every seed that grows with the target."""
     for radius in (0.0, 10.0):
         assert max(demo.rises[radius]) <= lab.TOLERANCE
     for radius in (20.0, 30.0, 40.0):
@@ -42,7 +42,7 @@ def test_the_knob_breaks_monotonicity_systematically(demo: lab.Demo) -> None:
         assert pushed == sorted(pushed)
 
 
-def test_the_two_shown_differ_as_the_report_says(demo: lab.Demo) -> None:
+def test_the_plain_network_is_monotonic_and_the_pushed_one_is_not(demo: lab.Demo) -> None:
     plain, pushed = demo.profiles["plain"], demo.profiles["pushed"]
     assert all(each.is_monotonic(lab.TOLERANCE) for each in plain)
     assert not any(each.is_monotonic(lab.TOLERANCE) for each in pushed)
@@ -56,8 +56,8 @@ def test_the_two_shown_differ_as_the_report_says(demo: lab.Demo) -> None:
     assert "norm target R" in text
 
 
-def test_both_networks_have_their_proof(demo: lab.Demo) -> None:
-    """On the training data, over every α: what the points showed, and a bracket around it."""
+def test_certificates_agree_with_the_profiles(demo: lab.Demo) -> None:
+    """Bounds on the training loss over all α contain the measured losses."""
     plain, pushed = demo.certificates["plain"], demo.certificates["pushed"]
     assert (plain.verdict, pushed.verdict) == ("monotonic", "violated")
     assert plain.upper <= lab.TOLERANCE < pushed.lower

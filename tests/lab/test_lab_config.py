@@ -1,4 +1,4 @@
-"""Configurations and sweep files: names that never change by accident, and refusals that say what to do."""
+"""Configurations and sweep files: keys that never change by accident, and error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
@@ -24,7 +24,7 @@ def test_keys_are_frozen() -> None:
     assert RunConfig(optimizer=OptimizerConfig(lr=0.3, momentum=0.9)).key == "1c0b38c4e775"
 
 
-def test_key_is_what_is_trained_and_measure_key_how_it_is_measured() -> None:
+def test_key_identifies_the_training_and_measure_key_the_measurement() -> None:
     plain = RunConfig()
     finer = RunConfig(measure=MeasureConfig(alphas=100))
     longer = RunConfig(training=TrainingConfig(epochs=11))
@@ -33,7 +33,7 @@ def test_key_is_what_is_trained_and_measure_key_how_it_is_measured() -> None:
     assert plain.with_seed(3).key == plain.key and plain.with_seed(3).name == f"{plain.key}/3"
 
 
-def test_a_default_written_out_and_a_whole_float_change_no_key() -> None:
+def test_explicit_defaults_and_whole_floats_do_not_change_the_key() -> None:
     assert RunConfig.from_dict({"optimizer": {"lr": 0.1, "momentum": 0}}).key == RunConfig().key
     assert RunConfig.from_dict({"optimizer": {"lr": 1}}).key == RunConfig.from_dict({"optimizer": {"lr": 1.0}}).key
     widths = [RunConfig.from_dict({"model": {"widths": each}}).key for each in ([64, 64], [64.0, 64], [64])]
@@ -54,8 +54,9 @@ tables = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the time of an example depends on the load of the machine
 @given(tables)
-def test_there_and_back(table: dict[str, Any]) -> None:
+def test_to_dict_and_from_dict_are_inverse(table: dict[str, Any]) -> None:
     config = RunConfig.from_dict(table)
     again = RunConfig.from_dict(config.to_dict())
     assert again == config and again.key == config.key
@@ -97,7 +98,7 @@ def test_every_field_has_a_type_that_is_checked() -> None:
                         RunConfig.from_dict({section: {each.name: {"a": "table"}}})
 
 
-def test_grids_draws_and_lists_are_put_together() -> None:
+def test_grids_and_single_runs_are_concatenated() -> None:
     sweep = Sweep.from_dict(
         {
             "seeds": [0, 1],
@@ -123,7 +124,7 @@ def test_grids_draws_and_lists_are_put_together() -> None:
     assert [run.seed for run in sweep.runs[:4]] == [0, 1, 0, 1]
 
 
-def test_draws_have_their_laws_and_their_own_streams() -> None:
+def test_draws_have_their_distributions_and_their_own_random_streams() -> None:
     lr = {"optimizer": {"lr": {"log_uniform": [1e-4, 1.0]}}}
     few = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr}})
     more = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr, "training": {"epochs": {"integers": [1, 3]}}}})
@@ -159,7 +160,7 @@ def test_sweep_refusals(table: Mapping[str, Any], message: str) -> None:
         Sweep.from_dict(table)
 
 
-def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_not_toml(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the path of a sweep file"):
         Sweep.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = [1,")
@@ -167,7 +168,7 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
         Sweep.load(tmp_path / "bad.toml")
 
 
-def test_laying_over_changes_neither_table() -> None:
+def test_deep_merge_changes_neither_table() -> None:
     base: dict[str, Any] = {"a": {"x": 1}}
     assert deep_merge(base, {"a": {"y": 2}, "b": 3}) == {"a": {"x": 1, "y": 2}, "b": 3}
     assert base == {"a": {"x": 1}}

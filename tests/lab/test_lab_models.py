@@ -1,4 +1,4 @@
-"""The laboratory's networks: how many parameters, what they start from, and what is refused."""
+"""The laboratory's networks: numbers of parameters, initialisations and error messages."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_the_same_average_for_other_batches_and_chunks(name: str, policy: str, m
 @pytest.mark.parametrize("name", NETWORKS)
 def test_output_paths_turn(name: str) -> None:
     policy = "interpolate" if batch_norms(name) else "none"
-    found = measured(name, policy, ls.gauss_length, alphas=9, tolerance=None)
+    found = measured(name, policy, ls.gauss_length, alphas=9, precision=None)
     assert np.isfinite(found.per_example).all() and found.mean > 0
 
 
@@ -201,7 +201,7 @@ def test_a_certificate_holds_at_every_point_of_a_grid(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, on first use
 def test_language_models_under_torchs_own_forward_mode() -> None:
-    """The Transformer needs nothing from us; torch has no derivative of its fused LSTM, and says so."""
+    """torch differentiates the Transformer directly, and raises an error for its fused LSTM."""
     tokens = torch.zeros(2, 3, dtype=torch.long)
     for name in ("transformer", "lstm"):
         model = small(name)

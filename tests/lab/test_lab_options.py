@@ -81,5 +81,5 @@ def test_options_without_a_default_must_be_given() -> None:
         check_options("f", function, {})
 
 
-def test_types_that_are_there_for_type_checkers_alone_take_any_value() -> None:
+def test_annotations_for_type_checkers_only_take_any_value() -> None:
     check_options("f", strange, {"option": 3})

@@ -1,4 +1,4 @@
-"""Runs in a store: killed after any write and resumed is the same as never killed, bit for bit."""
+"""Runs in a store: a run killed after any write and resumed gives the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONFIG = RunConfig.from_dict(TINY)
 
 
 def contents(store: str | Path) -> dict[str, bytes]:
-    """Every file below runs/ but the times."""
+    """Every file below runs/ except seconds.json."""
     runs = Path(store) / "runs"
     files = {each.relative_to(runs).as_posix(): each.read_bytes() for each in sorted(runs.rglob("*")) if each.is_file()}
     return {name: content for name, content in files.items() if not name.endswith("seconds.json")}
@@ -50,7 +50,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(store)
 
 
-def test_what_a_finished_run_leaves(uninterrupted: dict[str, bytes]) -> None:
+def test_files_of_a_finished_run(uninterrupted: dict[str, bytes]) -> None:
     base, measured = f"{CONFIG.name}", f"{CONFIG.name}/measured/{CONFIG.measure_key}"
     assert set(uninterrupted) == {
         f"{base}/config.json",
@@ -88,7 +88,7 @@ def operations(monkeypatch: pytest.MonkeyPatch, allowed: int, after: bool) -> li
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_killed_at_any_write_then_resumed_is_never_killed(
+def test_killed_at_any_write_and_resumed_gives_the_same_files(
     uninterrupted: dict[str, bytes], tmp_path: Path, after: bool
 ) -> None:
     kills = 0
@@ -158,7 +158,7 @@ def test_the_stored_profile_is_that_of_the_stored_files(uninterrupted: dict[str,
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
+def test_a_damaged_checkpoint_is_quarantined_and_the_run_starts_again(
     uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -178,7 +178,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
     assert (aside / "resume.safetensors").exists() and "damaged" in (aside / "reason.txt").read_text()
 
 
-def test_a_changed_result_is_put_aside_and_made_again(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_changed_result_is_quarantined_and_computed_again(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     for number, name in enumerate(("end.safetensors", f"measured/{CONFIG.measure_key}/train.json"), 1):
         perform(WorkItem(CONFIG, str(tmp_path)))
         with (tmp_path / "runs" / CONFIG.name / name).open("ab") as file:
@@ -237,7 +237,9 @@ def test_a_failure_is_recorded_and_retried_only_when_asked(tmp_path: Path) -> No
         ({"model": {"widths": [6], "batch_norm": True}}, r"expected: measure\.batch_norm for a model with batch norm"),
     ],
 )
-def test_what_no_run_can_do_is_refused_before_the_first(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_impossible_configurations_are_refused_before_training(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         check_items([WorkItem(RunConfig.from_dict({**TINY, **changes}), str(tmp_path))])
 
@@ -302,7 +304,7 @@ optimizer.lr = [0.1, 0.01]
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_at_random_moments_leaves_the_same_store(tmp_path: Path) -> None:
+def test_kill_9_at_random_moments_leaves_the_same_store(tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(SWEEP)
     sweep = Sweep.load(tmp_path / "sweep.toml")
     run_sweep(sweep, Store(tmp_path / "whole"))

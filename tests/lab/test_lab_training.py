@@ -1,4 +1,4 @@
-"""Training against torch's own loop, and what torch leaves out against its formula."""
+"""Training against a loop with torch's optimisers, and the additions to torch against their formulas."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def step_by_hand(rule: Callable[[list[nn.Parameter]], torch.optim.Optimizer], st
 
 
 class Ours:
-    """Our optimiser in the shape of torch's, at a constant learning rate."""
+    """Our optimiser with torch's interface, at a constant learning rate."""
 
     def __init__(self, parameters: list[nn.Parameter], config: OptimizerConfig) -> None:
         self.optimizer = Optimizer(parameters, config)
@@ -90,7 +90,7 @@ def test_steps_are_those_of_torch(name: str) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_lookahead_goes_its_share_of_the_way_and_starts_there_again() -> None:
+def test_lookahead_moves_the_slow_weights_and_restarts_from_them() -> None:
     plain = step_by_hand(lambda p: torch.optim.SGD(p, lr=0.1), 4)
     ours: Any = lambda p: Ours(p, OptimizerConfig(lr=0.1, lookahead_steps=2, lookahead_share=0.25))  # noqa: E731
     found = step_by_hand(ours, 4)
@@ -102,7 +102,7 @@ def test_lookahead_goes_its_share_of_the_way_and_starts_there_again() -> None:
     torch.testing.assert_close(found[3], slow + 0.25 * moved)
 
 
-def test_one_epoch_is_the_plain_loop() -> None:
+def test_one_epoch_equals_a_plain_loop() -> None:
     config = RunConfig(
         optimizer=OptimizerConfig(lr=0.05, momentum=0.9),
         training=TrainingConfig(epochs=1, batch_size=16, clip=0.5),
@@ -143,7 +143,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: str(each)[:40])
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_stopping_after_any_epoch_and_going_on_gives_the_same_bits(settings: dict[str, Any], stop: int) -> None:
+def test_resuming_after_any_epoch_gives_the_same_bits(settings: dict[str, Any], stop: int) -> None:
     config = RunConfig.from_dict(
         {**settings, "training": {"epochs": 4, "batch_size": 16, **settings.get("training", {})}}
     )
@@ -158,7 +158,7 @@ def test_stopping_after_any_epoch_and_going_on_gives_the_same_bits(settings: dic
     assert pack(again) == pack(finished)
 
 
-def test_label_noise_begins_when_it_should() -> None:
+def test_label_noise_starts_at_its_epoch() -> None:
     losses = {}
     for begin in (0, 2, 4):
         config = RunConfig.from_dict(
@@ -192,7 +192,7 @@ def test_schedules_at_points_worked_out_by_hand() -> None:
     assert learning_rate(optimizer, TrainingConfig(), 7.3) == 2.0
 
 
-def test_pressure_is_its_formula() -> None:
+def test_penalty_equals_its_formula() -> None:
     model = nn.Linear(2, 1).double()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[3.0, -4.0]]))
@@ -203,7 +203,7 @@ def test_pressure_is_its_formula() -> None:
     assert penalty(model, TrainingConfig()) == 0.0
 
 
-def test_what_is_not_a_kept_progress_is_refused() -> None:
+def test_damaged_training_states_are_refused() -> None:
     content = pack(TrainingState(network().state_dict(), {"steps": torch.tensor(1)}, ()))
     assert set(unpack(content).parameters) == set(network().state_dict())
     flipped = bytearray(content)
@@ -213,6 +213,6 @@ def test_what_is_not_a_kept_progress_is_refused() -> None:
             unpack(damaged)
 
 
-def test_seeds_of_different_purposes_differ() -> None:
+def test_derived_seeds_differ() -> None:
     assert len({derived_seed(a, b) for a in range(20) for b in range(20)}) == 400
     assert derived_seed(1, 2) == derived_seed(1, 2) != derived_seed(12)

@@ -1,4 +1,4 @@
-"""Tables: their numbers against a few lines that read the raw profiles, and nothing that silently drops out."""
+"""Tables: their numbers against the raw profiles, and every run in a cell or in the notes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def rise(losses: list[float]) -> float:
     return max(b - a for i, a in enumerate(losses) for b in losses[i:])
 
 
-def test_share_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
+def test_share_equals_a_computation_from_the_raw_files(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
     found = tabulate(sweep_records(sweep, Store(store)), Layout.from_dict(sweep.tables[0]), sweep.counts_below)
@@ -120,7 +120,7 @@ def test_the_tolerance_decides_what_rises(swept: tuple[Path, Path]) -> None:
         assert sum(cell.hits or 0 for cell in cells) == hits
 
 
-def test_mean_rise_equals_what_a_few_lines_find(swept: tuple[Path, Path]) -> None:
+def test_mean_rise_equals_a_computation_from_the_raw_files(swept: tuple[Path, Path]) -> None:
     file, store = swept
     sweep = Sweep.load(file)
     found = tabulate(sweep_records(sweep, Store(store)), Layout.from_dict(sweep.tables[1]), sweep.counts_below)

@@ -1,4 +1,4 @@
-"""Who works makes no difference: one process, two, a map, Ray or submitit give the same records."""
+"""Workers: one process, two, a map, Ray and submitit give the same records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [2, map], ids=["processes", "map"])
-def test_records_do_not_depend_on_who_works(alone: dict[str, bytes], tmp_path: Path, workers: Any) -> None:
+def test_records_do_not_depend_on_the_workers(alone: dict[str, bytes], tmp_path: Path, workers: Any) -> None:
     seen: list[tuple[int, int]] = []
     status = run_sweep(SWEEP, Store(tmp_path), workers=workers, progress=lambda *at: seen.append(at))
     assert status.states["done"] == 4 and seen == [(i, 4) for i in range(1, 5)]
@@ -59,7 +59,7 @@ def test_a_killed_worker_loses_only_time(tmp_path: Path) -> None:
     assert dict(map_as_completed(die_once, markers, workers=2)) == dict.fromkeys(markers, "survived")
 
 
-def test_an_item_that_kills_every_worker_is_given_up() -> None:
+def test_an_item_that_kills_every_worker_is_abandoned() -> None:
     [(item, outcome)] = map_as_completed(die, ["x"], workers=2)
     assert isinstance(outcome, WorkerDied) and (item, outcome.attempts) == ("x", ATTEMPTS)
     assert f"died {ATTEMPTS} times" in outcome.reason

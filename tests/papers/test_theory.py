@@ -1,4 +1,4 @@
-"""Four models whose lines are understood: closed forms against simulation, enumeration and the instrument itself."""
+"""Theoretical models: closed forms against simulation, enumeration and measurement."""
 
 import itertools
 import math
@@ -163,7 +163,7 @@ def test_the_condition_is_what_a_dense_grid_shows(
     assert fine[losses.argmin()] == pytest.approx(min(model.vertex, 1), abs=1e-3)
 
 
-def test_without_noise_it_falls_while_steps_do_not_overshoot_and_may_rise_after() -> None:
+def test_without_noise_the_loss_falls_unless_steps_overshoot() -> None:
     assert quadratic(noise=0.0).max_rise == 0
     assert quadratic(noise=0.0, learning_rate=1.9, steps=1).max_rise > 0  # r = −0.9: past the minimum
 
@@ -208,7 +208,7 @@ def test_a_linear_model_is_a_parabola_and_does_not_turn(overshoot: float) -> Non
     assert not found.gauss.degenerate.any()
 
 
-def test_the_best_of_a_linear_model_is_the_best() -> None:
+def test_best_is_the_least_squares_loss() -> None:
     """Least squares by numpy, with the features written out."""
     found = linear_model(seed=4)
     x = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
@@ -257,7 +257,7 @@ def test_no_rise_from_any_start_with_steps_that_do_not_jump(first: float, second
 
 
 @pytest.mark.parametrize(("start", "jumps"), [(1.8, False), (1.9, True), (2.0, True)])
-def test_a_start_beyond_s_plus_one_over_the_step_lands_on_the_other_side_and_rises(start: float, jumps: bool) -> None:
+def test_a_start_beyond_s_plus_one_over_the_step_crosses_the_origin_and_rises(start: float, jumps: bool) -> None:
     """s = 1 and η = 0.4: the bound on a² is 3.5, so on a 1.87."""
     found = two_layer(first=start, second=start, targets=(1.0,), learning_rate=0.4, steps=300)
     assert found.profile.loss[-1] < 1e-20
@@ -391,7 +391,7 @@ def test_training_that_diverges_is_refused() -> None:
         width_study(widths=(16, 32), seeds=(0, 1), learning_rate=50.0, steps=5, progress=False)
 
 
-def test_the_widest_are_fitted_alone_where_asked() -> None:
+def test_widest_restricts_the_fit() -> None:
     values = [[4.0, 4.0], [1.0, 1.0], [0.5, 0.5]]
     runs = tuple(
         WidthRun(w, s, 1, 0, v, 0, v, 1, 0) for w, row in zip((1, 2, 4), values, strict=True) for s, v in enumerate(row)
@@ -402,7 +402,7 @@ def test_the_widest_are_fitted_alone_where_asked() -> None:
     assert study.fit("max_rise").reason
 
 
-def test_everything_together_draws_four_pictures_and_says_its_numbers(tmp_path: Path) -> None:
+def test_run_theory_draws_four_figures_and_prints_its_numbers(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = run_theory(
         tmp_path / "out",

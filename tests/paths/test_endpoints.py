@@ -293,7 +293,7 @@ def test_a_fresh_init_is_what_the_factory_draws() -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1))
 
-    with pytest.raises(TypeError, match="'1', a Scaled, which has parameters"):
+    with pytest.raises(TypeError, match="'1', a Scaled with parameters"):
         ls.paths.fresh_init(nn.Sequential(nn.Linear(1, 1), Scaled()), 0)
 
 
@@ -316,9 +316,9 @@ def test_noise_and_zero_keep_norms_buffers_and_ties() -> None:
     assert tied.tensors["embed.weight"] is tied.tensors["read.weight"]
 
 
-def test_a_permuted_copy_is_recovered_front_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_permuted_copy_is_recovered_without_coordinate_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any sweep of coordinate descent, which most often finds the way too but need not."""
-    monkeypatch.setattr("lerpscape.paths.unit_matching._SWEEPS", 0)
+    monkeypatch.setattr("lerpscape.paths.unit_matching._ROUNDS", 0)
     for name in ("mlp", "resnet"):
         model, inputs = network(name, 0), NETWORKS[name][1]
         back = ls.paths.aligned(model, model, ls.paths.permuted(model, model, seed=0, inputs=inputs), inputs=inputs)

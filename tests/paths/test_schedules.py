@@ -219,18 +219,18 @@ def test_branches_of_two_depths_are_refused_and_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ls.Line(A, B).only("layer9.*"), r"(?s)'layer9\.\*', which matches none.*Nearest: '0.weight'"),
-        (lambda: ls.Line(A, B).only("9.wieght"), r"(?s)Nearest: '9\.weight'"),
+        (lambda: ls.Line(A, B).only("layer9.*"), r"(?s)'layer9\.\*', which matches none.*Most similar: '0.weight'"),
+        (lambda: ls.Line(A, B).only("9.wieght"), r"(?s)Most similar: '9\.weight'"),
         (lambda: ls.Line(A, B).only("kind:bias"), r"one of kind:weights, kind:biases, kind:norms"),
         (lambda: ls.Line(A, B).only(), "at least one pattern"),
         (lambda: ls.Line(A, B).only("*.num_batches_tracked"), "patterns for tensors that differ"),
-        (lambda: ls.Line(A, B).schedule({"0": squared, "*.bias": squared}), r"'0.bias' under two"),
+        (lambda: ls.Line(A, B).schedule({"0": squared, "*.bias": squared}), r"'0.bias', which match two"),
         (lambda: ls.Line(A, B).schedule({"0": torch.sqrt}).velocity(0.0), r"(?s)finite derivative.*φ′\(0\) = inf"),
         (lambda: ls.Line(A, B).schedule({"0": lambda a: 0.5}), r"float64 tensor of shape \(\), to such a tensor"),
         (lambda: ls.Line(A, B).schedule({}), "at least one pattern with a schedule"),
         (lambda: ls.Bezier(A, B, C).between(0.5, 0.5), "two different, finite values"),
         (lambda: ls.Polyline(A), "at least two points"),
-        (lambda: ls.SphericalLine({"w": torch.ones(2)}, {"w": -torch.ones(2)}), r"(?s)'w', at π from"),
+        (lambda: ls.SphericalLine({"w": torch.ones(2)}, {"w": -torch.ones(2)}), r"(?s)'w', at an angle of π between"),
         (lambda: ls.Plane(A, B, ls.Line(A, B).between(0.3, 2).end), "collinear to within rounding"),
     ],
 )

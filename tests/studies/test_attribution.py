@@ -78,7 +78,7 @@ def test_slopes_are_those_of_moving_one_tensor_alone(policy: str | None) -> None
         state, name = line.at(alpha), found.names[k // 2]
         return state | {name: state[name] + (h if k % 2 else -h) * velocity[name]}
 
-    stops = ls.paths.Stops((line.start, line.end), 2 * len(found.names), moved, "neighbourhood")
+    stops = ls.paths.PointList((line.start, line.end), 2 * len(found.names), moved, "neighbourhood")
     around = ls.profile(start, stops, case.data(), alphas=len(stops), batch_norm=chosen, derivative=False).loss
     # O(h²) and rounding / h
     assert found.slopes[0] == pytest.approx((around[1::2] - around[::2]) / (2 * h), rel=1e-5, abs=1e-8)

@@ -261,9 +261,9 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
             "an argument of trajectory",
         ),
         (
-            lambda: ls.paths.Stops((ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x").velocity(
-                0.5
-            ),
+            lambda: ls.paths.PointList(
+                (ls.paths.zeros_like(Place()), ls.paths.zeros_like(Place())), 2, dict, "x"
+            ).velocity(0.5),
             TypeError,
             "single points",
         ),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Networks trained by the laboratory come close to the known answers of synthetic data, and never below them."""
+"""Networks trained on synthetic data come close to the known optimum, and never below it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of image files, against small files in the official formats: right ones, damaged ones, hostile ones."""
+"""Readers of image files, on small files in the official formats: valid, damaged and malicious."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_batches_of_any_size_are_the_examples_in_order_bit_for_bit(n: int, size:
     assert torch.equal(targets, labels(n)[order])
 
 
-def test_a_batch_is_ones_own_to_change() -> None:
+def test_a_batch_is_a_copy() -> None:
     split = Split(pixels(4, 1, 2, 2), labels(4))
     split.batch(slice(None))[0].zero_()
     assert torch.equal(split.inputs, pixels(4, 1, 2, 2))
@@ -123,7 +123,7 @@ def test_a_split_of_unequal_parts_is_refused() -> None:
         Split(torch.zeros(3), None).batches(0)
 
 
-def test_the_instrument_reads_a_split_as_data() -> None:
+def test_profile_reads_a_split_as_data() -> None:
     """The same mean loss from splits in other batch sizes, and from the digits as one tensor."""
     found = load("digits")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -199,7 +199,7 @@ def test_every_crop_and_mirror_image_comes_equally_often() -> None:
     assert ((counts - 1000) ** 2 / 1000).sum() < 40.8  # 0.999 quantile of χ² with 17 degrees of freedom
 
 
-def test_augmentation_without_crop_and_flip_is_nothing() -> None:
+def test_augmentation_without_crop_and_flip_is_the_identity() -> None:
     images = pixels(7, 1, 4, 4)
     assert torch.equal(augment(images, torch.Generator(), crop=0, flip=False), images)
     flipped = augment(images, torch.Generator().manual_seed(0), crop=0)
@@ -219,7 +219,7 @@ def test_augmentation_is_seeded_and_leaves_the_callers_randomness_alone() -> Non
         augment(torch.zeros(50, 24), torch.Generator())
 
 
-def test_black_comes_in_before_normalising() -> None:
+def test_augmentation_fills_with_black_before_normalising() -> None:
     white = torch.full((4, 1, 6, 6), 255, dtype=torch.uint8)
     mixed = torch.cat([white, torch.zeros_like(white)])
     split = image_set("x", (mixed, labels(8)), (mixed, labels(8)), 10, normalize=True, reconstruct=False).train

@@ -1,4 +1,4 @@
-"""Text readers against counting by hand, and synthetic data against their known answers."""
+"""Text readers against counting by hand, and synthetic data against their known optimum."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_files_go_to_their_part_by_their_number(tmp_path: Path) -> None:
     assert found.facts["unknown"] == {"train": 0.0, "validation": 2 / 14, "test": 2 / 14}
 
 
-def test_words_and_signs(tmp_path: Path) -> None:
+def test_words_and_symbols(tmp_path: Path) -> None:
     write_texts(tmp_path / "mine", ['Don\'t — it’s a first-rate, 2-day "test"\n\n(naïve)!'] * 10)
     found = load("text", tmp_path, path="mine", split="files", length=1)
     expected = [
@@ -73,7 +73,7 @@ def test_words_and_signs(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_sign_of_a_text_is_lost(content: str) -> None:
+def test_no_symbol_of_a_text_is_lost(content: str) -> None:
     assert "".join(WORD.findall(content)) == re.sub(r"\s", "", content)
 
 
@@ -210,7 +210,7 @@ def test_the_chains_own_transitions_reach_its_entropy_rate() -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian_blobs", "teacher_classification", "teacher_regression", "markov_chain"])
-def test_synthetic_sets_are_their_seed(name: str) -> None:
+def test_synthetic_sets_depend_only_on_their_seed(name: str) -> None:
     state = torch.get_rng_state()
     one, again, other = (load(name, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.train.inputs, again.train.inputs)
