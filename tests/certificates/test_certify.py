@@ -220,7 +220,7 @@ def test_bounds_hold_in_exact_arithmetic():
 
 
 def test_bounds_without_rounding_are_caught_by_exact_arithmetic(monkeypatch):
-    for room in (
+    for module in (
         affine_maps,
         enclosures,
         layer_rules,
@@ -229,7 +229,7 @@ def test_bounds_without_rounding_are_caught_by_exact_arithmetic(monkeypatch):
         moving_parameters,
         taylor_models,
     ):
-        monkeypatch.setattr(room, "UNIT", 0.0)
+        monkeypatch.setattr(module, "UNIT", 0.0)
     assert any(leaves_in_exact_arithmetic(seed) for seed in range(6))
 
 

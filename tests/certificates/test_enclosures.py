@@ -204,12 +204,12 @@ MUTANTS = [
 
 
 @pytest.mark.parametrize(
-    ("room", "name", "mutant"),
+    ("module", "name", "mutant"),
     MUTANTS,
-    ids=[f"{room.__name__.split('.')[1]}-{mutant.__name__}" for room, _, mutant in MUTANTS],
+    ids=[f"{module.__name__.split('.')[1]}-{mutant.__name__}" for module, _, mutant in MUTANTS],
 )
-def test_an_enclosure_made_too_small_is_caught(monkeypatch, room, name, mutant):
-    monkeypatch.setattr(room, name, mutant)
+def test_an_enclosure_made_too_small_is_caught(monkeypatch, module, name, mutant):
+    monkeypatch.setattr(module, name, mutant)
     assert any(worst_escape(seed) > 1 for seed in range(60))
 
 
