@@ -6,15 +6,15 @@ from lerpscape.base.lazy_names import attach
 
 if TYPE_CHECKING:
     from lerpscape.lab.config import (
-        DataConfig,
-        MeasureConfig,
-        ModelConfig,
-        OptimizerConfig,
-        RunConfig,
-        TrainingConfig,
+        DataConfig as DataConfig,
+        MeasureConfig as MeasureConfig,
+        ModelConfig as ModelConfig,
+        OptimizerConfig as OptimizerConfig,
+        RunConfig as RunConfig,
+        TrainingConfig as TrainingConfig,
     )
-    from lerpscape.lab.store import Store
-    from lerpscape.lab.sweep import Sweep
-    from lerpscape.lab.training import train
+    from lerpscape.lab.store import Store as Store
+    from lerpscape.lab.sweep import Sweep as Sweep
+    from lerpscape.lab.training import train as train
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)
