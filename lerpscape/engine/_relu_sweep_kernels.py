@@ -48,7 +48,7 @@ def switching(start: Floats, change: Floats, alphas: Floats, begun: Floats, movi
     rows, units = start.shape
     points = len(alphas)
     offsets = np.zeros((rows, points + 1), np.int64)
-    found, places = np.empty(rows * units, np.int32), np.empty(rows * units, np.int32)
+    switched, places = np.empty(rows * units, np.int32), np.empty(rows * units, np.int32)
     total = 0
     for row in range(rows):
         before = total
@@ -59,7 +59,7 @@ def switching(start: Floats, change: Floats, alphas: Floats, begun: Floats, movi
             if first != last:
                 # Rounding may put a switch outside the grid; at the point nearest to it the unit is 0 to rounding.
                 place = min(max(np.searchsorted(alphas, -value / speed), 1), points - 1)
-                found[total], places[total] = unit, place
+                switched[total], places[total] = unit, place
                 offsets[row, place + 1] += 1
                 total += 1
         offsets[row, 0] = before
@@ -70,7 +70,7 @@ def switching(start: Floats, change: Floats, alphas: Floats, begun: Floats, movi
     for row in range(rows):
         free = offsets[row].copy()
         for index in range(offsets[row, 0], offsets[row, points]):
-            unit, place = found[index], places[index]
+            unit, place = switched[index], places[index]
             value, speed = start[row, unit], change[row, unit]
             into = free[place]
             free[place] += 1

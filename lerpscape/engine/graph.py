@@ -121,15 +121,15 @@ class Graph:
 
     def needed(self, *, sweeping: bool = False) -> set[str]:
         """Names of the tensors that operations other than shared layers use; if `sweeping`, nor the swept layer."""
-        found: set[str] = set()
+        names: set[str] = set()
         for node in self._nodes:
             if sweeping and self.linear_relu_linear and node is self.linear_relu_linear.layer:
                 continue
             if node.op == "get_attr" and node not in self._absorbed:
-                found |= {self._attribute(node)} - set(self._constants)
+                names |= {self._attribute(node)} - set(self._constants)
             elif node.op == "call_module" and node not in self.shared:
-                found |= set(self._owned[node].values())
-        return found
+                names |= set(self._owned[node].values())
+        return names
 
     def next_layer(self, start: Params, change: Params) -> NextLayer:
         """The linear layer behind the first ReLU."""
@@ -398,5 +398,5 @@ _RULES: dict[Kind | None, Rule] = {
 
 def traced(model: nn.Module) -> Graph | str:
     """A module's operations in evaluation mode, or the reason why they are not known."""
-    found = blank_trace(model)
-    return found if isinstance(found, str) else Graph(model, *found)
+    trace = blank_trace(model)
+    return trace if isinstance(trace, str) else Graph(model, *trace)

@@ -117,14 +117,14 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
             constant[name] = tensor.detach()
             continue
         candidates = [alias.removeprefix(prefix) for alias in aliases[name]]
-        found = [candidate for candidate in candidates if candidate in known]
-        used.update(found)
-        if not found:
+        present = [candidate for candidate in candidates if candidate in known]
+        used.update(present)
+        if not present:
             missing.append(name)
             continue
-        names[name] = found[0]
+        names[name] = present[0]
         for side in (path.start, path.end):
-            _check_tied(found, side.tensors, side.source)
+            _check_tied(present, side.tensors, side.source)
     extra = [name for name in known if name not in used]
     if missing or extra:
         parts = [f"{missing[:3]} missing from the checkpoints"] if missing else []

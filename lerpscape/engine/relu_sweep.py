@@ -126,8 +126,8 @@ class ReLUSweep:
         moving = self._first.change is not None
         if not self.is_safe():
             return self._layer.at(alpha, F.relu(self._first.at(alpha)), moving=moving)
-        found = self.series(alpha, int(moving))
-        return forward_ad.dual(*found) if moving else found[0]
+        derivatives = self.series(alpha, int(moving))
+        return forward_ad.dual(*derivatives) if moving else derivatives[0]
 
     def series(self, alpha: float, order: int) -> list[Tensor]:
         """The result at α and its first `order` derivatives by α, at most two."""

@@ -44,7 +44,7 @@ class Partial:
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in kept.files}
-            found = str(arrays.pop("fingerprint"))
+            fingerprint = str(arrays.pop("fingerprint"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise PartialMismatch(
                 explain(
@@ -53,11 +53,11 @@ class Partial:
                     hint="Delete the file and start again.",
                 )
             ) from error
-        if found != self._fingerprint:
+        if fingerprint != self._fingerprint:
             raise PartialMismatch(
                 explain(
                     expected=f"{self.path} to be the partial result of this measurement ({self._fingerprint}).",
-                    got=f"one of another ({found}): ends, data, α, loss or policy differ.",
+                    got=f"one of another ({fingerprint}): ends, data, α, loss or policy differ.",
                     hint="Repeat the earlier call to finish it, or delete the file.",
                 )
             )

@@ -19,12 +19,12 @@ WORTH_SHARING = 64
 
 def given(nodes: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -> set[fx.Node]:
     """The inputs, and what depends on them alone."""
-    found = {node for node in nodes if node.op == "placeholder"}
+    nodes_given = {node for node in nodes if node.op == "placeholder"}
     for node in nodes:
         inputs = node.all_input_nodes
-        if inputs and all(before in found for before in inputs) and _repeats(node, modules):
-            found.add(node)
-    return found
+        if inputs and all(before in nodes_given for before in inputs) and _repeats(node, modules):
+            nodes_given.add(node)
+    return nodes_given
 
 
 def _repeats(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -91,7 +91,7 @@ class OutputsOnPath:
 
         Raises `NonFiniteOutput` for NaN or inf.
         """
-        found = []
+        batch_rows = []
         for index, stack in enumerate(self._stacks(alpha, self.order, batches)):
             if not torch.isfinite(stack).all():
                 raise _not_finite(stack, alpha, offsets[index] if offsets else 0)
@@ -100,8 +100,8 @@ class OutputsOnPath:
                 length = torch.linalg.vector_norm(rows[0], dim=-1, keepdim=True)
                 speed = torch.linalg.vector_norm(rows[1], dim=-1, keepdim=True)
                 rows[1] = torch.where(speed > STILL * torch.finfo(rows.dtype).eps * length, rows[1], 0)
-            found.append(rows)
-        return found
+            batch_rows.append(rows)
+        return batch_rows
 
     def expect(self, alphas: Floats, examples: int) -> None:
         """These α come next, in increasing order, for the same batches: work between them may be shared."""
@@ -110,16 +110,16 @@ class OutputsOnPath:
 
     def layouts(self, batches: list[Batch]) -> list[Layout]:
         """What the rows of each batch belong to, and how large its output vectors are."""
-        found = []
+        layouts = []
         for stack, batch in zip(self._stacks(0.0, 0, batches), batches, strict=True):
             size = self._rows(stack, batch).shape[-1]
             if not self._by_position(stack):
-                found.append(Layout(np.arange(stack.shape[1]), None, stack.shape[1], size))
+                layouts.append(Layout(np.arange(stack.shape[1]), None, stack.shape[1], size))
                 continue
             examples, positions = np.indices(stack.shape[1:3])
             kept = self._kept(stack, batch).cpu().numpy()
-            found.append(Layout(examples[kept], positions[kept], stack.shape[1], size))
-        return found
+            layouts.append(Layout(examples[kept], positions[kept], stack.shape[1], size))
+        return layouts
 
     def _stacks(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
         """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …).
@@ -128,10 +128,10 @@ class OutputsOnPath:
         """
         seed(self.on_path.device)
         if self.stack is not None and order:
-            found = self.stack.derivatives(alpha, order, batches)
-            for stack, batch in zip(found, batches, strict=True):
+            stacks = self.stack.derivatives(alpha, order, batches)
+            for stack, batch in zip(stacks, batches, strict=True):
                 _checked(stack[0], batch)
-            return found
+            return stacks
         if order == 2:
             return self._twice(alpha, batches)
         with self._tensors(alpha, order) as state:
@@ -166,8 +166,8 @@ class OutputsOnPath:
             return torch.func.jvp(outputs, (step,), (one,))
 
         with forward_mode(self.on_path.model), WrittenOut():
-            found: Any = torch.func.jvp(moving, (zero,), (one,))
-        (values, first), (_, second) = found
+            nested: Any = torch.func.jvp(moving, (zero,), (one,))
+        (values, first), (_, second) = nested
         return [torch.stack(parts) for parts in zip(values, first, second, strict=True)]
 
     def _by_position(self, stack: Tensor) -> bool:
@@ -263,9 +263,9 @@ class _Outputs(nn.Module):
 
 def _checked(outputs: Any, batch: Batch) -> Tensor:
     """The output tensor of one batch, with examples in its first dimension."""
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        kind = f"a tensor of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    tensor = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        kind = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(
             explain(
                 expected="a model whose output is a floating-point tensor, or has one called logits.",
@@ -273,15 +273,15 @@ def _checked(outputs: Any, batch: Batch) -> Tensor:
                 hint="Wrap the model in a module that returns logits: before argmax, and without the hidden state.",
             )
         )
-    if found.dim() == 0 or (batch.examples is not None and len(found) != batch.examples):
+    if tensor.dim() == 0 or (batch.examples is not None and len(tensor) != batch.examples):
         raise ValueError(
             explain(
                 expected=f"outputs with the {batch.examples} examples of the batch in their first dimension.",
-                got=f"shape {tuple(found.shape)}.",
+                got=f"shape {tuple(tensor.shape)}.",
                 hint="Wrap the model in a module that transposes its output, or correct the targets.",
             )
         )
-    return found
+    return tensor
 
 
 def _not_finite(stack: Tensor, alpha: float, offset: int) -> NonFiniteOutput:

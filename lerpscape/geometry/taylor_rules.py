@@ -87,20 +87,20 @@ class Stack:
         sweep = self._sweep(alpha, batch, shared)
         if sweep is not None:
             assert self._linear_relu_linear is not None
-            found: Series = [*sweep.series(alpha, order)]
+            series: Series = [*sweep.series(alpha, order)]
             rest = self._layers[self._linear_relu_linear + 1 :]
         else:
-            found = self._first_layer(alpha, order, shared)
+            series = self._first_layer(alpha, order, shared)
             rest = self._layers[self._first + 1 :]
         for name, layer in rest:
             if kind_of_layer(layer) is LINEAR:
                 self._add_layer(state, name, alpha)
-                found = _linear(found, name, state, self._change)
+                series = _linear(series, name, state, self._change)
             else:
-                found = _activated(found, layer)
-        value = found[0]
+                series = _activated(series, layer)
+        value = series[0]
         assert value is not None
-        return torch.stack([torch.zeros_like(value) if each is None else each for each in found])
+        return torch.stack([torch.zeros_like(value) if each is None else each for each in series])
 
     def _add_layer(self, state: Params, name: str, alpha: float) -> None:
         """The tensors of a linear layer at α, those of `Line.at`."""
@@ -207,14 +207,14 @@ def stack_of(on_path: ModelOnPath, probe: Batch) -> Stack | None:
 
 def _plain_layers(module: nn.Module, name: str) -> list[tuple[str, nn.Module]] | None:
     if type(module) is nn.Sequential:
-        found: list[tuple[str, nn.Module]] = []
+        layers: list[tuple[str, nn.Module]] = []
         for child, layer in module.named_children():
             inside = _plain_layers(layer, f"{name}.{child}" if name else child)
             if inside is None:
                 return None
-            found += inside
+            layers += inside
         # A layer used twice is named once by named_children.
-        return found if len(module) == len(list(module.named_children())) else None
+        return layers if len(module) == len(list(module.named_children())) else None
     kind = kind_of_layer(module)
     return [(name, module)] if kind is LINEAR or kind in _RULES else None
 
@@ -233,17 +233,17 @@ def _linear(series: Series, name: str, state: Params, velocity: Params) -> Serie
     weights, biases = (f"{name}.{own}" if name else own for own in ("weight", "bias"))
     weight, bias = state[weights], state.get(biases)
     moved, shifted = velocity.get(weights), velocity.get(biases)
-    found: Series = []
+    outputs: Series = []
     for k, part in enumerate(series):
         total = None if part is None else F.linear(part, weight, bias if k == 0 else None)
         before = series[k - 1] if k else None
         if before is not None and moved is not None:
             change = F.linear(before, moved, shifted if k == 1 else None)
             total = change.mul_(k) if total is None else total.add_(change, alpha=k)
-        elif k == 1 and shifted is not None and found[0] is not None:
-            total = shifted.expand_as(found[0]) if total is None else total.add_(shifted)
-        found.append(total)
-    return found
+        elif k == 1 and shifted is not None and outputs[0] is not None:
+            total = shifted.expand_as(outputs[0]) if total is None else total.add_(shifted)
+        outputs.append(total)
+    return outputs
 
 
 def _relu(series: Series) -> Series:
@@ -259,12 +259,12 @@ def _smooth(series: Series, derivatives: Callable[..., Derivatives], **settings:
     value = series[0]
     assert value is not None
     result, slope, curvature = derivatives(value, **settings)
-    found: Series = [result, *(None if each is None else slope * each for each in series[1:])]
+    outputs: Series = [result, *(None if each is None else slope * each for each in series[1:])]
     first = series[1] if len(series) > 2 else None
     if first is not None and curvature is not None:
-        bent, carried = curvature() * first.square(), found[2]
-        found[2] = bent if carried is None else carried.add_(bent)
-    return found
+        bent, carried = curvature() * first.square(), outputs[2]
+        outputs[2] = bent if carried is None else carried.add_(bent)
+    return outputs
 
 
 def _tanh(u: Tensor) -> Derivatives:

@@ -24,7 +24,7 @@ def bias_depths(model: nn.Module) -> dict[str, int]:
     """
     modules = dict(model.named_modules())
     depths: dict[fx.Node, int | None] = {}
-    found: dict[str, int] = {}
+    of_biases: dict[str, int] = {}
     for node in traced(model, _ADVICE).graph.nodes:
         if node.op == "placeholder":
             depths[node] = 0
@@ -42,12 +42,12 @@ def bias_depths(model: nn.Module) -> dict[str, int]:
             layer = modules[str(node.target)]
             if kind is not None and kind.linear_in_weights and depth is not None:
                 depth += 1
-                if layer.bias is not None and found.setdefault(f"{node.target}.bias", depth) != depth:
+                if layer.bias is not None and of_biases.setdefault(f"{node.target}.bias", depth) != depth:
                     raise _refusal(f"{node.target!r}, used at two depths")
             elif next(layer.parameters(), None) is not None:
                 raise _refusal(_named(node, modules))
         depths[node] = None if kind is not None and kind.reads_shape else depth
-    return found
+    return of_biases
 
 
 def _named(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

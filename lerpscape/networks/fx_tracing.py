@@ -118,8 +118,8 @@ class _Traced(nn.Module):
 
 def _read(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[str]:
     """Names of the module's tensors that the operations use."""
-    found = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    names = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
         tensors = [*modules[name].named_parameters(), *modules[name].named_buffers()]
-        found |= {f"{name}.{own}" for own, _ in tensors}
-    return found
+        names |= {f"{name}.{own}" for own, _ in tensors}
+    return names

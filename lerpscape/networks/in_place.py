@@ -40,11 +40,13 @@ def read_after_writing(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tup
     memory: dict[fx.Node, fx.Node] = {}
     over: dict[fx.Node, fx.Node] = {}
     own = set()
-    found = ""
+    reason = ""
     for node in graph.nodes:
         for read in node.all_input_nodes:
-            if read in over and not found:
-                found = f"{node.name!r} reads the result of {read.name!r} after {over[read].name!r} has written over it"
+            if read in over and not reason:
+                reason = (
+                    f"{node.name!r} reads the result of {read.name!r} after {over[read].name!r} has written over it"
+                )
         source = next(iter(node.all_input_nodes), None)
         written = writes(node, modules)
         memory[node] = memory[source] if source is not None and (written or _shares(node, modules)) else node
@@ -52,7 +54,7 @@ def read_after_writing(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tup
             over |= {other: node for other in memory if memory[other] is memory[node] and other is not node}
             if memory[node].op == "get_attr":
                 own.add(str(memory[node].target))
-    return found, own
+    return reason, own
 
 
 def _shares(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -37,9 +37,9 @@ class WrittenOut(TorchFunctionMode):
 def _normalised(
     values: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    found = (values - mean) * (variance + eps).rsqrt()
-    found = found if weight is None else found * weight
-    return found if bias is None else found + bias
+    normalised = (values - mean) * (variance + eps).rsqrt()
+    normalised = normalised if weight is None else normalised * weight
+    return normalised if bias is None else normalised + bias
 
 
 def _layer_norm(

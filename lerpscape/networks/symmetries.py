@@ -82,8 +82,8 @@ def symmetry(model: nn.Module, inputs: Tensor) -> Symmetry:
 
     Raises `TypeError` that names the layer or operation where units cannot be followed.
 
-    >>> found = symmetry(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
-    >>> found.sizes, [tie.name for tie in found.ties[0]]
+    >>> swaps = symmetry(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
+    >>> swaps.sizes, [tie.name for tie in swaps.ties[0]]
     ((3,), ['0.weight', '0.bias', '2.weight'])
     """
     trace = traced(model, _ADVICE)
@@ -93,7 +93,7 @@ def symmetry(model: nn.Module, inputs: Tensor) -> Symmetry:
     follower = _Follower(model)
     for node in trace.graph.nodes:
         follower.follow(node)
-    return follower.found(trace.graph)
+    return follower.symmetry(trace.graph)
 
 
 @dataclass
@@ -135,8 +135,8 @@ class _Follower:
             else:
                 raise _refusal(self._describe(node))
 
-    def found(self, graph: fx.Graph) -> Symmetry:
-        """What has been found, without the spaces that must stay in place."""
+    def symmetry(self, graph: fx.Graph) -> Symmetry:
+        """The spaces found, without the spaces that must stay in place."""
         roots = sorted({self._root(space) for space in range(len(self.sizes))} - {self._root(0)})
         return Symmetry(
             graph,
@@ -165,62 +165,62 @@ class _Follower:
 
     def _layer(self, rule: LayerRule, node: fx.Node, name: str) -> Units:
         """A layer with tensors of its own: its bias lies as its result does."""
-        found = rule(self, node, self._only(node), name, self.modules[name])
-        self._tie(f"{name}.bias", 0, found)
-        self.written.append((node.name, found))
-        return found
+        outputs = rule(self, node, self._only(node), name, self.modules[name])
+        self._tie(f"{name}.bias", 0, outputs)
+        self.written.append((node.name, outputs))
+        return outputs
 
     def _linear(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
         units = self._expect(units, node, _last_axis(node), self._describe(node))
         self._tie(f"{name}.weight", 1, units)
-        found = self._open(layer.out_features, units.axis)
-        self._tie(f"{name}.weight", 0, found)
-        return found
+        outputs = self._open(layer.out_features, units.axis)
+        self._tie(f"{name}.weight", 0, outputs)
+        return outputs
 
     def _embedding(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
-        found = self._open(layer.embedding_dim, _last_axis(node))
-        self._tie(f"{name}.weight", 1, found)
-        return found
+        outputs = self._open(layer.embedding_dim, _last_axis(node))
+        self._tie(f"{name}.weight", 1, outputs)
+        return outputs
 
     def _convolution(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
         units = self._expect(units, node, 1, self._describe(node))
         if layer.groups == 1:
             self._tie(f"{name}.weight", 1, units)
-            found = self._open(layer.out_channels, 1)
+            outputs = self._open(layer.out_channels, 1)
         elif layer.groups == layer.in_channels == layer.out_channels:
-            found = units
+            outputs = units
         else:
             raise _refusal(f"{self._describe(node)} in {layer.groups} groups of several channels")
-        self._tie(f"{name}.weight", 0, found)
-        return found
+        self._tie(f"{name}.weight", 0, outputs)
+        return outputs
 
     def _batch_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
-        found = self._expect(units, node, 1, self._describe(node))
+        outputs = self._expect(units, node, 1, self._describe(node))
         for own in ("weight", "running_mean", "running_var"):
-            self._tie(f"{name}.{own}", 0, found)
-        return found
+            self._tie(f"{name}.{own}", 0, outputs)
+        return outputs
 
     def _layer_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
         if len(layer.normalized_shape) != 1:
             raise _refusal(self._describe(node))
-        found = self._expect(units, node, _last_axis(node), self._describe(node))
-        self._tie(f"{name}.weight", 0, found)
-        return found
+        outputs = self._expect(units, node, _last_axis(node), self._describe(node))
+        self._tie(f"{name}.weight", 0, outputs)
+        return outputs
 
     def _group_norm(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
         """One group of all channels, or of each alone: the channels of other groups would have to stay together."""
         if layer.num_groups not in (1, layer.num_channels):
             raise _refusal(f"{self._describe(node)} in {layer.num_groups} groups of several channels")
-        found = self._expect(units, node, 1, self._describe(node))
-        self._tie(f"{name}.weight", 0, found)
-        return found
+        outputs = self._expect(units, node, 1, self._describe(node))
+        self._tie(f"{name}.weight", 0, outputs)
+        return outputs
 
     def _prelu(self, node: fx.Node, units: Units, name: str, layer: Any) -> Units:
         if layer.num_parameters == 1:
             return units
-        found = self._expect(units, node, 1, self._describe(node))
-        self._tie(f"{name}.weight", 0, found)
-        return found
+        outputs = self._expect(units, node, 1, self._describe(node))
+        self._tie(f"{name}.weight", 0, outputs)
+        return outputs
 
     def _pooled(self, node: fx.Node, what: str) -> Units:
         return self._expect(self._only(node), node, 1, what)
@@ -271,10 +271,10 @@ class _Follower:
         return Units(units.space, units.axis - (0 if kept else sum(axis < units.axis for axis in gone)), units.repeat)
 
     def _only(self, node: fx.Node) -> Units:
-        found = [units for each in node.all_input_nodes if (units := self.units[each]) is not None]
-        if len(found) != 1:
-            raise _refusal(f"{node.name!r}, which takes {len(found)} tensors")
-        return found[0]
+        tensors = [units for each in node.all_input_nodes if (units := self.units[each]) is not None]
+        if len(tensors) != 1:
+            raise _refusal(f"{node.name!r}, which takes {len(tensors)} tensors")
+        return tensors[0]
 
     def _expect(self, units: Units, node: fx.Node, axis: int, what: str) -> Units:
         if self._root(units.space) == 0:
@@ -336,7 +336,7 @@ _OPERATIONS: dict[Kind | None, Callable[[_Follower, fx.Node, str], Units]] = {
 
 
 def rearranged(
-    tensors: Mapping[str, Tensor], found: Symmetry, orders: Mapping[int, Tensor], names: Mapping[str, list[str]]
+    tensors: Mapping[str, Tensor], symmetry: Symmetry, orders: Mapping[int, Tensor], names: Mapping[str, list[str]]
 ) -> dict[str, Tensor]:
     """The tensors with the units of each space in a new order: unit i is what was unit order[i].
 
@@ -344,7 +344,7 @@ def rearranged(
     """
     moved = dict(tensors)
     for space, order in orders.items():
-        for tie in found.ties[space]:
+        for tie in symmetry.ties[space]:
             known = names[tie.name]
             tensor = in_order(moved[known[0]], tie, order)
             moved |= dict.fromkeys(known, tensor)
