@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective
-from lerpscape.engine.graph import traced
 from lerpscape.engine.groups import Group
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks.batches import Batch
@@ -26,7 +25,7 @@ class Evaluator:
         self._module = ModuleExecution(objective)
         self._graph: GraphExecution | None = None
         if plan.by == "graph":
-            graph = traced(objective.on_path.model)
+            graph = objective.on_path.graph
             if isinstance(graph, str):
                 raise ValueError(
                     explain(

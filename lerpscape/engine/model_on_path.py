@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
+from lerpscape.engine.graph import Graph, traced
 from lerpscape.paths.checkpoints import Params, wrapper_prefix
 from lerpscape.paths.distances import distances
 from lerpscape.paths.path import ParamPath
@@ -36,6 +38,11 @@ class ModelOnPath:
             self._constant[name] = tensor.to(self.device, dtype if tensor.is_floating_point() else None)
         self._buffers = {name for name, _ in model.named_buffers()}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+    @cached_property
+    def graph(self) -> Graph | str:
+        """The module's traced operations, or why they are not known; traced once, for the planner and the evaluator."""
+        return traced(self.model)
 
     def at(self, alpha: float) -> Params:
         """Every tensor of the module at α, by the module's names.

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
-from lerpscape.engine.graph import Graph, Values, traced
+from lerpscape.engine.graph import Graph, Values
 from lerpscape.engine.groups import ENDS, Group
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.plan import Estimation, ExecutionPlan
@@ -136,7 +136,7 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
     few = not always and between < FEWEST_POINTS
     if few and products_saved * sum(each.numel() for each in on_path.model.parameters()) < WORTH_TRACING:
         return "there are too few points to share work"
-    graph = traced(on_path.model)
+    graph = on_path.graph
     if isinstance(graph, str):
         return graph
     if not graph.takes(batches[0].inputs):
