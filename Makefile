@@ -26,7 +26,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Under a minute: the tests of what changed, nearest first, or a chosen core; what has not begun after 30 s is left out.
+# About a minute: the tests of what changed, nearest first, or a chosen core; what has not begun after 30 s is left out.
 quick: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from torch import nn
 from lerpscape.networks import layer_kinds
 from lerpscape.networks.layer_kinds import KINDS, Kind, settings_of_layer
 
-# What a layer needs to be made, for a tensor of the shape below; activations and what is left out here need nothing.
+# The arguments that a layer is made with, for a tensor of this shape; a layer that is not named is made with none.
 SHAPE = (5, 4)
 MADE_WITH = {
     "Softmax": {"dim": 1},

@@ -40,10 +40,8 @@ def import_object(name: str) -> Any:
             )
         ) from error
     if not hasattr(imported, attribute):
-        public = ", ".join(attribute for attribute in vars(imported) if not attribute.startswith("_"))
-        raise ValueError(
-            explain(expected=f"{attribute!r} in {module}.", got="no such name.", hint=f"It has: {public}.")
-        )
+        public = [name for name in vars(imported) if not name.startswith("_")]
+        raise ValueError(unknown_name(f"a name in {module}", attribute, public))
     return getattr(imported, attribute)
 
 

@@ -81,7 +81,7 @@ def _silu_around(low: Tensor, high: Tensor) -> Bounds:
 
 
 def _elu_at(x: Tensor) -> Values:
-    """F = x, f′ = 1 and f″ = 0 for x > 0, else f = e^x − 1, f′ = f″ = e^x."""
+    """Where x > 0: f = x, f′ = 1 and f″ = 0; else f = e^x − 1, f′ = f″ = e^x."""
     below = torch.exp(x.clamp(max=0))
     f = torch.where(x > 0, x, torch.expm1(x.clamp(max=0)))
     return f, below, torch.where(x > 0, 0.0, below), 16 * UNIT * coarse(f), 16 * UNIT, 16 * UNIT
@@ -96,7 +96,7 @@ def _elu_around(low: Tensor, high: Tensor) -> Bounds:
 
 
 def softplus(beta: float, threshold: float) -> Smooth:
-    """F = log(1 + e^βx)/β where βx ≤ threshold, and x above: torch's softplus.
+    """The softplus of torch: log(1 + e^βx)/β where βx ≤ threshold, and x above.
 
     It jumps by log(1 + e^−threshold)/β there. Where βx may lie on both sides nothing is known (infinite bounds).
     """

@@ -28,8 +28,8 @@ def data_command(
     check exits with 1 if checksums, counts or pixel statistics are not the official ones.
 
     Args:
-        action: list those that are there, and how to get the others; check their files; get official files.
-        names: Data sets; by default all, for check all that are there.
+        action: list shows which are there and how to get the others, check compares their files, get downloads.
+        names: Data sets; by default list takes all, check all that are there. get needs their names.
         data_dir: Folder of the data sets; by default LERPSCAPE_DATA.
         json_: Print JSON.
         progress: Progress bar.

@@ -104,6 +104,8 @@ EXAMPLES = {
 """,
 }
 
+BATCH_NORM_ADVICE = " On the command line: --batch-norm recalibrate, pooled, interpolate, batch or end."
+
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a refused request prints `error: …` and exits with 2."""
@@ -115,7 +117,7 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(1)
         if not (isinstance(error, LerpscapeError) or str(error).startswith("expected:")):
             raise  # not a refusal of ours: where it happened matters
-        advice = " On the command line: --batch-norm." if "expected: batch_norm=" in str(error) else ""
+        advice = BATCH_NORM_ADVICE if "expected: batch_norm=" in str(error) else ""
         print(f"error: {error}{advice}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

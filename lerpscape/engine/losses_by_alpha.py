@@ -45,11 +45,11 @@ class LossesAtAlpha:
 
 
 class LossMatrix:
-    """The losses of the same examples at so many α, appended one α after the other.
+    """The losses of the same examples at every α of a grid, added one α at a time.
 
-    All in float64 and on their device, `losses` and `slopes` of shape (α, examples), `right` (α,). Memory is taken
-    once, when the first α comes. (A tensor of its own for each α would lie between what the network needs at one α and
-    at the next, and keep that memory from being used again.)
+    Everything is in float64, on the device of the losses: `losses` and `slopes` of shape (α, examples), `right` (α,).
+    Memory is taken once, when the first α comes. (One tensor per α would fragment it: each would lie between the memory
+    that the network uses at two successive α, which could then not be used again.)
 
     >>> values = [1.0, 2.0], [3.0, 4.0]
     >>> matrix = LossMatrix.of(3, (LossesAtAlpha(torch.tensor(losses), None, None) for losses in values))
@@ -123,7 +123,7 @@ class LossMatrix:
         self._count += 1
 
     def numbers(self) -> tuple[Floats, Floats | None, Floats | None]:
-        """Losses, slopes and right predictions on the host; no losses where there is no α yet."""
+        """Losses, slopes and right predictions on the host; before the first α, losses of shape (0, 0)."""
         parts = (None if column is None else _on_host(column[: self._count]) for column in self._columns)
         losses, slopes, right = parts if self._columns else (None, None, None)
         return np.zeros((0, 0)) if losses is None else losses, slopes, right

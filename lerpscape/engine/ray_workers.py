@@ -22,12 +22,12 @@ from lerpscape.networks.losses import Loss
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
-RETRIES = 2  # how often a task whose machine died is given out again
+RETRIES = 2  # how often a task is submitted again when its machine died
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a task needs to evaluate as the process that gives it out does; the same for all tasks of a chunk."""
+    """Everything a task needs to compute what the submitting process would; all tasks of a chunk share one job."""
 
     model: nn.Module
     path: ParamPath

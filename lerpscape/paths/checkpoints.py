@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,18 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params")
 # Names of the buffers of batch-norm layers.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# What torch.load raises for a damaged file or one of another kind: a text file, read as a pickle, gives a KeyError.
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -234,11 +247,11 @@ def _read_torch(path: Path) -> Params:
                 hint='If you trust the file, save its weights alone: torch.save(model.state_dict(), "weights.pt").',
             )
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(
             explain(
                 expected=f"{path} to be a file written by torch.save.",
-                got=f"{(str(error) or type(error).__name__).splitlines()[0]}",
+                got=f"{type(error).__name__}: {(str(error) or 'no more to read').splitlines()[0]}",
                 hint="Copy it again: it may be cut short or of another kind.",
             )
         ) from error

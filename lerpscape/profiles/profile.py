@@ -24,7 +24,7 @@ from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
 
-# Of what stands in partial files; another number than a file was written with makes it another measurement's.
+# Version of the partial files. A file of another version is taken for another measurement's.
 PARTIAL_FORMAT = 2
 
 

@@ -86,7 +86,7 @@ def test_a_loss_of_ones_own_a_ready_model_and_ready_data(work: Path, capsys: pyt
         (command("--alphas", "1"), "count of at least 2"),
         (command("--device", "gpu"), "a device that torch can use.\ngot: 'gpu': "),
         (command("--device", "cuda:99"), "`lerpscape doctor` lists"),
-        (command("--held-out", "mine:nothing"), "'nothing' in mine"),
+        (command("--held-out", "mine:nothing"), "a name in mine: one of"),
         (command("--held-out", "mine"), "package.module:name"),
         (command("--held-out", "nowhere:data"), "a module nowhere that can be imported from"),
         (command("--out", "mine.py/p.json"), "to be writable"),

@@ -91,6 +91,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.Mon
         ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "to be a safetensors file"),
         ("cut.pt", b"PK\x03\x04 cut short", "written by torch.save"),
         ("empty.pt", b"", "written by torch.save"),
+        ("text.pt", b"hello\n", "written by torch.save"),  # read as a pickle: a KeyError
+        ("index.pt", b"rFLW7", "written by torch.save"),  # an IndexError
+        ("struct.pt", b"rrr", "written by torch.save"),  # a struct.error
+        ("bytes.pt", b"X\x01\x00\x00\x00\xff.", "written by torch.save"),  # a UnicodeDecodeError
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
