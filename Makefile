@@ -30,7 +30,7 @@ lint: .venv/installed-test
 quick: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -q -x -n 2 --dist load --seconds 30 -m "not slow" $$($(BIN)/python tests/quick.py)
+	files=$$($(BIN)/python tests/quick.py) && $(BIN)/pytest -q -x -n 2 --dist load --seconds 30 -m "not slow" $$files
 
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"

@@ -46,7 +46,16 @@ def tests_of(files: list[str]) -> list[str]:
             far.append("tests/test_docs.py")
         elif parts[0] == "examples":
             far.append("tests/test_examples.py")
-    return [file for file in dict.fromkeys(near + far) if (ROOT / file).exists()]
+    return [file for file in dict.fromkeys([*near, *inside(far)]) if (ROOT / file).exists()]
+
+
+def inside(names: list[str]) -> Iterator[str]:
+    """Each folder's test files: pytest would collect a file with its folder, wherever the file itself is named."""
+    for name in names:
+        folder = ROOT / name
+        yield from (file.relative_to(ROOT).as_posix() for file in sorted(folder.rglob("test_*.py")))
+        if not folder.is_dir():
+            yield name
 
 
 if __name__ == "__main__":
