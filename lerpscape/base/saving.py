@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -73,13 +75,58 @@ def from_json(value: Any, kind: Any) -> Any:
     return kind(**{name: from_json(value[name], hints[name]) for name in names})
 
 
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A draft to write in the place of a file: it replaces the file at the end of the block, or not at all.
+
+    So a full disk, an exception or a kill leaves the old file as it was. A device or a pipe, such as /dev/stdout, is
+    written directly.
+
+    Raises `OSError` in three parts if the file cannot be written; the draft is removed.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "runs" / "a.json"
+    >>> with replacing(file) as draft:
+    ...     count = draft.write_text("{}")
+    >>> file.read_text(), [entry.name for entry in file.parent.iterdir()]
+    ('{}', ['a.json'])
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = path.resolve()  # where a link leads, so that the link stays
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        os.replace(draft, path)
+    except OSError as error:
+        refused = type(error)(
+            explain(
+                expected=f"{path} to be written.",
+                got=f"{error.strerror or error}.",
+                hint="Free some space or choose another folder, then repeat the command: what is finished stays.",
+            )
+        )
+        refused.errno = error.errno
+        raise refused from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path) as draft:
+        draft.write_bytes(content)
+
+
 def write_json(saved: Mapping[str, Any], path: str | Path) -> None:
     """Write a dictionary in the types of JSON; floats are written so that reading gives the same ones.
 
     Raises `OSError` if the file cannot be written.
     """
-    check_writable(path)
-    Path(path).write_text(json.dumps(saved, indent=1, allow_nan=False) + "\n")
+    write_file(path, (json.dumps(saved, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | Path, kind: str) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def table_command(
         lerpscape table lucas2021/fc-small --store results
         lerpscape table lucas2021/fc-small --store results --format latex --out table.tex --plot table.svg
     """
+    from lerpscape.base.saving import write_file
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
     from lerpscape.lab.tables.formats import FORMATS
@@ -152,7 +153,7 @@ def table_command(
     else:
         text = "\n\n\n".join(FORMATS[format](filled) for filled in tables)
         if out:
-            out.write_text(f"{text}\n")
+            write_file(out, f"{text}\n".encode())
         else:
             print(text)
     written = [out]

@@ -301,6 +301,7 @@ def connect_command(
     """
     from safetensors.torch import save_file
 
+    from lerpscape.base.saving import replacing
     from lerpscape.networks.batch_norm import named_policy
     from lerpscape.paths.line import Line
     from lerpscape.paths.matching import first_tied_names
@@ -325,7 +326,8 @@ def connect_command(
         progress=progress,
     )
     first = first_tied_names(curve.control)
-    save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, out)
+    with replacing(out) as draft:
+        save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, draft)
     profiles = [
         profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)
         for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))

@@ -47,7 +47,7 @@ def profile_command(
 
     Args:
         network: The network, its data and the path.
-        held_out: A second data set, measured and drawn beside the first.
+        held_out: A second data set, measured and drawn beside the first; with --out NAME.json, in NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
         derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
@@ -93,8 +93,11 @@ def profile_command(
 
 
 def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, output: ReportOptions) -> None:
-    if output.out:
-        profiles[0].save(output.out)
+    results = [output.out] if output.out else []
+    if output.out and len(profiles) > 1:
+        results.append(output.out.with_stem(f"{output.out.stem}-held-out"))
+    for profile, file in zip(profiles, results, strict=False):
+        profile.save(file)
     if output.plot:
         from lerpscape.plots.style import save_figure
 
@@ -116,7 +119,7 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
         print(f"{profile.label}: {profile.verdict(tolerance)}")
         if readings:
             print_readings(profile.readings(tolerance))
-    print_written(*output.files)
+    print_written(*results, output.plot, output.report)
 
 
 def certify_command(

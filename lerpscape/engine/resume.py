@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zipfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lerpscape.base.errors import PartialMismatch, explain
-from lerpscape.base.saving import check_writable
+from lerpscape.base.saving import check_writable, replacing
 
 Arrays = dict[str, NDArray[np.generic]]
 # Seconds between writes: what a kill can cost.
@@ -71,8 +70,6 @@ class Partial:
         """Write the arrays, whole or not at all."""
         if self.path is None:
             return
-        draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with draft.open("wb") as file:
+        with replacing(self.path) as draft, draft.open("wb") as file:
             np.savez(file, **{"fingerprint": np.array(self._fingerprint), **arrays})  # type: ignore[arg-type]
-        os.replace(draft, self.path)
         self._written = time.monotonic()

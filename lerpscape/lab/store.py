@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lerpscape.base.errors import ConfigError, StoreConflict, explain
+from lerpscape.base.saving import write_file
 from lerpscape.lab.config import RunConfig
 
 FORMAT = "lerpscape store 1"
@@ -223,34 +224,6 @@ def training_config(config: RunConfig) -> Mapping[str, Any]:
     table = config.to_dict()
     table.pop("measure", None)
     return {"seed": 0, **table}
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file atomically: a draft in the same folder, then a rename.
-
-    Raises `OSError` in three parts if it cannot be written; the draft is removed.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_file(folder / "runs" / "a.json", b"{}")
-    >>> folder_entries(folder / "runs"), folder_entries(folder / "nowhere")
-    (['a.json'], [])
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            explain(
-                expected=f"{path} to be written ({len(content):,} bytes).",
-                got=f"{error.strerror or error}.",
-                hint="Free some space or choose another folder, then repeat the command: what is finished stays.",
-            ),
-        ) from error
 
 
 def remove_file(path: Path) -> None:

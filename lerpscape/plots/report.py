@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lerpscape.base.errors import explain
-from lerpscape.base.saving import check_writable
+from lerpscape.base.saving import check_writable, write_file
 from lerpscape.certificates.results import Certificate
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.plots.number_tables import Rows, certificate_rows, gauss_rows, number_rows, reading_rows
@@ -101,7 +101,7 @@ def report(
         ],
     )
     path = Path(path)
-    path.write_text(page)
+    write_file(path, page.encode())
     return path
 
 

@@ -6,10 +6,13 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from lerpscape.base.saving import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,9 +79,10 @@ def as_svg(figure: object) -> str:
 
 
 def save_figure(figure: Figure, path: str) -> None:
-    """Write a figure in the format of the file's suffix (svg, pdf, png)."""
-    with style():
-        figure.savefig(path, dpi=200, facecolor="white")
+    """Write a figure in the format of the file's suffix (svg, pdf, png; png without one)."""
+    file = Path(path) if Path(path).suffix else Path(f"{path}.png")
+    with style(), replacing(file) as draft:
+        figure.savefig(draft, format=file.suffix[1:], dpi=200, facecolor="white")
 
 
 def with_unit(name: str, unit: str) -> str:

@@ -42,6 +42,15 @@ def test_files_and_table_are_written(work: Path, capsys: pytest.CaptureFixture[s
     assert "again</h1>" in Path("o/again.html").read_text()
 
 
+def test_held_out_data_have_a_file_of_their_own(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command("--held-out", "mine:held_out", "--alphas", "3", "--out", "o/p.json"))
+    assert sorted(file.name for file in Path("o").iterdir()) == ["p-held-out.json", "p.json"]
+    train, held_out = (ls.Profile.load(f"o/{name}.json") for name in ("p", "p-held-out"))
+    assert (train.label, held_out.label) == ("train", "held-out")
+    assert held_out.examples < train.examples
+    assert "wrote o/p.json\nwrote o/p-held-out.json" in capsys.readouterr().out
+
+
 def test_readings_on_request(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(command("--alphas", "7", "--readings", "--tolerance", "0.01"))
     out = capsys.readouterr().out

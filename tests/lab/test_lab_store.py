@@ -260,7 +260,7 @@ def test_a_full_disk_stops_the_sweep_with_advice_and_loses_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(
-            OSError, match=r"(?s)expected: .* to be written .*No space left on device.*what is finished stays"
+            OSError, match=r"(?s)expected: .* to be written.*No space left on device.*what is finished stays"
         ):
             perform(WorkItem(CONFIG, str(tmp_path)))
     assert not list(tmp_path.rglob("*.draft"))

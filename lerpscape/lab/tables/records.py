@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lerpscape.base.saving import import_optional
+from lerpscape.base.saving import import_optional, replacing
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.lab.config import RunConfig
 from lerpscape.lab.store import RunFolder, State, Store
@@ -107,7 +107,8 @@ def export(records: Iterable[Record], path: str | Path) -> int:
     rows = [record.row(part) for record in records for part in (record.profiles or ("train",))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     frame = polars.DataFrame({name: [row.get(name) for row in rows] for name in columns}, strict=False)
-    frame.write_parquet(path)
+    with replacing(path) as draft:
+        frame.write_parquet(draft)
     return len(rows)
 
 
