@@ -143,7 +143,8 @@ def _search(
     report(len(pieces))
     while True:
         bounded = bracket(points, [_widened(piece, margin) for piece in pieces] if margin else pieces)
-        goal = max(limits.tolerance, (1 + limits.gap) * bounded.lower)
+        # While the verdict is open, the gap between the bounds is not what matters.
+        goal = limits.tolerance if bounded.lower <= limits.tolerance else (1 + limits.gap) * bounded.lower
         wanted, stopped = _to_divide(bounded, points, pieces, goal, limits.budget - bounds.evaluations)
         if wanted and time.perf_counter() > limits.deadline:
             stopped = "time"

@@ -136,8 +136,9 @@ def _softmax_slope(
     weight_low = mass * p_low - y - slack * (mass * p_low + y)
     weight_high = mass * p_high - y + slack * (mass * p_high + y)
     weight_size = torch.maximum(weight_low.abs(), weight_high.abs())
-    # If one class has the whole target, the sum of the other probabilities is more accurate than 1 − p.
-    sole = (y == mass) & (mass > 0)
+    # If one class has the whole target, the sum of the other probabilities is more accurate than 1 − p. Weights are
+    # counted, not summed: a sum may lose a small one to rounding.
+    sole = (y > 0) & ((y > 0).sum(1, keepdim=True) == 1)
     others = mass * (p_high @ (1 - torch.eye(classes, dtype=torch.float64))) * (1 + slack)
     weight_size = torch.where(sole, torch.minimum(weight_size, others), weight_size)
 

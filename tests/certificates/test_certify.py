@@ -364,6 +364,35 @@ def test_float32_products_are_made_plain_for_the_while():
         torch.set_float32_matmul_precision("highest")
 
 
+def test_the_search_goes_on_while_the_verdict_is_open():
+    """A bracket narrower than the gap on both sides of the tolerance decides nothing."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    end = {name: tensor + torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    data = [(torch.randn(20, 3).double(), torch.arange(20) % 3)]
+    first = ls.certify(model, ls.Line(model, end), data, progress=False)
+    assert 0 < first.lower < first.upper <= 1.25 * first.lower
+    for share in (0.02, 0.3, 0.6, 0.98):
+        tolerance = first.lower + share * (first.upper - first.lower)
+        proof = ls.certify(model, ls.Line(model, end), data, tolerance=tolerance, budget=4000, progress=False)
+        assert proof.verdict != "undecided", (share, proof.summary)
+        assert (proof.lower > tolerance) == (proof.verdict == "violated")
+
+
+@pytest.mark.parametrize("small", [1e-17, 1e-30, 1e-300])
+def test_a_weight_lost_in_the_sum_of_the_targets_is_not_forgotten(small):
+    """The logits fall along the line for class 1, whose weight is below the rounding of their sum: the loss rises."""
+    start, end = {"weight": double([40.0], [0.0])}, {"weight": double([800.0], [0.0])}
+    model = nn.Linear(1, 2, bias=False).double()
+    data = [(double([1.0]), double([1.0, small]))]
+    alphas = np.linspace(0, 1, 2001)
+    gaps = 40.0 + 760.0 * alphas
+    rise = float(ls.max_rise([math.log1p(math.exp(-gap)) + small * gap for gap in gaps]))
+    proof = ls.certify(model, ls.Line(start, end), data, progress=False)
+    assert proof.verdict != "monotonic"
+    assert proof.upper >= rise * (1 - 1e-9)
+
+
 def test_the_budget_and_the_clock_end_the_search():
     model, line, data = digits_network(0.1, 10, past=8.0)
     small = ls.certify(model, line, data, gap=1e-9, budget=12)
