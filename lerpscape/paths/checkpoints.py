@@ -212,11 +212,48 @@ def _read(path: Path) -> Params:
             )
         )
     if path.name.endswith(".index.json"):
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        return {name: tensor for shard in shards for name, tensor in _read(path.parent / Path(shard).name).items()}
+        return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_torch(path)
+
+
+def _read_shards(index: Path) -> Params:
+    """Each tensor from the shard that the index names for it; what else a shard holds is left out."""
+    try:
+        shard_of: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            explain(
+                expected=f"{index} to be JSON with a weight_map from names of tensors to files.",
+                got=f"{type(error).__name__}: {error}.",
+                hint="Copy it again from where the checkpoint was saved.",
+            )
+        ) from error
+    tensors: Params = {}
+    for shard in sorted(set(shard_of.values()), key=str):
+        beside = isinstance(shard, str) and Path(shard).name == shard and not (index.parent / shard).is_dir()
+        if not beside or shard.endswith(".index.json"):
+            raise ValueError(
+                explain(
+                    expected=f"the shards of {index} to be files beside it.",
+                    got=f"{shard!r}.",
+                    hint="Put all shards into the folder of the index, under the names it gives.",
+                )
+            )
+        inside = _read(index.parent / shard)
+        names = [name for name, file in shard_of.items() if file == shard]
+        missing = [name for name in names if name not in inside]
+        if missing:
+            raise ValueError(
+                explain(
+                    expected=f"{shard} to hold {missing[0]!r}, as {index.name} says.",
+                    got=f"{len(inside)} tensors without it ({len(missing)} are missing).",
+                    hint="Index and shards may be of different checkpoints: copy all of them again.",
+                )
+            )
+        tensors |= {name: inside[name] for name in names}
+    return tensors
 
 
 def _read_safetensors(path: Path) -> Params:

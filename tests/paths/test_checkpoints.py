@@ -64,6 +64,41 @@ def test_safetensors_single_sharded_and_in_a_folder(tmp_path: Path) -> None:
         assert digest(ls.checkpoint(source).tensors) == digest(ls.checkpoint(model).tensors)
 
 
+def write_index(folder: Path, weight_map: object) -> Path:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    return index
+
+
+def test_a_tensor_comes_from_the_shard_that_the_index_names(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(1), "left over": torch.ones(1)}, tmp_path / "a.safetensors")
+    save_file({"v": torch.ones(1), "w": torch.zeros(1)}, tmp_path / "b.safetensors")  # w: left from an earlier save
+    tensors = ls.checkpoint(write_index(tmp_path, {"w": "a.safetensors", "v": "b.safetensors"})).tensors
+    assert {name: float(tensor) for name, tensor in tensors.items()} == {"w": 1.0, "v": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        ({"w": ".."}, r"files beside it\.\ngot: '\.\.'"),
+        ({"w": "../outside.safetensors"}, "files beside it"),
+        ({"w": "/etc/passwd"}, "files beside it"),
+        ({"w": "model.safetensors.index.json"}, "files beside it"),
+        ({"w": 3}, "files beside it"),
+        ({"w": "a.safetensors", "u": "a.safetensors"}, r"hold 'u', as model.*\n.*1 are missing"),
+        (["a.safetensors"], "weight_map from names"),
+        (None, "weight_map from names"),
+    ],
+)
+def test_an_index_that_leads_elsewhere_is_refused(weight_map: object, words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    for file in (folder / "a.safetensors", tmp_path / "outside.safetensors"):
+        save_file({"w": torch.ones(1)}, file)
+    with pytest.raises(ValueError, match=words):
+        ls.checkpoint(write_index(folder, weight_map))
+
+
 def test_safetensors_of_tied_weights_fits_the_module(tmp_path: Path) -> None:
     start, end = seeded(Tied, 0), seeded(Tied, 1)
     save_model(end, str(tmp_path / "end.safetensors"))  # keeps one name of the two
