@@ -170,7 +170,7 @@ def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys
         (["profile", *ENDS, "--schedule", "*.bias=0.5"], "power of at least 1"),
         (["profile", *ENDS, "--rest", "end"], "--only with --rest"),
         (["profile", *ENDS, "--spherical", "--via", "other.pt"], "--via and --spherical"),
-        (["profile", *ENDS, "--schedule", "*.bias=mine:nothing"], "'nothing' in mine"),
+        (["profile", *ENDS, "--schedule", "*.bias=mine:nothing"], "a name in mine"),
         (["study", "plane", ENDS[0], ENDS[1], ENDS[1]], "collinear"),
         (["study", "onset", "nowhere", "--tolerance", "0"], "a folder of checkpoints"),
         (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' does not fit 'start'"),
