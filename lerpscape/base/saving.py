@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -112,7 +112,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         refused.errno = error.errno
         raise refused from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # where there is no folder, there is no draft
+            draft.unlink()
 
 
 def write_file(path: str | Path, content: bytes) -> None:

@@ -165,7 +165,7 @@ def comes_back(name: str, found: Any, tmp_path: Path) -> None:
             type(found).load(file)
     with pytest.raises(FileNotFoundError, match=r"which does not exist.\ntry"):
         type(found).load(tmp_path / "none.json")
-    with pytest.raises(OSError, match="to be writable"):
+    with pytest.raises(OSError, match="to be written"):
         found.save(file / "below a file")
 
 

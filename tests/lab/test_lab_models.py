@@ -429,7 +429,7 @@ def test_factories_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             ("nothing", {}, r"a torch module from 'minenets:nothing'.*\n.*NoneType"),
             ("nothing", {"depth": 3}, r"option of 'minenets:nothing': there is none"),
             ("number", {}, r"minenets:number to be a function.*\n.*int"),
-            ("missing", {}, r"'missing' in minenets.*\n.*\n.*plain"),
+            ("missing", {}, r"a name in minenets: .*plain.*\n.*'missing'"),
             ("ready", {}, r"minenets:ready to be a function.*\n.*Linear"),
             ("strict", {}, r"a value for width of 'minenets:strict'.*\n.*nothing"),
         ):
