@@ -13,7 +13,7 @@ from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.saving import import_optional, versions
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.curvature_results import Curvature
-from lerpscape.networks.batches import Batch, Data
+from lerpscape.networks.batches import Caller, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
@@ -119,7 +119,7 @@ class _Hessian:
         self.device, self.dtype = self.on_path.device, self.on_path.compute_dtype()
         self.examples = 0
         self.report: Any = lambda _: None
-        self._module = _Summed(self.on_path.model, loss)
+        self._caller = Caller(self.on_path.model)
         self._alpha = 0.0
         self._state: Params = {}
 
@@ -150,14 +150,15 @@ class _Hessian:
                 leaves = [self._state[name].detach().requires_grad_() for name in self.names]
                 state = self._state | dict(zip(self.names, leaves, strict=True))
                 seed(self.on_path.device)
-                value, count = self.statistics.call(self._module, state, placed)
-                gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+                outputs = self.statistics.call(self._caller, state, placed)
+                values = per_example_values(self.loss, outputs, placed.targets, placed.examples)
+                gradients = torch.autograd.grad(values.sum(), leaves, create_graph=True, materialize_grads=True)
                 inner = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
                 bends = inner.requires_grad  # not where the loss is linear in every parameter
                 product = torch.autograd.grad(inner, leaves, materialize_grads=True) if bends else None
             if product is not None:
                 total += torch.cat([part.reshape(-1) for part in product])
-            self.examples += count
+            self.examples += len(values)
             self.report(1)
         if not torch.isfinite(total).all():
             raise NonFiniteLoss(
@@ -168,19 +169,6 @@ class _Hessian:
                 )
             )
         return total / self.examples
-
-
-class _Summed(nn.Module):
-    """The sum of the losses of a batch and their number, as a module, so that `functional_call` sets its tensors."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Batch) -> tuple[Tensor, int]:
-        values = per_example_values(self.loss, batch.call(self.model), batch.targets, batch.examples)
-        return values.sum(), len(values)
 
 
 def _extremes(library: Any, operator: Any, iterations: int, seed: int) -> tuple[Floats, Floats]:

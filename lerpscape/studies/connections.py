@@ -13,7 +13,7 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.measurement import opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, Recalibrate
-from lerpscape.networks.batches import Batch, Data
+from lerpscape.networks.batches import Batch, Caller, Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
@@ -121,29 +121,19 @@ class _LossesAt:
     def __init__(self, on_path: ModelOnPath, loss: Loss, batch_norm: BatchNormPolicy | None) -> None:
         self._on_path = on_path
         self._statistics = BatchNormStatistics(on_path, batch_norm)
-        self._module = _Losses(on_path.model, loss)
+        self._caller = Caller(on_path.model)
+        self._loss = loss
 
     def __call__(self, alpha: float, batch: Batch) -> Tensor:
         state = self._statistics.apply(self._on_path.at(alpha), alpha)
-        losses: Tensor = self._statistics.call(self._module, state, batch.to(self._on_path.device, None))
-        return losses
+        placed = batch.to(self._on_path.device, None)
+        outputs = self._statistics.call(self._caller, state, placed)
+        return per_example_values(self._loss, outputs, placed.targets, placed.examples)
 
     def mean(self, batches: list[Batch]) -> float:
         """The mean over all examples and a few points of the curve."""
         losses = [self(alpha, batch).detach().double() for alpha in _COMPARED for batch in batches]
         return float(torch.cat(losses).mean())
-
-
-class _Losses(nn.Module):
-    """One loss per example of a batch."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        return per_example_values(self.loss, batch.call(self.model), batch.targets, batch.examples)
 
 
 def _diverged(what: str, learning_rate: float) -> Diverged:
