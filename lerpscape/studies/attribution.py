@@ -66,7 +66,7 @@ def layer_contributions(
     """
     check_options(layer_contributions, options)
     if between is None:
-        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
+        between = largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
     with opened(layer_contributions, model, path, data, options) as measurement:
         slopes = _Slopes(measurement, find_loss(loss))
         groups: dict[str, Part] = {name: (names, False) for name, names in slopes.groups(by).items()}
@@ -105,7 +105,7 @@ def statistics_contributions(
     """
     check_options(statistics_contributions, options)
     if between is None:
-        between = _largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
+        between = largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
     with opened(statistics_contributions, model, path, data, options) as measurement:
         slopes = _Slopes(measurement, find_loss(loss))
         if not slopes.on_path.batch_norms:
@@ -228,7 +228,11 @@ class _Slopes:
         return losses / self.examples, slopes / self.examples
 
 
-def _largest_rise(profile: Profile) -> tuple[float, float]:
+def largest_rise(profile: Profile) -> tuple[float, float]:
+    """The α at which the largest rise of a profile opens, and that of its peak.
+
+    Raises `ValueError` for a profile that never rises.
+    """
     if not profile.rises:
         raise ValueError(
             explain(

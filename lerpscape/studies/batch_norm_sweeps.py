@@ -24,7 +24,7 @@ from lerpscape.networks.losses import Loss, PerExample
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile
-from lerpscape.studies.attribution import statistics_contributions
+from lerpscape.studies.attribution import largest_rise, statistics_contributions
 from lerpscape.studies.contributions import Contributions
 from lerpscape.studies.many_profiles import how_of
 
@@ -145,10 +145,8 @@ def batch_norm_sweep(
         curve = profile(model, path, data, loss=loss, alphas=alphas, **named)
         split = None
         if not curve.invalid:
-            largest = max(curve.rises, key=lambda rise: rise.height, default=None)
-            interval = between or (
-                (largest.opens, largest.peak) if largest else (float(curve.alphas[0]), float(curve.alphas[-1]))
-            )
+            whole = float(curve.alphas[0]), float(curve.alphas[-1])
+            interval = between or (largest_rise(curve) if curve.rises else whole)
             split = statistics_contributions(
                 model, path, data, loss=loss, between=interval, precision=precision, budget=budget, **named
             )
