@@ -146,8 +146,9 @@ class _Slopes:
         statistics = set(self.on_path.end_statistics())
         groups: dict[str, list[str]] = {}
         moving = {name for alpha in (0.0, 0.5, 1.0) for name in self.on_path.velocity(alpha)}
+        parameters = {name for name, _ in self.on_path.model.named_parameters()}
         for name in self.on_path.at(0.0):
-            parameter = name in dict(self.on_path.model.named_parameters())
+            parameter = name in parameters
             if name in statistics and not isinstance(self.measurement.statistics.policy, InterpolateStatistics):
                 continue  # the policy replaces them
             if not parameter and name not in moving:
