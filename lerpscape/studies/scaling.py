@@ -132,7 +132,7 @@ def scale_invariance(
             explain(expected="alphas in (0, 1], at least two.", got=f"{alphas!r}."[:200], hint="alphas=25 is usual.")
         )
     own, target = checkpoint(start), checkpoint(end)
-    starts: dict[str, Source] = {"own": own, "noise": noise_like(own, seed), "zero": zeros_like(own)}
+    starts = {"own": own, "noise": noise_like(own, seed), "zero": zeros_like(own)}
     repeated = set(starts) & set(others or {})
     if repeated:
         raise ValueError(
@@ -142,7 +142,7 @@ def scale_invariance(
                 hint="own, noise and zero are taken.",
             )
         )
-    starts |= others or {}
+    starts |= {name: checkpoint(source) for name, source in (others or {}).items()}
     lengths = _norm(own), _norm(target)
     curves = []
     for name, source in starts.items():
@@ -158,7 +158,7 @@ def scale_invariance(
                 )
             )
         agreement, cosine = _against_end(model, line, data, grid, options)
-        length = _norm(checkpoint(source))
+        length = _norm(source)
         ratio = (1 - grid) / grid * (length if length > 0 else lengths[0]) / lengths[1]
         curves.append(ScaleCurve(name, length, ratio, curve.loss, 1 - curve.accuracy, agreement, cosine))
     how = how_of(curve) | {"seed": seed, "end": target.source}
@@ -176,11 +176,12 @@ def _against_end(
         for batch in reader.batches():
             placed = outputs.place(batch)
             end = outputs.at(1.0, [placed])[0][0].double()
+            two = _centred(end)
             for i, alpha in enumerate(grid):
                 here = outputs.at(float(alpha), [placed])[0][0].double()
                 same[i] += float((here.argmax(1) == end.argmax(1)).sum())
                 count[i] += len(here)
-                one, two = _centred(here), _centred(end)
+                one = _centred(here)
                 sizes = one.norm(dim=1) * two.norm(dim=1)
                 cosines[i] += float((one * two).sum(1)[sizes > 0].div(sizes[sizes > 0]).sum())
                 known[i] += float((sizes > 0).sum())
