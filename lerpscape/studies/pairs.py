@@ -18,8 +18,7 @@ from lerpscape.networks.batch_norm import EndStatistics
 from lerpscape.networks.batches import Data
 from lerpscape.paths.line import Line
 from lerpscape.paths.snapshots import Snapshots, snapshots
-from lerpscape.readings import monotonicity
-from lerpscape.readings.monotonicity import BarrierKind
+from lerpscape.readings.monotonicity import BarrierKind, max_rise
 from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of
 
 
@@ -134,14 +133,13 @@ def pairwise(
     rises, barriers = (np.zeros((len(labels), len(labels))) for _ in range(2))
     lines = [Line(points[labels[i]], points[labels[j]]) for i, j in pairs]
     profiles = profiles_of(pairwise, model, lines, data, options)
+    inside = (grid >= 0) & (grid <= 1)
     for (i, j), profile in zip(pairs, profiles, strict=True):
-        inside = profile.loss[(grid >= 0) & (grid <= 1)]
-        alphas = grid[(grid >= 0) & (grid <= 1)]
         if profile.invalid:
             rises[i, j] = rises[j, i] = barriers[i, j] = barriers[j, i] = np.nan
         else:
-            rises[i, j], rises[j, i] = monotonicity.max_rise(inside), monotonicity.max_rise(inside[::-1])
-            barriers[i, j] = barriers[j, i] = monotonicity.barrier(inside, kind, alphas)
+            rises[i, j], rises[j, i] = profile.max_rise, max_rise(profile.loss[inside][::-1])
+            barriers[i, j] = barriers[j, i] = profile.barrier(kind)
     return Pairwise(
         labels=tuple(labels),
         groups=tuple(group_of[label] for label in labels),
