@@ -10,7 +10,7 @@ from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, ends_digest
 from lerpscape.paths.distances import distance, distances
 from lerpscape.paths.matching import abbreviated, first_tied_names, matched
-from lerpscape.paths.path import Path, Rest
+from lerpscape.paths.path import Path, Rest, Segment
 from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
 
 
@@ -98,7 +98,8 @@ class Line(Path):
 
     def between(self, first: float, last: float) -> Line:
         """The segment of the line from α = `first` to α = `last`, which may lie outside [0, 1]; see `Path.between`."""
-        return Line(self._checkpoint_at(first), self._checkpoint_at(last))
+        segment = Segment(self, first, last)
+        return Line(segment.start, segment.end)
 
     def distance(self) -> float:
         """‖θ_T − θ₀‖₂ over all parameters, each tied one counted once, accumulated in float64."""
@@ -115,11 +116,6 @@ class Line(Path):
         {'a': 2.0, 'b': 0.0}
         """
         return {name: distances(self.start, self.end, [name])[relative] for name in self.start.parameters}
-
-    def _checkpoint_at(self, alpha: float) -> Checkpoint:
-        if alpha in (0, 1):
-            return self.end if alpha else self.start
-        return Checkpoint(self.at(alpha), self.start.parameters, f"α = {alpha:g} of the {self.describe()}")
 
 
 def moving(*ends: Checkpoint) -> tuple[str, ...]:
