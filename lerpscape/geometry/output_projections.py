@@ -155,15 +155,15 @@ def output_paths(
         offset = 0
         with measurement.progress_bar(len(reader), "output paths") as report:
             for batch in reader.batches():
-                (layout,) = outputs.layouts([outputs.place(batch)]) if batch.examples is None else (None,)
-                count = batch.examples if layout is None else layout.examples
-                rows = [number - offset for number in wanted if offset <= number < offset + (count or 0)]
+                placed, count = outputs.place(batch), batch.examples
+                if count is None:
+                    count = outputs.layouts([placed])[0].examples
+                rows = [number - offset for number in wanted if offset <= number < offset + count]
                 if rows:
-                    placed = outputs.place(batch)
                     samples = np.stack([_array(outputs.at(float(a), [placed])[0][:, rows]) for a in grid])
                     for position, row in enumerate(rows):
                         paths[offset + row] = samples[:, :, position], _label(batch.targets, row, offset)
-                offset += count or 0
+                offset += count
                 report(1)
         how = measurement.how(seed=seed)
     missing = [number for number in wanted if number not in paths]
