@@ -229,6 +229,7 @@ def test_branches_of_two_depths_are_refused_and_can_be_given() -> None:
         (lambda: ls.Line(A, B).schedule({"0": lambda a: 0.5}), r"float64 tensor of shape \(\), to such a tensor"),
         (lambda: ls.Line(A, B).schedule({}), "at least one pattern with a schedule"),
         (lambda: ls.Bezier(A, B, C).between(0.5, 0.5), "two different, finite values"),
+        (lambda: ls.Line(A, B).between(0.5, 0.5), "two different, finite values"),
         (lambda: ls.Polyline(A), "at least two points"),
         (lambda: ls.SphericalLine({"w": torch.ones(2)}, {"w": -torch.ones(2)}), r"(?s)'w', at an angle of π between"),
         (lambda: ls.Plane(A, B, ls.Line(A, B).between(0.3, 2).end), "collinear to within rounding"),
