@@ -43,9 +43,8 @@ class BatchNormStatistics:
                     expected=f"batch_norm=: the model has {len(self._layers)} batch-norm layers, and the curve "
                     "depends on it.",
                     got=f"{policy!r}.",
-                    hint="Recalibrate(train_data), statistics estimated anew at every α; "
-                    "InterpolateStatistics(), those "
-                    "stored on the same line, both ends exact; BatchStatistics(), each batch by itself; "
+                    hint="Recalibrate(train_data), statistics estimated anew at every α; InterpolateStatistics(), "
+                    "those stored on the same line, both ends exact; BatchStatistics(), each batch by itself; "
                     "EndStatistics(), those of the end.",
                 )
             )

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine import planner
@@ -162,7 +163,7 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     examples cost as much as all of them at 32.
     """
     inputs = batches[0].inputs
-    vectors = hasattr(inputs, "is_floating_point") and inputs.is_floating_point()
+    vectors = isinstance(inputs, Tensor) and inputs.is_floating_point()
     if objective.statistics.by_batch() or not vectors or not same_layout(batches):
         return None
     sample = evenly_spaced(batches, pilot_size(count_examples(batches)))

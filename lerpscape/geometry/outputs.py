@@ -289,9 +289,8 @@ def _not_finite(stack: Tensor, alpha: float, offset: int) -> NonFiniteOutput:
     return NonFiniteOutput(
         explain(
             expected="finite outputs and derivatives: a path with NaN or inf has no direction.",
-            got=f"NaN or inf for {int(bad.sum())} of the {len(bad)} examples of a batch at α = "
-            f"{alpha:.6g}, the first is "
-            f"number {offset + int(bad.nonzero()[0])} of the data.",
+            got=f"NaN or inf for {int(bad.sum())} of the {len(bad)} examples of a batch at α = {alpha:.6g}, "
+            f"the first is number {offset + int(bad.nonzero()[0])} of the data.",
             hint="Measure with dtype=torch.float64, or look at what the network does to that example.",
         )
     )
