@@ -26,7 +26,7 @@ from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.losses import find_loss
 from lerpscape.paths.line import Line
 
-# Number of intervals to begin with, how many are halved in one pass over the data, and the narrowest that is halved.
+# Number of intervals to begin with, how many are halved at a time, and the narrowest that is halved.
 FIRST = 8
 AT_ONCE = 8
 NARROWEST = 2.0**-40
