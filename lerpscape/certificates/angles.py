@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
-from lerpscape.certificates.certify import opened_for_proof, require_line
+from lerpscape.certificates.certify import opened_for_proof
 from lerpscape.certificates.mean_bounds import one_tensor
 from lerpscape.certificates.network import Network
 from lerpscape.certificates.rounding import UNIT
@@ -94,16 +94,13 @@ def certify_angles(
     >>> bounds.proved_share, bool((bounds.upper < 1e-5).all())
     (1.0, True)
     """
-    require_line(line)
     if intervals < 8 or intervals & (intervals - 1):
         raise ValueError(
             explain(expected="a power of two, at least 8.", got=f"intervals={intervals}.", hint="Try intervals=64.")
         )
     lower, upper, finest = [], [], 8
-    with opened_for_proof(certify_angles, model, line, data, options) as measurement:
+    with opened_for_proof(certify_angles, model, line, data, options) as (measurement, network):
         reader = measurement.reader
-        network = Network(measurement.on_path, options.get("batch_norm"))
-        network.compare(one_tensor(reader.first[0]).inputs)
         with measurement.progress_bar(len(reader), "certify angles") as report:
             for batch in reader.batches():
                 for inputs in torch.split(one_tensor(batch).inputs, TOGETHER):

@@ -26,7 +26,7 @@ from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.losses import find_loss
 from lerpscape.paths.line import Line
 
-# Number of intervals to begin with, how many are halved in one pass over the data, and the narrowest that is halved.
+# Number of intervals to begin with, how many are halved at a time, and the narrowest that is halved.
 FIRST = 8
 AT_ONCE = 8
 NARROWEST = 2.0**-40
@@ -83,11 +83,9 @@ def certify(
     >>> proof.verdict, proof.lower <= 0.0625 <= proof.upper
     ('violated', True)
     """
-    rule, unit = _checked(line, loss, tolerance, gap, budget, workers)
-    with opened_for_proof(certify, model, line, data, options) as measurement:
+    rule, unit = _checked(loss, tolerance, gap, budget, workers)
+    with opened_for_proof(certify, model, line, data, options) as (measurement, network):
         reader = measurement.reader
-        network = Network(measurement.on_path, options.get("batch_norm"))
-        network.compare(one_tensor(reader.first[0]).inputs)
         limits = _Limits(tolerance, gap, budget, measurement.began + seconds)
         grid = _first_cuts(network, rule, reader, limits)
         bounds = MeanBounds(network, rule, reader, workers)
@@ -200,8 +198,16 @@ def _to_divide(
     return wide[: min(AT_ONCE, budget // 2)], ""
 
 
-def require_line(line: Line) -> None:
-    """Refuse other paths with a `TypeError`: only on a line are parameters linear in α."""
+@contextmanager
+def opened_for_proof(
+    function: Callable[..., Any], model: nn.Module, line: Line, data: Data, options: MeasurementOptions
+) -> Iterator[tuple[Measurement, Network]]:
+    """`opened` in float64 on the CPU, whose rounding proofs cover, and the traced network, compared with the module.
+
+    Raises `TypeError` for other paths, as only on a line are parameters linear in α, and for a device or a dtype;
+    otherwise what `opened` and `Network` raise.
+    """
+    check_options(function, options, without=["device", "dtype", "label"])
     if not isinstance(line, Line):
         raise TypeError(
             explain(
@@ -210,23 +216,17 @@ def require_line(line: Line) -> None:
                 hint="Use Line(a, b).",
             )
         )
-
-
-@contextmanager
-def opened_for_proof(
-    function: Callable[..., Any], model: nn.Module, line: Line, data: Data, options: MeasurementOptions
-) -> Iterator[Measurement]:
-    """`opened` in float64 on the CPU, whose rounding proofs cover; other devices and dtypes are refused."""
-    check_options(function, options, without=["device", "dtype", "label"])
-    policy = options.get("batch_norm") or EndStatistics()  # `Network` refuses None, with the policies it allows
-    in_float64: MeasurementOptions = {**options, "device": "cpu", "dtype": torch.float64, "batch_norm": policy}
+    policy = options.get("batch_norm")
+    in_float64: MeasurementOptions = {**options, "device": "cpu", "dtype": torch.float64}
+    in_float64["batch_norm"] = policy or EndStatistics()  # `Network` refuses None, with the policies it allows
     with opened(function, model, line, data, in_float64) as measurement, plain_products():
-        yield measurement
+        network = Network(measurement.on_path, policy)
+        network.compare(one_tensor(measurement.reader.first[0]).inputs)
+        yield measurement, network
 
 
-def _checked(line: Line, loss: str, tolerance: float, gap: float, budget: int, workers: int) -> tuple[LossRule, str]:
+def _checked(loss: str, tolerance: float, gap: float, budget: int, workers: int) -> tuple[LossRule, str]:
     """The rule and the unit of the loss, if the arguments are valid."""
-    require_line(line)
     if not (isinstance(loss, str) and loss in LOSS_RULES):
         raise ValueError(
             explain(

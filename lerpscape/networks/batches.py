@@ -133,7 +133,7 @@ class Reader:
     differs.
     """
 
-    def __init__(self, data: Data, name: str = "data", chunk_bytes: int | None = None) -> None:
+    def __init__(self, data: Data, name: str = "data") -> None:
         if isinstance(data, Iterator):
             raise TypeError(
                 explain(
@@ -152,7 +152,6 @@ class Reader:
             )
         self.data = data
         self._name = name
-        self._chunk_bytes = CHUNK_BYTES if chunk_bytes is None else chunk_bytes
         self.first, self.complete = self._fill(iter(data))
         if not self.first:
             raise ValueError(
@@ -203,7 +202,7 @@ class Reader:
             batch = batch_of(item)
             chunk.append(batch)
             size += batch.bytes()
-            if size >= self._chunk_bytes:
+            if size >= CHUNK_BYTES:
                 return chunk, False
         return chunk, True
 

@@ -60,11 +60,6 @@ class Sample:
         """Number of examples."""
         return int(self._ends[-1])
 
-    @property
-    def first_batch(self) -> Batch:
-        """The first batch of the data, as it was given."""
-        return self._batches[0]
-
     def batch_count(self, begin: int, end: int) -> int:
         """Number of batches that `batches(begin, end)` gives."""
         return -(-(end - begin) // self._size)

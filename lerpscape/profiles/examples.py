@@ -46,13 +46,14 @@ def example_curves(
     grid = alpha_grid(alphas)
     chosen = find_loss(loss)
     with opened(example_curves, model, path, data, options) as measurement:
-        on_path, reader = measurement.on_path, measurement.reader
+        reader = measurement.reader
+        objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
+        module = ModuleExecution(objective)
         losses: list[Floats] = []
         targets: list[Any] = []
         with measurement.progress_bar(len(reader) * len(grid), "examples") as report:
-            module = ModuleExecution(Objective(on_path, chosen, measurement.statistics, derivative=False))
             for chunk in reader.chunks():
-                placed = [batch.to(on_path.device, on_path.dtype) for batch in chunk]
+                placed = [objective.place(batch) for batch in chunk]
                 matrix = LossMatrix.of(len(grid), (module.at(float(alpha), placed, tell=report) for alpha in grid))
                 losses.append(matrix.numbers()[0])
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]

@@ -323,7 +323,7 @@ def test_workers_share_the_examples_and_change_nothing():
         ls.certify(model, line, data, workers=0)
 
 
-def test_a_rehearsal_finds_where_to_cut():
+def test_a_pilot_sample_finds_where_to_cut():
     model, line, data = digits_network(0.1, 10)
     data = many_examples(data, 10)  # 6,000 examples: a search on 1,000 of them comes first
     found = ls.certify(model, line, data)

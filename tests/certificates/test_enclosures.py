@@ -206,7 +206,7 @@ MUTANTS = [
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),
     MUTANTS,
-    ids=[f"{module.__name__.split('.')[1]}-{mutant.__name__}" for module, _, mutant in MUTANTS],
+    ids=[f"{module.__name__.split('.')[-1]}-{mutant.__name__}" for module, _, mutant in MUTANTS],
 )
 def test_an_enclosure_made_too_small_is_caught(monkeypatch, module, name, mutant):
     monkeypatch.setattr(module, name, mutant)

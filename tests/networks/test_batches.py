@@ -71,9 +71,10 @@ def test_data_that_does_not_repeat_is_refused(data: object, message: str) -> Non
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 400, 1 << 30])
-def test_chunks_hold_every_batch_once_in_order(chunk_bytes: int) -> None:
+def test_chunks_hold_every_batch_once_in_order(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=6)
-    reader = Reader(loader, chunk_bytes=chunk_bytes)
+    reader = Reader(loader)
     for _ in range(2):
         found = list(reader.batches())
         assert torch.equal(torch.cat([batch.inputs for batch in found]), IMAGES)

@@ -123,7 +123,7 @@ def test_a_split_of_unequal_parts_is_refused() -> None:
         Split(torch.zeros(3), None).batches(0)
 
 
-def test_profile_reads_a_split_as_data() -> None:
+def test_profile_reads_a_split_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same mean loss from splits in other batch sizes, and from the digits as one tensor."""
     found = load("digits")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -133,7 +133,8 @@ def test_profile_reads_a_split_as_data() -> None:
     whole = ls.profile(model, line, [found.train.batch(slice(None))], alphas=3).loss
     np.testing.assert_allclose(one, whole, rtol=1e-6)  # float32 products of other sizes
     np.testing.assert_allclose(other, whole, rtol=1e-12)
-    assert len(Reader(found.train.batches(100), chunk_bytes=1)) == 15
+    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 1)
+    assert len(Reader(found.train.batches(100))) == 15
 
 
 # label noise
