@@ -46,3 +46,20 @@ def explain(expected: str, got: str, hint: str) -> str:
     try: Give both.
     """
     return f"expected: {expected}\ngot: {got}\ntry: {hint}"
+
+
+def missing_file(what: str, path: object) -> FileNotFoundError:
+    """The error to raise for the path of a file that does not exist.
+
+    >>> print(missing_file("a checkpoint", "final.pt"))
+    expected: the path of a checkpoint.
+    got: final.pt, which does not exist.
+    try: Check the spelling and folder.
+    """
+    return FileNotFoundError(
+        explain(
+            expected=f"the path of {what}.",
+            got=f"{path}, which does not exist.",
+            hint="Check the spelling and folder.",
+        )
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 
 import numpy as np
 
-from lerpscape.base.errors import explain
+from lerpscape.base.errors import explain, missing_file
 
 if TYPE_CHECKING:
     import pandas
@@ -139,13 +139,7 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     try:
         saved = json.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            explain(
-                expected=f"the path of a saved {what}.",
-                got=f"{path}, which does not exist.",
-                hint="Check the spelling.",
-            )
-        ) from error
+        raise missing_file(f"a saved {what}", path) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
             explain(expected=f"{path} to be a {what} in JSON.", got=f"{error}.", hint="Write it with its save method.")

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from lerpscape.base.errors import ConfigError, explain
+from lerpscape.base.errors import ConfigError, explain, missing_file
 from lerpscape.base.names import unknown_name
 from lerpscape.lab.config import RunConfig
 
@@ -66,13 +66,7 @@ class Sweep:
         try:
             content = Path(path).read_text()
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                explain(
-                    expected="the path of a sweep file (TOML).",
-                    got=f"{path}, which does not exist.",
-                    hint="Check the spelling.",
-                )
-            ) from error
+            raise missing_file("a sweep file (TOML)", path) from error
         try:
             table = tomllib.loads(content)
         except tomllib.TOMLDecodeError as error:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lerpscape.base.errors import explain
+from lerpscape.base.errors import explain, missing_file
 from lerpscape.networks.checksums import tensor_bytes
 
 Params: TypeAlias = dict[str, Tensor]
@@ -204,13 +204,7 @@ def _read(path: Path) -> Params:
             )
         path = file
     if not path.exists():
-        raise FileNotFoundError(
-            explain(
-                expected="the path of a checkpoint.",
-                got=f"{path}, which does not exist.",
-                hint="Check the spelling and folder.",
-            )
-        )
+        raise missing_file("a checkpoint", path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
