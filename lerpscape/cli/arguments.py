@@ -15,7 +15,7 @@ from lerpscape.base.names import import_object
 LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy"
 
 
-def _optional(metavar: str, help: str | None = None) -> Any:
+def optional(metavar: str, help: str | None = None) -> Any:
     """An argument that may be left out; its default, nothing, is not printed."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
 
@@ -27,37 +27,37 @@ Files = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…", help_behavior_hint="(required)")
 ]
 Name = Annotated[str, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
-OptionalName = Annotated[str | None, _optional("PACKAGE.MODULE:NAME")]
-OptionalFile = Annotated[Path | None, _optional("FILE")]
-OptionalFolder = Annotated[Path | None, _optional("FOLDER")]
-OptionalInt = Annotated[int | None, _optional("INT")]
-OptionalFloat = Annotated[float | None, _optional("FLOAT")]
-OptionalText = Annotated[str | None, _optional("STR")]
-OptionalAlphas = Annotated[str | None, _optional("N|FIRST:LAST:N")]
+OptionalName = Annotated[str | None, optional("PACKAGE.MODULE:NAME")]
+OptionalFile = Annotated[Path | None, optional("FILE")]
+OptionalFolder = Annotated[Path | None, optional("FOLDER")]
+OptionalInt = Annotated[int | None, optional("INT")]
+OptionalFloat = Annotated[float | None, optional("FLOAT")]
+OptionalText = Annotated[str | None, optional("STR")]
+OptionalAlphas = Annotated[str | None, optional("N|FIRST:LAST:N")]
 Alphas = Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")]
-Between = Annotated[str | None, _optional("A:B")]
-Flag = Annotated[bool, _optional("")]
+Between = Annotated[str | None, optional("A:B")]
+Flag = Annotated[bool, optional("")]
 Loss = Annotated[str, tyro.conf.arg(metavar="LOSS", help=f"{LOSSES}, or package.module:name of your own.")]
 Workers = Annotated[
     str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
 ]
 BatchNorm: TypeAlias = Annotated[
     Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None,
-    _optional(
+    optional(
         "{recalibrate,pooled,interpolate,batch,end}",
         "Batch-norm statistics. Required if the model has batch norm. "
         "recalibrate and pooled estimate them from DATA at every α.",
     ),
 ]
-Device = Annotated[str | None, _optional("DEVICE", "cpu, cuda, cuda:1, mps; by default the model's.")]
+Device = Annotated[str | None, optional("DEVICE", "cpu, cuda, cuda:1, mps; by default the model's.")]
 Dtype: TypeAlias = Annotated[
     Literal["float32", "float64", "bfloat16"] | None,
-    _optional("{float32,float64,bfloat16}", "Type to compute in; by default that of the checkpoints."),
+    optional("{float32,float64,bfloat16}", "Type to compute in; by default that of the checkpoints."),
 ]
 Progress = Annotated[
-    bool | None, _optional("{True,False}", "Progress bar; by default on a terminal, after two seconds.")
+    bool | None, optional("{True,False}", "Progress bar; by default on a terminal, after two seconds.")
 ]
-Label = Annotated[str, tyro.conf.arg(metavar="TEXT", help="Name of the result in pictures.", help_behavior_hint="")]
+Label = Annotated[str, optional("TEXT", "Name of the result in pictures.")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the numbers as JSON.", help_behavior_hint="")]
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lerpscape.cli.arguments import Json, OptionalFolder, Progress
+from lerpscape.cli.arguments import Json, OptionalFolder, Progress, optional
 
 Action = Annotated[Literal["list", "check", "get"], tyro.conf.Positional]
-Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME…", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, optional("NAME…")]
 
 
 def data_command(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from lerpscape.cli.arguments import Alphas, Json, OptionalAlphas, OptionalFile, alphas_of
+from lerpscape.cli.arguments import Alphas, Json, OptionalAlphas, OptionalFile, alphas_of, optional
 from lerpscape.cli.options import HERE, DeviceOptions, OutputOptions, PathArguments, ProfileOptions
 
 
@@ -44,7 +44,7 @@ def curvature_command(
 
 def similarity_command(
     network: Annotated[PathArguments, HERE],
-    layers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN…", help_behavior_hint="")] = (),
+    layers: Annotated[tuple[str, ...], optional("PATTERN…")] = (),
     alphas: Alphas = "11",
     measurement: DeviceOptions = DeviceOptions(),
     output: OutputOptions = OutputOptions(),

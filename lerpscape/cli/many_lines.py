@@ -24,6 +24,7 @@ from lerpscape.cli.arguments import (
     Start,
     device_of,
     loss_of,
+    optional,
     print_written,
     require_writable,
 )
@@ -109,7 +110,7 @@ def pairwise_command(
     checkpoints: Files,
     /,
     network: Annotated[NetworkArguments, HERE],
-    group: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB=GROUP…", help_behavior_hint="")] = (),
+    group: Annotated[tuple[str, ...], optional("GLOB=GROUP…")] = (),
     kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
     measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
@@ -268,10 +269,7 @@ def connect_command(
     learning_rate: float = 0.05,
     momentum: float = 0.9,
     seed: int = 0,
-    batch_norm: Annotated[
-        Literal["batch", "interpolate", "end"] | None,
-        tyro.conf.arg(metavar="{batch,interpolate,end}", help_behavior_hint=""),
-    ] = None,
+    batch_norm: Annotated[Literal["batch", "interpolate", "end"] | None, optional("{batch,interpolate,end}")] = None,
     device: Device = None,
     progress: Progress = None,
     json_: Json = False,

@@ -18,6 +18,7 @@ from lerpscape.cli.arguments import (
     alphas_of,
     called,
     loss_of,
+    optional,
     print_written,
     workers_of,
 )
@@ -128,9 +129,7 @@ def certify_command(
     tolerance: float = 0.0,
     budget: int = 500,
     workers: int = 1,
-    batch_norm: Annotated[
-        Literal["interpolate", "end"] | None, tyro.conf.arg(metavar="{interpolate,end}", help_behavior_hint="")
-    ] = None,
+    batch_norm: Annotated[Literal["interpolate", "end"] | None, optional("{interpolate,end}")] = None,
     progress: Progress = None,
     output: ReportOptions = ReportOptions(),
 ) -> None:
@@ -181,9 +180,7 @@ def gauss_command(
     alphas: OptionalAlphas = None,
     precision: float | None = 0.01,
     budget: int = 513,
-    per: Annotated[
-        Literal["example", "position"] | None, tyro.conf.arg(metavar="{example,position}", help_behavior_hint="")
-    ] = None,
+    per: Annotated[Literal["example", "position"] | None, optional("{example,position}")] = None,
     measurement: DeviceOptions = DeviceOptions(),
     output: ReportOptions = ReportOptions(),
 ) -> None:

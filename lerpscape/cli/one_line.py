@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from lerpscape.base.errors import explain
 from lerpscape.cli.arguments import (
     Between,
@@ -16,6 +14,7 @@ from lerpscape.cli.arguments import (
     alphas_of,
     between_of,
     called,
+    optional,
     workers_of,
 )
 from lerpscape.cli.options import HERE, EndArguments, OutputOptions, PathArguments, ProfileOptions, StudyOptions
@@ -25,7 +24,7 @@ def verdict_command(
     network: Annotated[PathArguments, HERE],
     tolerance: float,
     confidence: float = 0.99,
-    bounds: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="")] = None,
+    bounds: Annotated[tuple[float, float] | None, optional("LOW HIGH")] = None,
     first: int = 1024,
     budget: OptionalInt = None,
     seed: int = 0,

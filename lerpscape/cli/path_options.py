@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
 from lerpscape.base.errors import explain
 from lerpscape.base.names import import_object
-from lerpscape.cli.arguments import Flag, OptionalFile
+from lerpscape.cli.arguments import Flag, OptionalFile, optional
 
 if TYPE_CHECKING:
     from lerpscape.paths.path import Path as ParamPath
@@ -20,17 +18,17 @@ if TYPE_CHECKING:
 class PathOptions:
     """The path from START to END; by default the straight line."""
 
-    via: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE…", help_behavior_hint="")] = ()
+    via: Annotated[tuple[Path, ...], optional("FILE…")] = ()
     """Checkpoints that the path passes through, at evenly spaced α."""
     control: OptionalFile = None
     """Control point of a quadratic Bezier curve, written by `lerpscape study connect`."""
     spherical: Flag = False
     """Rotate each tensor from START to END; its norm changes linearly."""
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN…", help_behavior_hint="")] = ()
+    only: Annotated[tuple[str, ...], optional("PATTERN…")] = ()
     """Move only these tensors: names, modules, globs (layer3.*), kind:weights, kind:biases or kind:norms."""
-    rest: Annotated[Literal["start", "end"] | None, tyro.conf.arg(metavar="{start,end}", help_behavior_hint="")] = None
+    rest: Annotated[Literal["start", "end"] | None, optional("{start,end}")] = None
     """With --only: the checkpoint that all other tensors are held at, by default end."""
-    schedule: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN=POWER…", help_behavior_hint="")] = ()
+    schedule: Annotated[tuple[str, ...], optional("PATTERN=POWER…")] = ()
     """Give tensors their own interpolation schedule. "*.bias=2" is α², "*.bias=package.module:name" your own."""
     homogeneous_biases: Flag = False
     """Interpolate the biases of layer h with α to the power h."""
