@@ -103,10 +103,7 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
         from lerpscape.plots.style import save_figure
 
         save_figure(profiles[0].figure(beside=profiles[1:]), str(output.plot))
-    if output.report:
-        from lerpscape.plots.report import report
-
-        report(profiles, output.report, tolerance=tolerance)
+    output.write_report(profiles, tolerance=tolerance)
     if output.json:
         shown = [
             {"label": profile.label, "verdict": profile.verdict(tolerance), "tolerance": tolerance, **profile.to_dict()}
@@ -167,10 +164,7 @@ def certify_command(
         batch_norm=named_policy(batch_norm, data),
         progress=progress,
     )
-    if output.report:
-        from lerpscape.plots.report import report
-
-        report([certificate], output.report, title="A proof", tolerance=tolerance)
+    output.write_report([certificate], title="A proof", tolerance=tolerance)
     output.write(certificate, certificate.to_dict(), [certificate.summary])
 
 
@@ -217,8 +211,5 @@ def gauss_command(
         per=per,
         **measurement.keywords(data),
     )
-    if output.report:
-        from lerpscape.plots.report import report
-
-        report([lengths], output.report, title="Gauss length")
+    output.write_report([lengths], title="Gauss length")
     output.write(lengths, {"verdict": lengths.summary, "mean": lengths.mean} | lengths.to_dict(), [lengths.summary])

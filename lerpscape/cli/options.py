@@ -35,6 +35,7 @@ from lerpscape.cli.path_options import LINE, PathOptions
 
 if TYPE_CHECKING:
     from lerpscape.base.results import Result
+    from lerpscape.plots.report import Reported
 
 HERE = tyro.conf.arg(name="")  # in --help, without a heading of their own
 
@@ -181,3 +182,10 @@ class ReportOptions(OutputOptions):
     def files(self) -> tuple[Path | None, ...]:
         """Every file that can be asked for; None for those that are not."""
         return self.out, self.plot, self.report
+
+    def write_report(self, results: Sequence[Reported], **words: Any) -> None:
+        """Write the HTML report of results, if there is to be one; its title and tolerance are those of `report`."""
+        if self.report:
+            from lerpscape.plots.report import report
+
+            report(results, self.report, **words)

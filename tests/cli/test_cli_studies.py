@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         torch.save(ls.Line(start, end).at(alpha), f"run/step{step}.pt")
     helpers = "\ndef cubed(alpha):\n    return alpha**3\n"
     (tmp_path / "mine.py").write_text(MODULE.format(index=0) + helpers)
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     return tmp_path
 
 
@@ -183,10 +184,4 @@ def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys
 )
 def test_refusals(words: list[str], message: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"w": torch.zeros(1)}, "odd.pt")
-    with pytest.raises(SystemExit) as stopped:
-        main([*words, *BUILT])
-    assert stopped.value.code == 2
-    found = capsys.readouterr()
-    assert found.out == ""
-    assert found.err.startswith("error: ")
-    assert message in found.err
+    assert message in refused([*words, *BUILT], capsys)
