@@ -19,7 +19,7 @@ from lerpscape.engine.graph import CapturedOutputs
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import count_examples, rebatched
+from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 
 # With fewer α in one pass over the data, computing the first layer at both ends costs more than computing it at each α.
 FEWEST_TOGETHER = 3
@@ -59,13 +59,18 @@ class Group:
 
     def at(self, alpha: float, tell: TellShare | None = None) -> LossesAtAlpha:
         """The losses of the group at α; tells of the batches that are done."""
+        if self._both_ends and self._shares and self._graph is not None:
+            for end in ENDS:
+                self._end(end)
+            if any(batch.is_written_to for batch in self.batches):  # more than in the planner's trial
+                self._graph = None
         graph = self._graph
-        if graph is None:
+        if graph is None and alpha not in self._ends:
             return self._module.at(alpha, self.batches, tell=tell)
-        if self._estimates or (alpha not in ENDS and self._shares and graph.covers(alpha)):
-            losses = graph.at(alpha, self.prepared)
-        elif self._both_ends and alpha in ENDS:
+        if self._both_ends and alpha in ENDS:
             losses = self._end(alpha)
+        elif graph is not None and (self._estimates or (alpha not in ENDS and self._shares and graph.covers(alpha))):
+            losses = graph.at(alpha, self.prepared)
         else:
             losses = self._module.at(alpha, self.batches)
         if tell is not None:
@@ -76,10 +81,9 @@ class Group:
     def prepared(self) -> list[PreparedBatch]:
         """Batches for the graph, of sizes as equal as can be, with what all α share; computed at the first use."""
         assert self._graph is not None
-        examples, most = count_examples(self.batches), self._graph.plan.batch_size
-        size = -(-examples // -(-examples // most)) if examples else most
+        sizes = equal_sizes(count_examples(self.batches), self._graph.plan.batch_size)
         prepared = []
-        for batch in rebatched(self._with_captured(), size):
+        for batch in rebatched(self._with_captured(), sizes):
             inputs, start, end, derivatives = batch.inputs
             # A dual number made of a view has a derivative as large as the whole that it is a view of.
             at_start = CapturedOutputs(start, {layer: each.clone() for layer, each in derivatives.items()})

@@ -25,7 +25,7 @@ from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import count_examples, first_examples, same_layout
+from lerpscape.networks.rebatching import count_examples, first_examples, same_layout, single
 from lerpscape.paths.line import Line
 
 # Points between the ends from which sharing work between them always pays. With fewer it pays from so many products
@@ -77,20 +77,21 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
     if isinstance(graph, str):
         return ExecutionPlan.by_module(graph)
     try:
-        sizes = _sizes(objective, graph, objective.place(first_examples(batches, 1)[0]))
+        sizes = _sizes(objective, graph, objective.place(first_examples(batches, 1)[0]).cloned())
     except OPERATION_ERRORS as error:
         return _fails(error)
     dtype, examples = objective.on_path.compute_dtype(), count_examples(batches)
     chosen = sized(graph, sizes, dtype.itemsize, examples)
     if not objective.statistics.estimates() and not _pays(chosen, graph, batches):
         return ExecutionPlan.by_module("there is nothing to share, and its batches and layout are good")
-    trial = _Trial(
-        objective, graph, [objective.place(batch) for batch in first_examples(batches, PROBE_EXAMPLES)], alphas
-    )
+    probe = [*first_examples(batches, PROBE_EXAMPLES), *single(batches)]
+    trial = _Trial(objective, graph, [objective.place(batch) for batch in probe], alphas)
     try:
         expected = trial.by_module()
     except Exception as error:  # the caller's own forward or loss, which may raise anything on a batch that was cut
         return _fails(error)
+    if trial.is_written_to():
+        return ExecutionPlan.by_module("it writes to its inputs or targets")
     try:
         losses, prepared = trial.by_graph(_on_trial(chosen, objective, graph, trial.examples))
     except OPERATION_ERRORS as error:
@@ -157,7 +158,7 @@ class Sizes:
 
 
 def _sizes(objective: Objective, graph: Graph, example: Batch) -> Sizes:
-    """The sizes of all results, measured on a batch of one example."""
+    """The sizes of all results for each example, measured on a small batch."""
     on_path, derivative = objective.on_path, objective.derivative
     largest = held = total = 0
 
@@ -173,7 +174,9 @@ def _sizes(objective: Objective, graph: Graph, example: Batch) -> Sizes:
     with tensors_at(on_path, 0.0, derivative=derivative) as tensors:
         prepared = graph.prepare(example.inputs, state, state, state if derivative else None)
         graph.outputs(prepared, tensors, 0.0, observe)
-    return Sizes(largest, held, total, sum(_bytes(value) for value in prepared.values()))
+    shared = sum(_bytes(value) for value in prepared.values())
+    rows = example.examples or 1  # two where there are two: a model may take a single one for something else
+    return Sizes(largest / rows, held / rows, total / rows, shared / rows)
 
 
 def _bytes(value: Any) -> int:
@@ -241,6 +244,10 @@ class _Trial:
 
     def by_module(self) -> LossesAtAlpha:
         return ModuleExecution(self._on_probe).at(PROBE_ALPHA, self._batches)
+
+    def is_written_to(self) -> bool:
+        """Whether the module or the loss wrote to what it was lent."""
+        return any(batch.is_written_to for batch in self._batches)
 
     def by_graph(self, plan: ExecutionPlan) -> tuple[LossesAtAlpha, list[PreparedBatch]]:
         """The losses by the graph, and what it shares of the examples."""
