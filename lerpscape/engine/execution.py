@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lerpscape.base.errors import explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
@@ -26,6 +27,8 @@ from lerpscape.paths.checkpoints import Params
 
 # Called with the number of batches that are done at one α.
 Tell: TypeAlias = Callable[[int], object]
+# The same batch alone and after others may differ by so many rounding units of the type.
+ROUNDING_UNITS = 64
 # One loss per example, and which predictions are right where the loss knows.
 BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
 
@@ -58,6 +61,7 @@ class ModuleExecution:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._compared = False  # whether a model that changes when it is called was called in another order
 
     def at(
         self,
@@ -74,12 +78,21 @@ class ModuleExecution:
         policy's values but do not move.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
-        seed(on_path.device)
-        batches = batches if tell is None else _told(batches, tell)
-        with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
-            if held:
-                return _joined(statistics.call_held(self._pass, state, alpha, batches))
-            return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
+        batches = list(batches)
+
+        def losses_of(some: Iterable[Batch]) -> list[BatchLosses]:
+            seed(on_path.device)
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+                if held:
+                    return statistics.call_held(self._pass, state, alpha, some)
+                losses: list[BatchLosses] = statistics.call(self._pass, statistics.apply(state, alpha), some)
+                return losses
+
+        losses = losses_of(batches if tell is None else _told(batches, tell))
+        if on_path.lender.changed and len(batches) > 1 and not self._compared:
+            self._compared, changed = True, on_path.lender.changed
+            _check_order(losses[-1][0], losses_of(batches[-1:])[-1][0], changed)
+        return _joined(losses)
 
 
 @dataclass(frozen=True)
@@ -264,7 +277,7 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
+    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -282,6 +295,21 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         tell(1)
+
+
+def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
+    """Raise `ValueError` where the losses of a batch are others when the module is called on that batch alone."""
+    losses, alone = (forward_ad.split(each)[0].detach() for each in (losses, alone))
+    close = ROUNDING_UNITS * torch.finfo(losses.dtype).eps
+    if not torch.allclose(losses, alone, rtol=close, atol=close, equal_nan=True):
+        raise ValueError(
+            explain(
+                expected="a model whose loss on a batch does not depend on the batches before it.",
+                got=f"losses that differ by up to {float((losses - alone).abs().max()):.3g} when the last batch comes "
+                f"alone; a forward changes {changed}.",
+                hint="Let forward() keep nothing that it reads again, or initialise the model on data first.",
+            )
+        )
 
 
 def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:
