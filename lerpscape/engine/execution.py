@@ -80,19 +80,20 @@ class ModuleExecution:
         on_path, statistics = self._objective.on_path, self._objective.statistics
         batches = list(batches)
 
-        def losses_of(some: Iterable[Batch]) -> list[BatchLosses]:
+        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
             seed(on_path.device)
             with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
                 if held:
-                    return statistics.call_held(self._pass, state, alpha, some)
-                losses: list[BatchLosses] = statistics.call(self._pass, statistics.apply(state, alpha), some)
-                return losses
+                    parts = statistics.call_held(self._pass, state, alpha, some)
+                else:
+                    parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
+                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
 
-        losses = losses_of(batches if tell is None else _told(batches, tell))
+        losses, last = parts_of(batches if tell is None else _told(batches, tell))
         if on_path.lender.changed and len(batches) > 1 and not self._compared:
             self._compared, changed = True, on_path.lender.changed
-            _check_order(losses[-1][0], losses_of(batches[-1:])[-1][0], changed)
-        return _joined(losses)
+            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+        return losses
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
 
 def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
     """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
+    if objective.on_path.lender.acts_on_mode:
+        return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
     try:
         losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
     except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
@@ -299,7 +302,6 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
 
 def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
     """Raise `ValueError` where the losses of a batch are others when the module is called on that batch alone."""
-    losses, alone = (forward_ad.split(each)[0].detach() for each in (losses, alone))
     close = ROUNDING_UNITS * torch.finfo(losses.dtype).eps
     if not torch.allclose(losses, alone, rtol=close, atol=close, equal_nan=True):
         raise ValueError(
