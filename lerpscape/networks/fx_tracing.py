@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.nn.modules import module as torch_module
 
 from lerpscape.base.errors import explain
+from lerpscape.networks.altered_calls import altered
 from lerpscape.networks.in_place import read_after_writing
 
 
@@ -83,11 +83,9 @@ def blank_trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]] | str:
     >>> [node.op for node in graph.nodes], constants
     (['placeholder', 'call_module', 'call_module', 'output'], {})
     """
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "modules have global hooks"
-    hooked = [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks]
-    if hooked:
-        return f"{hooked[0] or 'the model'} has hooks"
+    reason = altered(model)
+    if reason:
+        return reason
     blank: dict[str, Tensor] = {
         f"model.{name}": nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
         for name, tensor in model.named_parameters()
