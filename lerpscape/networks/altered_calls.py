@@ -20,9 +20,11 @@ _STEPS = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_comp
 def _originals() -> dict[tuple[Any, str], Any]:
     """Every layer, function and method in the table of kinds, where callers find it, as it is when first imported."""
     functions = {id(form) for kind in KINDS for form in kind.functions}
-    found = {(owner, name): each for owner in (F, torch) for name, each in vars(owner).items() if id(each) in functions}
+    found: dict[tuple[Any, str], Any] = {
+        (owner, name): each for owner in (F, torch) for name, each in vars(owner).items() if id(each) in functions
+    }
     found |= {(Tensor, name): getattr(Tensor, name) for kind in KINDS for name in kind.methods}
-    layers = [nn.Sequential, *(layer for kind in KINDS for layer in kind.modules)]
+    layers: list[Any] = [nn.Sequential, *(layer for kind in KINDS for layer in kind.modules)]
     found |= {(layer, "forward"): layer.forward for layer in layers}
     return found | {(nn.Module, name): getattr(nn.Module, name) for name in _STEPS if hasattr(nn.Module, name)}
 

@@ -69,7 +69,7 @@ def guard_in_try(net: Net, h: Tensor) -> Tensor:
 
 
 def by_numbers(net: Net, h: Tensor) -> Tensor:
-    return h if not isinstance(h, Tensor) or max(h[:, 0].tolist()) < 1e9 else 2 * h
+    return h if type(h) is not Tensor or max(h[:, 0].tolist()) < 1e9 else 2 * h
 
 
 def mixing(net: Net, h: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def in_numpy(net: Net, h: Tensor) -> Tensor:
     ("hidden", "words"),
     [
         (guard, "reads numbers out of tensors (__bool__)"),
-        (guard_in_try, "reads numbers out of tensors (__bool__)"),
+        (guard_in_try, "a branch or loop depends on the values of a tensor"),
         (by_numbers, "reads numbers out of tensors (tolist)"),
         (weight_by_number, "reads numbers out of tensors (__float__)"),
         (in_numpy, "reads numbers out of tensors (numpy)"),
