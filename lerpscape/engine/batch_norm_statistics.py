@@ -81,11 +81,14 @@ class BatchNormStatistics:
         """Whether statistics are pooled over batches that are each normalised by their own on the way."""
         return isinstance(self.policy, Recalibrate) and self.policy.pooled
 
-    def on(self, data: Data) -> BatchNormStatistics:
-        """The same policy with other data to estimate statistics from, where it estimates any."""
+    def on(self, data: Data, on_path: ModelOnPath | None = None) -> BatchNormStatistics:
+        """The same policy with other data to estimate statistics from, where it estimates any.
+
+        `on_path` is the same model elsewhere or in another dtype.
+        """
         policy = self.policy
         return BatchNormStatistics(
-            self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
+            on_path or self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
         )
 
     def estimates(self) -> bool:

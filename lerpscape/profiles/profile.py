@@ -14,8 +14,9 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
+from lerpscape.engine.derivative_check import why_no_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
-from lerpscape.engine.execution import Objective, why_no_derivative
+from lerpscape.engine.execution import Objective
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
@@ -52,7 +53,9 @@ def profile(
       `"adaptive"`: points are added where the curve is not yet known well enough.
     * `precision`: with adaptive points, how well the curve is to be known, as a share of its range; 1e-3 by default. An
       estimate, which misses narrow bumps ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
-    * `derivative`: also dL/dα by forward-mode differentiation, exact at every α.
+    * `derivative`: also dL/dα by forward-mode differentiation, exact to rounding; at a kink what torch's rules give.
+      Compared with difference quotients on a few examples; where they disagree it is withheld, and
+      `Profile.derivative_reason` says how.
     * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
@@ -81,7 +84,7 @@ def profile(
         on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
         objective = Objective(on_path, chosen, measurement.statistics, derivative)
-        reason = why_no_derivative(objective, reader.first[0]) if derivative else "not asked for"
+        reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
         objective = replace(objective, derivative=reason is None)
         with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
             if adaptive:
