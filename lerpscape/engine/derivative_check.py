@@ -69,9 +69,7 @@ def losses_at(objective: Objective, probe: Batch) -> ValuesAt:
     """The losses of a batch, with batch-norm statistics from this batch where any are estimated."""
     placed = objective.place(probe)
     objective = objective.recalibrated_on([placed])
-    modules = {
-        derivative: ModuleExecution(replace(objective, derivative=derivative)) for derivative in (False, True)
-    }
+    modules = {derivative: ModuleExecution(replace(objective, derivative=derivative)) for derivative in (False, True)}
 
     def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
         losses = modules[derivative].at(alpha, [placed])
@@ -125,8 +123,8 @@ def wrong_derivative(at: ValuesAt, exact: ValuesAt | None, what: str, of: str) -
         return None
     alpha, derivative, quotient = found
     return (
-        f"{what} at α = {alpha:.4g} is {derivative:.4g}, the difference quotient of {of} {quotient:.4g}: the "
-        "derivative is cut or wrong somewhere (detach, .data, .item(), a straight-through estimator, a jvp of your own?)"
+        f"{what} at α = {alpha:.4g} is {derivative:.4g}, the difference quotient of {of} {quotient:.4g}: "
+        "the derivative is cut or wrong somewhere (detach, .data, .item(), a straight-through estimator, a wrong rule?)"
     )
 
 
