@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.func import functional_call
@@ -14,8 +15,40 @@ from lerpscape.base.errors import explain
 from lerpscape.networks.in_place import read_after_writing
 
 
+class _TensorProxy(fx.Proxy):
+    """Says that it is a tensor: `if isinstance(h, Tensor) and h.max() > 20` then asks for its value, as with data."""
+
+    _is_param = _is_buffer = False  # but no parameter or buffer, which torch tells apart by these
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # what is done with buffers belongs to the operations, writing to them too
+    asked_for_values = False
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        if self.asked_for_values:  # and the forward went on all the same
+            raise fx.proxy.TraceError("a branch or loop depends on the values of a tensor")
+        return graph
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _TensorProxy(node, self)
+
+    # Proxies first: the tracer asks by isinstance what is a tensor with values.
+    def create_arg(self, a: Any) -> Any:
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        made_in_forward = issubclass(type(attr_val), fx.Proxy)
+        return attr_val if made_in_forward else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self.asked_for_values = True
+        return super().to_bool(obj)
 
 
 @dataclass(frozen=True)
