@@ -201,6 +201,25 @@ def test_contributions_refuse_a_graph_that_is_cut() -> None:
         ls.studies.layer_contributions(net, ls.Line(net, end), [(X, Y)], between=(0, 1))
 
 
+@pytest.mark.parametrize("name", ["detach", "item", "straight through activations"])
+def test_outputs_whose_derivative_is_cut_are_refused(name: str) -> None:
+    net, end = (seeded(lambda: Net(CUT[name][0]), seed).double() for seed in (0, 1))
+    for method in ("turning", "integral"):
+        with pytest.raises(ValueError, match=r"(?s)difference quotients.*dz/dα of an output at α = .*polygon"):
+            ls.gauss_length(net, ls.Line(net, end), [(X, Y)], method=method)
+    net, end = (seeded(lambda: Net(plain), seed).double() for seed in (0, 1))
+    assert ls.gauss_length(net, ls.Line(net, end), [(X, Y)], precision=0.5).mean > 0
+
+
+@pytest.mark.parametrize("name", ["detach", "item", "straight through activations", "focal loss"])
+def test_a_hessian_of_a_graph_that_is_cut_is_refused(name: str) -> None:
+    pytest.importorskip("hessian_eigenthings")
+    call, loss = CUT[name]
+    net, end = (seeded(lambda: Net(call), seed).double() for seed in (0, 1))
+    with pytest.raises(ValueError, match=r"(?s)gradient agrees.*⟨∇L, dθ/dα⟩ at α = .*plain torch"):
+        ls.curvature(net, ls.Line(net, end), [(X, Y)], loss=loss, alphas=2, iterations=2, probes=6)
+
+
 def test_the_check_reads_a_few_examples_only() -> None:
     seen: list[int] = []
 
