@@ -180,11 +180,11 @@ def _rounding_unit(at: ValuesAt) -> float:
     return max(torch.finfo(dtype).eps for dtype in types.seen | {value.dtype})
 
 
-class _Types(TorchDispatchMode):
+class _Types(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the floating-point types of all results inside `with`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[torch.dtype] = set()
 
     def __torch_dispatch__(
