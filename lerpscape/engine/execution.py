@@ -270,19 +270,6 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
-    """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
-    if objective.on_path.lender.acts_on_mode:
-        return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
-    try:
-        losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
-    except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
-        return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
-    if losses.slopes is None:
-        return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
-    return None
-
-
 @contextmanager
 def tensors_at(
     on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
