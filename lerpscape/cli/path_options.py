@@ -63,7 +63,7 @@ class PathOptions:
         if self.via:
             path = Polyline(first, *middle, last)
         elif self.control:
-            path = Bezier(first, *middle, last)
+            path = Bezier(first, middle[0], last)
         else:
             path = SphericalLine(first, last) if self.spherical else Line(first, last)
         if self.schedule:

@@ -176,7 +176,8 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
                 expected=f"checkpoints of {type(model).__name__}, with its {len(persistent)} names.",
                 got=f"{' and '.join(parts)} ({len(missing)} and {len(extra)} in all).",
                 hint=prefix_hint(known, persistent)
-                or "Check that the model factory builds the network of the checkpoints.",
+                or "Check that the model factory builds the network of the checkpoints. If a library's files have "
+                "other names than its modules, load modules by it (from_pretrained) and pass those.",
             )
         )
     for name, found_name in names.items():

@@ -93,8 +93,8 @@ def matched(start: Checkpoint, end: Checkpoint, only_in_one: OnlyInOne = "error"
     refuse_unlike_vectors(start.tensors, end.tensors, reference.parameters)
     tensors: tuple[Params, Params] = ({}, {})
     for name in start.tensors:
-        ends = (start.tensors[name], end.tensors[name].to(start.tensors[name].device))
-        ends = tuple(tensor.float() if is_float8(tensor) else tensor for tensor in ends)
+        ends = [start.tensors[name], end.tensors[name].to(start.tensors[name].device)]
+        ends = [tensor.float() if is_float8(tensor) else tensor for tensor in ends]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         for side, tensor in zip(tensors, ends, strict=True):
             side[name] = tensor.to(dtype)

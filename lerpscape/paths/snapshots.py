@@ -67,7 +67,7 @@ def _in_folder(folder: Path, ordered: bool) -> dict[str, Path]:
             explain(expected="a folder of checkpoints.", got=f"{folder}, which is none.", hint="Check the path.")
         )
     whole = weights_in(folder)
-    parts = [each.name for each in whole if len(each.files) > 1 or each.files[0].suffix not in ENDINGS]
+    parts = [each.name for each in whole if len(each.files) > 1 or not each.files[0].name.endswith(ENDINGS)]
     if parts:
         raise ValueError(
             explain(

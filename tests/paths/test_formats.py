@@ -67,6 +67,7 @@ def lightning(folder: Path) -> None:
             "optimizer_states": [torch.optim.Adam(seeded(mlp, 0).parameters()).state_dict()],
             "callbacks": {"ModelCheckpoint": {"best": torch.tensor(0.1), "path": "x"}},
             "metrics": {"accuracy": torch.tensor(0.5)},
+            "generators": {"cpu": torch.get_rng_state()},
             "hyper_parameters": hyper,
         },
         folder / "last.ckpt",
@@ -94,6 +95,7 @@ FOLDERS: dict[str, Callable[[Path], Any]] = {
     "Lightning": lightning,
     "torch.distributed.checkpoint": distributed,
     "npz": numpy_file,
+    "ImageNet example": lambda folder: torch.save({"state_dict": STATE, "best": 0.1}, folder / "model_best.pth.tar"),
     "TorchScript": lambda folder: torch.jit.save(torch.jit.script(seeded(mlp, 0)), folder / "model.pt"),
     "traced": lambda folder: torch.jit.save(torch.jit.trace(seeded(mlp, 0), torch.ones(2, 3)), folder / "m.pt"),
 }
@@ -182,6 +184,13 @@ def test_several_weights_in_a_folder_are_listed(names: tuple[str, str], tmp_path
     with pytest.raises(ValueError, match="the weights of one network") as caught:
         ls.checkpoint(tmp_path)
     assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_saved_is_read_under_any_name(zipped: bool, tmp_path: Path) -> None:
+    for name in ("weights.pkl", "weights"):
+        torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        assert ls.checkpoint(tmp_path / name).tensors.keys() == STATE.keys()
 
 
 def test_incomplete_and_doubled_shards_are_refused(tmp_path: Path) -> None:

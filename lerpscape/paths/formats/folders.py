@@ -12,7 +12,7 @@ from lerpscape.base.errors import explain
 from lerpscape.paths.formats.distributed import METADATA
 from lerpscape.paths.formats.refusals import foreign_kind, refuse_foreign
 
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
+ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".npz")
 # What trainers put beside the weights: states of optimisers, schedulers, generators and loaders, and arguments.
 _BESIDE = (
     "optim*",
@@ -59,7 +59,7 @@ def weights_in(folder: Path) -> list[Weights]:
         taken.update(str(shard) for shard in shard_names(index).values())
     sets: dict[str, dict[int, Path]] = {}
     for file in files:
-        if file.suffix not in ENDINGS or file.name in taken or any(fnmatch(file.name, each) for each in _BESIDE):
+        if not file.name.endswith(ENDINGS) or file.name in taken or any(fnmatch(file.name, each) for each in _BESIDE):
             continue
         shard = _SHARD.match(file.name)
         if shard:

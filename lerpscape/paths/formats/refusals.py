@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lerpscape.base.errors import explain
 
+_PICKLES = (".pkl", ".pickle", ".joblib")
 # Files of other frameworks, by suffix: what they are, and how their weights come here.
 _FOREIGN = {
     (".gguf", ".ggml"): ("GGUF weights, which are mostly quantised", "Take the safetensors files it was made from."),
@@ -22,12 +23,14 @@ _FOREIGN = {
     (".onnx",): ("an ONNX graph", "Export from the torch checkpoint that it was made from, or pass that one."),
     (".pb", ".tflite"): ("a TensorFlow graph", 'numpy.savez("weights.npz", **arrays)'),
     (".pt2",): ("an exported program", "torch.save(program.state_dict, 'weights.pt')"),
-    (".pkl", ".pickle", ".joblib"): (
+    _PICKLES: (
         "a pickle, which can run code and is never loaded",
         'torch.save(model.state_dict(), "weights.pt")',
     ),
 }
 _FOREIGN_STARTS = {b"GGUF": ".gguf", b"\x89HDF\r\n\x1a\n": ".h5"}
+# The starts of what torch.save writes, today and before torch 1.6; its name may end in anything.
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -38,6 +41,8 @@ def foreign_kind(path: Path) -> tuple[str, str] | None:
         with path.open("rb") as file:
             start = file.read(8)
         suffix = next((ending for magic, ending in _FOREIGN_STARTS.items() if start.startswith(magic)), suffix)
+        if suffix in _PICKLES and start.startswith(_TORCH_STARTS):
+            return None
     return next((words for suffixes, words in _FOREIGN.items() if suffix in suffixes), None)
 
 

@@ -70,7 +70,7 @@ def _state_dicts(saved: Any, key: str, seen: set[int]) -> Iterator[tuple[str, Ma
     if not all(map(_named, saved)):
         return
     if tensors and all(isinstance(value, (Tensor, np.ndarray)) for value in tensors.values()):
-        if not key or any(value.ndim for value in tensors.values()):  # metrics are scalars too
+        if not key or any(map(_may_be_weight, tensors.values())):
             yield key, tensors
         return
     for name, value in saved.items():
@@ -79,6 +79,12 @@ def _state_dicts(saved: Any, key: str, seen: set[int]) -> Iterator[tuple[str, Ma
 
 def _named(name: Any) -> bool:
     return isinstance(name, str)
+
+
+def _may_be_weight(value: Any) -> bool:
+    """Whether a tensor or array is no metric, which is a scalar, and no generator's state, which is of integers."""
+    real = value.is_floating_point() or value.is_complex() if isinstance(value, Tensor) else value.dtype.kind in "fc"
+    return bool(value.ndim) and real
 
 
 def _tensor(value: Any) -> Tensor:

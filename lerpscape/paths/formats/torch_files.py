@@ -50,7 +50,7 @@ def read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         names = _other_objects(path, error)
         try:
-            with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):  # type: ignore[list-item]
+            with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, *DAMAGED) as again:
             raise ValueError(
