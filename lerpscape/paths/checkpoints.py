@@ -233,6 +233,14 @@ def _snapshots(tensors: Mapping[str, Any], copy: bool = True) -> Params:
                     "of a quantised network, the one it was made from.",
                 )
             )
+        if nn.parameter.is_lazy(value):
+            raise ValueError(
+                explain(
+                    expected="a module whose parameters have shapes.",
+                    got=f"{name!r}, which is not initialised yet.",
+                    hint="Call the module once with a batch.",
+                )
+            )
         plain = value.detach()
         if type(plain) is not Tensor or plain.is_quantized or plain.layout is not torch.strided:
             kind = type(plain).__name__ if type(plain) is not Tensor else f"{plain.dtype}, {plain.layout}"

@@ -45,10 +45,11 @@ class Line(Path):
         self._moving = moving(self.start, self.end)
         self._tied = first_tied_names(self.start, self.end)
         if not self._moving:
+            count = sum(map(continuous, self.start.tensors.values()))
             raise EndpointMismatch(
                 explain(
                     expected="two different checkpoints.",
-                    got=f"{self.start.source} and {self.end.source}, equal in all {len(self.start.tensors)} tensors.",
+                    got=f"{self.start.source} and {self.end.source}, equal in all {count} tensors that could move.",
                     hint="state_dict() shares memory with its module: keep "
                     "copy.deepcopy(model.state_dict()) of the start.",
                 )

@@ -133,6 +133,7 @@ def ema(key: str) -> dict[str, Any]:
         ({"state_dict": STATE, "callbacks": {"EMA": {"weights": OTHER}}}, ("state_dict", "callbacks.EMA.weights")),
         ({"generator": STATE, "discriminator": {"w": torch.ones(3)}}, ("generator", "discriminator")),
         ({"nested": {"net": STATE}, "swa": {"net": OTHER}}, ("nested.net", "swa.net")),
+        ({"state_dict": STATE, "opt_ema": OTHER, "optimizer_state_dict": {"m": OTHER}}, ("state_dict", "opt_ema")),
     ],
 )
 def test_several_state_dicts_are_listed_and_a_key_chooses(saved: Any, keys: tuple[str, str], tmp_path: Path) -> None:

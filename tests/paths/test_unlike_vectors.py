@@ -116,6 +116,11 @@ def test_tensors_of_other_kinds_are_refused_by_name() -> None:
             ls.checkpoint({"w": tensor})
 
 
+def test_lazy_modules_are_refused() -> None:
+    with pytest.raises(ValueError, match="'weight', which is not initialised yet"):
+        ls.checkpoint(nn.LazyLinear(3))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization:DeprecationWarning", "ignore::UserWarning")
 def test_a_quantised_module_is_refused() -> None:
     model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 1)), {nn.Linear}, dtype=torch.qint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from lerpscape.base.errors import explain
 
-# Where optimisers keep their tensors; these are not weights of the network.
-_OPTIMISER = "opt"
+# Keys under which optimisers keep their tensors; these are not weights of the network.
+_OPTIMISER = re.compile(r"(^|\.)opt(im(izers?)?)?(_states?)?(_dict)?(\.|$)")
 # What modules save beside their tensors (`get_extra_state`).
 EXTRA_STATE = "_extra_state"
 
@@ -30,7 +31,7 @@ def state_dict_in(saved: Any, path: Path, key: str | None) -> tuple[dict[str, Te
     """
     candidates = dict(_state_dicts(saved, "", set()))
     if key is None:
-        chosen = [name for name in candidates if not any(part.startswith(_OPTIMISER) for part in name.split("."))]
+        chosen = [name for name in candidates if not _OPTIMISER.search(name)]
     else:
         chosen = [name for name in candidates if name == key] or [n for n in candidates if n.startswith(f"{key}.")]
     if len(chosen) == 1:

@@ -55,7 +55,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             explain(
                 expected=f"{path} to be a TorchScript archive of modules and plain tensors.",
                 got=f"{error}.",
-                hint='torch.save(torch.jit.load(file).state_dict(), "weights.pt")',
+                hint='If you trust the file: torch.save(torch.jit.load(file).state_dict(), "weights.pt")',
             )
         ) from error
     except (zipfile.BadZipFile, *DAMAGED) as error:
