@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
@@ -81,6 +82,13 @@ class ModuleExecution:
                 return _joined(statistics.call_held(self._pass, state, alpha, batches))
             return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
 
+    def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
+        """The losses of all batches at α, without derivatives, where batch norm normalises with `running`."""
+        on_path = self._objective.on_path
+        seed(on_path.device)
+        with tensors_at(on_path, alpha, derivative=False) as state:
+            return _joined(self._objective.statistics.call(self._pass, state | running, batches))
+
 
 @dataclass(frozen=True)
 class PreparedBatch:
@@ -117,6 +125,12 @@ class GraphExecution:
         """Whether the plan can evaluate this α: a sweep gives those of its grid only."""
         return not self.plan.sweep_alphas or alpha in self.plan.sweep_alphas
 
+    def difference(self, losses: LossesAtAlpha, expected: LossesAtAlpha) -> str | None:
+        """How the graph's losses differ from the module's by more than the plan's rounding, in words; else None."""
+        if self.plan.rounding is None:
+            return None
+        return difference(losses, expected, self.plan.rounding, self.plan.scale)
+
     def layers_to_capture(self, alpha: float) -> dict[fx.Node, nn.Module]:
         """Layers whose outputs at this end all α share, if the module computes them in the plan's own layout."""
         swept = alpha in self.plan.sweep_alphas[:1]
@@ -135,13 +149,22 @@ class GraphExecution:
 
     def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
         """The losses of all batches at α."""
+        return self.with_statistics(alpha, batches)[0]
+
+    def with_statistics(self, alpha: float, batches: list[PreparedBatch]) -> tuple[LossesAtAlpha, Params]:
+        """The losses of all batches at α, and the values of the batch-norm statistics that they were computed with."""
         with self._tensors(alpha) as state:
             outputs: Iterable[Any]
+            moments: dict[str, Moments] = {}
             if self.plan.estimation == "exact with losses":
-                outputs = exact_statistics(self._graph, batches, state, alpha)[1]
+                moments, outputs = exact_statistics(self._graph, batches, state, alpha)
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
-            return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
+            for layer, values in moments.items():
+                used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
+            return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
     def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""

@@ -104,12 +104,12 @@ class ModelOnPath:
 
     def end_statistics(self) -> Params:
         """Running statistics of every batch-norm layer at the end of the path."""
-        return {
-            name: self.path.end.tensors[self._names[name]]
-            for layer in self.batch_norms
-            for name in (statistic(layer, "mean"), statistic(layer, "var"))
-            if name in self._names
-        }
+        known = [name for name in self.running_statistics() if name in self._names]
+        return {name: self.path.end.tensors[self._names[name]] for name in known}
+
+    def running_statistics(self) -> list[str]:
+        """Names of the running statistics of the batch-norm layers, also of those that keep none."""
+        return [statistic(layer, which) for layer in self.batch_norms for which in ("mean", "var")]
 
 
 def statistic(layer: str, which: str) -> str:
