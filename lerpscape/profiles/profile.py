@@ -101,6 +101,8 @@ def profile(
         )
     sums = evaluation.sums
     count = sums.moments.count
+    finite = np.abs(sums.moments.mean[np.isfinite(sums.moments.mean)])
+    how["noise_floor"] = float(finite.max(initial=0.0)) * torch.finfo(on_path.compute_dtype()).eps
     slope = sums.slopes / count
     distance, relative_distance = on_path.distances()
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
