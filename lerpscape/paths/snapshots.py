@@ -64,7 +64,8 @@ def snapshots(source: Snapshots, least: int = 2) -> dict[str, Checkpoint]:
         try:
             checkpoints[first], checkpoints[label] = matched(checkpoints[first], checkpoints[label])
         except EndpointMismatch as error:
-            raise EndpointMismatch(f"checkpoint {label!r} does not fit {first!r}\n{error}") from error
+            which = f"expected: checkpoint {label!r} to fit {first!r}: "
+            raise EndpointMismatch(which + str(error).removeprefix("expected: ")) from error
     return checkpoints
 
 

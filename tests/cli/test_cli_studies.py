@@ -174,7 +174,7 @@ def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys
         (["profile", *ENDS, "--schedule", "*.bias=mine:nothing"], "a name in mine"),
         (["study", "plane", ENDS[0], ENDS[1], ENDS[1]], "collinear"),
         (["study", "onset", "nowhere", "--tolerance", "0"], "a folder of checkpoints"),
-        (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' does not fit 'start'"),
+        (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' to fit 'start': "),
         (["study", "pairwise", *ENDS, "run/step0.pt", "--group", "zzz=init"], "a glob that matches"),
         (["study", "layerwise", *ENDS, "--rest", "end", "--loss", "mse"], "cross_entropy, squared_error"),
         (["study", "trajectory", "run", "--plot", "mine.py/x.svg"], "to be writable"),
