@@ -112,7 +112,7 @@ def profile(
         loss=sums.moments.mean,
         accuracy=None if np.isnan(sums.right).any() else sums.right / count,
         derivative=slope if objective.derivative else None,
-        derivative_error=np.sqrt(slope_variance / max(count - 1, 1)) if objective.derivative else None,
+        derivative_error=np.sqrt(slope_variance / (count - 1 or np.nan)) if objective.derivative else None,
         derivative_reason=reason,
         covariance=sums.moments.covariance(),
         examples=count,
