@@ -80,7 +80,9 @@ def special(name: str, function: Callable[[Any, Any], Any], *ranks: int, **trait
 for _kind in ACTIVATIONS:
     for _form in (_kind.modules[0], *_kind.functions, *_kind.methods):
         BLOCKS[f"{_kind.name} as {getattr(_form, '__name__', _form)}"] = Block(
-            lambda shape, rng, kind=_kind, form=_form: written(kind, form), ANY
+            lambda shape, rng, kind=_kind, form=_form: written(kind, form),
+            ANY,
+            special=getattr(_form, "__name__", str(_form)).endswith("_"),  # in place
         )
 
 
