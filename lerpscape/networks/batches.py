@@ -386,10 +386,8 @@ class Reader:
         if self._count is None:
             self._count = count
         elif count != self._count:
-            few = (
-                f"{count} batches on a later pass instead of {self._count}." if count else "nothing on the second pass,"
-            )
-            raise self._differs(few if count else f"{few} so it is used up after one.")
+            few = f"{count} batches on a later pass instead of {self._count}."
+            raise self._differs(few if count else "nothing on the second pass, so it is used up after one.")
 
     def _differs(self, got: str) -> NotRepeatable:
         return NotRepeatable(
