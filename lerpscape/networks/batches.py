@@ -253,7 +253,7 @@ def _takes_all(model: nn.Module, inputs: Any) -> bool:
 
 
 class Caller(nn.Module):
-    """A module that calls a model on one batch, so that `functional_call` can replace the model's tensors.
+    """A module that calls a model on one batch.
 
     >>> Caller(nn.Identity())(batch_of((torch.ones(1), torch.zeros(1))))
     tensor([1.])
@@ -423,10 +423,8 @@ class Reader:
         if self._count is None:
             self._count = count
         elif count != self._count:
-            few = (
-                f"{count} batches on a later pass instead of {self._count}." if count else "nothing on the second pass,"
-            )
-            raise self._differs(few if count else f"{few} so it is used up after one.")
+            few = f"{count} batches on a later pass instead of {self._count}."
+            raise self._differs(few if count else "nothing on the second pass, so it is used up after one.")
 
     def _differs(self, got: str) -> NotRepeatable:
         return NotRepeatable(
