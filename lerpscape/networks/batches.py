@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lerpscape.base.errors import NotRepeatable, explain
 from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
 from lerpscape.networks.losses import batch_size
-from lerpscape.networks.nested import Leaf, leaves, mapped, opaque_part, walk
+from lerpscape.networks.nested import Leaf, byte_count, cloned, leaves, mapped, opaque_part, same_bits, state, walk
 
 Data: TypeAlias = Iterable[Any]
 
@@ -92,15 +92,15 @@ class Batch:
 
         def give(leaf: Leaf) -> Leaf:
             own = cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
-            given.append((leaf, own, _state(own)))
+            given.append((leaf, own, state(own)))
             return own
 
         yield _Lent(mapped(self.inputs, give), mapped(self.targets, give), self.examples)
-        wrote = any(_state(own) != before for _, own, before in given)
+        wrote = any(state(own) != before for _, own, before in given)
         if wrote and not copies:
             raise _altered()
         if not known.done and not wrote:  # writing by `.data` or numpy counts no versions
-            wrote = not all(_same(own, leaf) for leaf, own, _ in given)
+            wrote = not all(same_bits(own, leaf) for leaf, own, _ in given)
         known.done, known.copies, known.wrote = True, known.copies or wrote, known.wrote or wrote
 
     @property
@@ -165,8 +165,7 @@ class Batch:
 
     def bytes(self) -> int:
         """Size of the tensors and arrays of the batch in bytes."""
-        parts = leaves((self.inputs, self.targets))
-        return sum(each.nbytes if isinstance(each, np.ndarray) else _tensor_size(each) for each in parts)
+        return sum(byte_count(leaf) for leaf in leaves((self.inputs, self.targets)))
 
     def _with(self, change: Callable[[Any], Any], examples: int | None = None) -> Batch:
         return Batch(change(self.inputs), change(self.targets), self.examples if examples is None else examples)
@@ -191,25 +190,6 @@ class _Known:
     digest: bytes = b""
 
 
-def cloned(leaf: Leaf) -> Leaf:
-    """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
-
-    >>> cloned(torch.ones(1, requires_grad=True))
-    tensor([1.], requires_grad=True)
-    """
-    if isinstance(leaf, np.ndarray):
-        return leaf.copy()
-    copy = leaf.detach().clone()
-    return copy.requires_grad_() if leaf.requires_grad else copy
-
-
-def _state(leaf: Leaf) -> tuple[int, bool]:
-    """What torch changes in a tensor that is written to, or made to ask for gradients."""
-    if isinstance(leaf, np.ndarray) or leaf.is_inference():
-        return 0, False
-    return leaf._version, leaf.requires_grad
-
-
 def _altered() -> NotRepeatable:
     return NotRepeatable(
         explain(
@@ -218,20 +198,6 @@ def _altered() -> NotRepeatable:
             hint="Let the forward work on inputs.clone(); the data in memory may have to be made again.",
         )
     )
-
-
-def _same(one: Leaf, other: Leaf) -> bool:
-    """Whether two tensors or arrays are the same, bit for bit."""
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return isinstance(one, np.ndarray) and one.tobytes() == np.asarray(other).tobytes()
-    if one.layout is torch.strided and one.shape == other.shape and torch.equal(one, other):
-        return True
-    pairs = zip_longest(strided_parts(one), strided_parts(other), fillvalue=torch.empty(0))
-    return all(a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b) for a, b in pairs)
-
-
-def _tensor_size(tensor: Tensor) -> int:
-    return sum(part.numel() * part.element_size() for part in strided_parts(tensor))
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:
@@ -357,7 +323,8 @@ class Reader:
     def chunks(self) -> Iterator[list[Batch]]:
         """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
-        _check_intact(self.first)
+        for batch in self.first:
+            batch.check_intact()
         if self.complete:
             return
         rest = iter(self.data)
@@ -369,7 +336,8 @@ class Reader:
             position += len(chunk)
             if chunk:
                 yield chunk
-                _check_intact(chunk)
+                for batch in chunk:
+                    batch.check_intact()
 
     def batches(self) -> Iterator[Batch]:
         """All batches in order."""
@@ -434,11 +402,6 @@ class Reader:
                 hint="DataLoader(..., shuffle=False) over a dataset without random transforms has the same mean loss.",
             )
         )
-
-
-def _check_intact(chunk: list[Batch]) -> None:
-    for batch in chunk:
-        batch.check_intact()
 
 
 def check_resumable(batches: Iterable[Batch]) -> None:

@@ -11,11 +11,14 @@ import copyreg
 import enum
 import types
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lerpscape.networks.checksums import strided_parts, tensor_bytes
 
 Leaf: TypeAlias = Tensor | np.ndarray[Any, Any]
 
@@ -153,3 +156,52 @@ def mapped(value: Any, function: Callable[[Leaf], Leaf], of_object: Callable[[An
         elif id(part) not in memo:
             memo[id(part)] = function(part)
     return copy.deepcopy(value, memo)
+
+
+def cloned(leaf: Leaf) -> Leaf:
+    """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
+
+    >>> cloned(torch.ones(1, requires_grad=True))
+    tensor([1.], requires_grad=True)
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
+    copy = leaf.detach().clone()
+    return copy.requires_grad_() if leaf.requires_grad else copy
+
+
+def state(leaf: Leaf) -> tuple[int, bool]:
+    """What torch changes in a tensor that is written to, or made to ask for gradients.
+
+    >>> values = torch.ones(1)
+    >>> state(values), state(values.mul_(2))
+    ((0, False), (1, False))
+    """
+    if isinstance(leaf, np.ndarray) or leaf.is_inference():
+        return 0, False
+    return leaf._version, leaf.requires_grad
+
+
+def same_bits(one: Leaf, other: Leaf) -> bool:
+    """Whether two tensors or arrays are the same, bit for bit.
+
+    >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")])), same_bits(torch.ones(1), np.ones(1))
+    (True, False)
+    """
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and one.tobytes() == np.asarray(other).tobytes()
+    if one.layout is torch.strided and one.shape == other.shape and torch.equal(one, other):
+        return True
+    pairs = zip_longest(strided_parts(one), strided_parts(other), fillvalue=torch.empty(0))
+    return all(a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b) for a, b in pairs)
+
+
+def byte_count(leaf: Leaf) -> int:
+    """Size of a tensor or an array in bytes.
+
+    >>> byte_count(torch.zeros(3)), byte_count(np.zeros(3))
+    (12, 24)
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf.nbytes
+    return sum(part.numel() * part.element_size() for part in strided_parts(leaf))
