@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lerpscape.base.errors import explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
@@ -27,6 +28,8 @@ from lerpscape.paths.checkpoints import Params
 
 # Called with the number of batches that are done at one α.
 Tell: TypeAlias = Callable[[int], object]
+# The same batch alone and after others may differ by so many rounding units of the type.
+ROUNDING_UNITS = 64
 # One loss per example, and which predictions are right where the loss knows.
 BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
 
@@ -59,6 +62,7 @@ class ModuleExecution:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._compared = False  # whether a model that changes when it is called was called in another order
 
     def at(
         self,
@@ -75,12 +79,22 @@ class ModuleExecution:
         policy's values but do not move.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
-        seed(on_path.device)
-        batches = batches if tell is None else _told(batches, tell)
-        with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
-            if held:
-                return _joined(statistics.call_held(self._pass, state, alpha, batches))
-            return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
+        batches = list(batches)
+
+        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            seed(on_path.device)
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+                if held:
+                    parts = statistics.call_held(self._pass, state, alpha, some)
+                else:
+                    parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
+                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
+
+        losses, last = parts_of(batches if tell is None else _told(batches, tell))
+        if on_path.lender.changed and len(batches) > 1 and not self._compared:
+            self._compared, changed = True, on_path.lender.changed
+            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+        return losses
 
     def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
         """The losses of all batches at α, without derivatives, where batch norm normalises with `running`."""
@@ -258,6 +272,8 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
 
 def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
     """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
+    if objective.on_path.lender.acts_on_mode:
+        return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
     try:
         losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
     except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
@@ -287,7 +303,7 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
+    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -305,6 +321,20 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         tell(1)
+
+
+def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
+    """Raise `ValueError` where the losses of a batch are others when the module is called on that batch alone."""
+    close = ROUNDING_UNITS * torch.finfo(losses.dtype).eps
+    if not torch.allclose(losses, alone, rtol=close, atol=close, equal_nan=True):
+        raise ValueError(
+            explain(
+                expected="a model whose loss on a batch does not depend on the batches before it.",
+                got=f"losses that differ by up to {float((losses - alone).abs().max()):.3g} when the last batch comes "
+                f"alone; a forward changes {changed}.",
+                hint="Let forward() keep nothing that it reads again, or initialise the model on data first.",
+            )
+        )
 
 
 def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:

@@ -23,6 +23,7 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.torch_state import plain_torch
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
@@ -125,7 +126,7 @@ def opened(
             )
         )
     began = time.perf_counter()
-    with undisturbed(model):
+    with plain_torch(), undisturbed(model):
         reader = Reader(data)
         on_path = ModelOnPath(model, path, options.get("device"), options.get("dtype"))
         statistics = BatchNormStatistics(on_path, options.get("batch_norm"))

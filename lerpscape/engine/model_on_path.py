@@ -11,9 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
+from lerpscape.networks.lending import Lender
 from lerpscape.paths.checkpoints import Params, continuous, in_dtype
 from lerpscape.paths.distances import distances
 from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
+from lerpscape.paths.line import Line
 from lerpscape.paths.path import ParamPath
 from lerpscape.paths.unlike_vectors import is_float8, jumping
 
@@ -33,6 +35,7 @@ class ModelOnPath:
         self, model: nn.Module, path: ParamPath, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         self.model = model
+        self.lender = Lender(model)
         self.device = _device(model, path, device)
         self.dtype = dtype
         self.path = path.to(self.device, dtype or _widest(model))
@@ -42,7 +45,6 @@ class ModelOnPath:
             self._constant[name] = tensor.to(self.device, in_dtype(tensor, dtype))
         own = dict(model.named_parameters()) | dict(model.named_buffers())
         self._dtypes = {} if dtype or _is_plan(model) else {name: own[name].dtype for name in self._names}
-        self._buffers = {name for name, _ in model.named_buffers()}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
     @cached_property
@@ -53,17 +55,22 @@ class ModelOnPath:
     def at(self, alpha: float) -> Params:
         """Every tensor of the module at α, by the module's names.
 
-        Buffers are copies: a module may write to them, and a path's ends must not change.
+        They are copies: a module may write to them, and a path's ends must not change.
         """
-        return self._by_name(self.path.at(alpha))
+        tensors = self.path.at(alpha)
+        fresh = self.path.moving if type(self.path) is Line else ()  # any other path may keep what it gives
+        state = self._by_name(tensors)
+        return {name: tensor if self._names.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
 
     def ends(self) -> tuple[Params, Params]:
-        """Every tensor of the module at both ends, in the path's own memory: parameters are not to be written to."""
-        return self._by_name(self.path.start.tensors), self._by_name(self.path.end.tensors)
+        """Every tensor of the module at both ends, in the path's own memory but for buffers: not to be written to."""
+        start, end = (self._by_name(side.tensors) for side in (self.path.start, self.path.end))
+        for name, _ in self.model.named_buffers():
+            start[name], end[name] = start[name].clone(), end[name].clone()
+        return start, end
 
     def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
-        state = {name: self._cast(name, tensors[known]) for name, known in self._names.items()} | self._constant
-        return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
+        return {name: self._cast(name, tensors[known]) for name, known in self._names.items()} | self._constant
 
     def as_trained(self, state: Params) -> Params:
         """The tensors with `requires_grad` where the module's own parameters have it.
@@ -77,6 +84,8 @@ class ModelOnPath:
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the module's tensors that move."""
         velocity = self.path.velocity(alpha)
+        if type(self.path) is not Line:
+            velocity = {name: tensor.clone() for name, tensor in velocity.items()}
         return {name: self._cast(name, velocity[known]) for name, known in self._names.items() if known in velocity}
 
     def _cast(self, name: str, tensor: Tensor) -> Tensor:

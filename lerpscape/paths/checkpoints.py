@@ -151,7 +151,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def ends_digest(kind: str, **ends: Checkpoint) -> str:
     """First 12 hex digits of a sha256 over the kind of a path and the checkpoints that define it, by their roles."""
     tensors = {f"{role}:{name}": tensor for role, end in ends.items() for name, tensor in end.tensors.items()}
-    return digest({**tensors, f"kind:{kind}": torch.empty(0)})
+    return digest({**tensors, f"kind:{kind}": torch.empty(0, dtype=torch.float32)})
 
 
 def continuous(tensor: Tensor) -> bool:

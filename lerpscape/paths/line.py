@@ -42,9 +42,9 @@ class Line(Path):
                 explain(expected='only_in_one as "error" or "hold".', got=f"{only_in_one!r}.", hint="Choose one.")
             )
         self.start, self.end = matched(checkpoint(start), checkpoint(end), only_in_one)
-        self._moving = moving(self.start, self.end)
+        self.moving = moving(self.start, self.end)
         self._tied = first_tied_names(self.start, self.end)
-        if not self._moving:
+        if not self.moving:
             count = sum(map(continuous, self.start.tensors.values()))
             raise EndpointMismatch(
                 explain(
@@ -63,7 +63,7 @@ class Line(Path):
         """
         nearer = self.start if alpha < 0.5 else self.end
         tensors = dict(nearer.tensors)
-        for name in self._moving:
+        for name in self.moving:
             first = self._tied[name]
             tensors[name] = (
                 tensors[first] if first != name else torch.lerp(self.start.tensors[name], self.end.tensors[name], alpha)
@@ -76,7 +76,7 @@ class Line(Path):
         >>> Line({"w": torch.zeros(1), "v": torch.ones(1)}, {"w": torch.ones(1), "v": torch.ones(1)}).velocity(0.3)
         {'w': tensor([1.])}
         """
-        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self._moving}
+        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""
@@ -84,7 +84,7 @@ class Line(Path):
 
     def describe(self) -> str:
         """The line in words."""
-        weights = parametrised(self._moving)
+        weights = parametrised(self.moving)
         words = f", in what {abbreviated(weights)} is made from" if weights else ""
         return f"line from {self.start.source} to {self.end.source}{words}"
 

@@ -169,4 +169,4 @@ class PointList:
     def digest(self) -> str:
         """12 hex digits over the tensors of every point."""
         parts = {f"{index}": digest(self._find(index)) for index in range(self._count)}
-        return digest({f"stop:{index}:{part}": torch.empty(0) for index, part in parts.items()})
+        return digest({f"stop:{index}:{part}": torch.empty(0, dtype=torch.float32) for index, part in parts.items()})
