@@ -142,8 +142,12 @@ class Profile(Result):
 
     @property
     def loss_error(self) -> Floats:
-        """Standard error of the mean loss at every α, if the examples are a random sample; shape (points,)."""
-        return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
+        """Standard error of the mean loss at every α, if the examples are a random sample; shape (points,).
+
+        NaN for a single example, of which nothing is known but its own loss.
+        """
+        single = np.nan if self.examples < 2 else 1.0
+        return single * np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
