@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.func import functional_call
 
 from lerpscape.base.errors import explain
 from lerpscape.certificates.affine_maps import Memory
@@ -156,7 +155,8 @@ class Network:
         state = self._on_path.at(PROBE_ALPHA) | self._fixed
         with torch.no_grad():
             said = self.enclose(inputs, self.parameters(PROBE_ALPHA, 0.0), 0.0).value
-            given = functional_call(self._model, state, (inputs.clone(),))
+            with self._on_path.lender.lend(state):
+                given = self._model(inputs.clone())
         # the module rounds as much as its operations do, and the remainder bounds that
         room = 1e-12 * said.magnitude if said.remainder is None else 2 * said.remainder + 1e-12 * said.magnitude
         apart = (given - said.centre).abs() if given.shape == said.centre.shape else torch.full_like(room, torch.inf)

@@ -11,7 +11,6 @@ from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import explain
@@ -122,7 +121,7 @@ class BatchNormStatistics:
         }
 
     def call(self, module: nn.Module, state: Params, argument: Any, *, by_batch: bool | None = None) -> Any:
-        """`module(argument)` with its child `model` at the given tensors, and batch norm as the policy says.
+        """`module(argument)` with the model at the given tensors, and batch norm as the policy says.
 
         Layers normalise by batch where the policy (or `by_batch`) says so, and then write nothing to the running
         statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
@@ -130,19 +129,21 @@ class BatchNormStatistics:
         if by_batch is None:
             by_batch = isinstance(self.policy, BatchStatistics)
         state = dict(state)
-        with ExitStack() as stack:
+        changes: dict[str, list[Tensor | None]] = {name: [] for name in self._layers}
+        for name in self._layers:
+            for running in (statistic(name, "mean"), statistic(name, "var")):
+                if running in state:
+                    state[running], change = forward_ad.split(state[running])
+                    changes[name].append(change)
+        with self._on_path.lender.lend(state), ExitStack() as stack:
             for name, layer in self._layers.items():
-                changes = []
-                for running in (statistic(name, "mean"), statistic(name, "var")):
-                    if running in state:
-                        state[running], change = forward_ad.split(state[running])
-                        changes.append(change)
                 if by_batch:
                     stack.callback(_set, layer, layer.training, layer.track_running_stats)
                     _set(layer, True, False)
-                elif any(change is not None for change in changes):
-                    stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, changes)).remove)
-            return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
+                elif any(change is not None for change in changes[name]):
+                    add = partial(_add_statistics_derivative, changes[name])
+                    stack.callback(layer.register_forward_hook(add).remove)
+            return module(argument)
 
     def call_held(self, module: nn.Module, state: Params, alpha: float, batches: Iterable[Batch]) -> list[Any]:
         """`module(batches)` with the values of the policy's statistics but without their derivative.

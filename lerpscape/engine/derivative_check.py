@@ -39,6 +39,8 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
     It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, and
     by comparing every example's derivative with the difference quotients of its loss (see `wrong_derivative`).
     """
+    if objective.on_path.lender.acts_on_mode:
+        return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
     probe = few_examples(batches)
     try:
         _, slopes = losses_at(objective, probe)(PROBE_ALPHAS[0], True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from lerpscape.base.errors import PartialMismatch
 from lerpscape.engine import planner
 from lerpscape.engine.accumulator import Accumulator
 from lerpscape.engine.adaptive import PILOT_GRID, PilotSample, first_points, next_points, pilot_size, reached
+from lerpscape.engine.comparison import OperationsDiffer
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import Objective, Tell
 from lerpscape.engine.fingerprint import chunk_digest
@@ -26,6 +27,8 @@ from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import Workers, evaluate_in_parallel
 from lerpscape.networks.batches import Batch, Reader
 from lerpscape.networks.rebatching import count_examples, evenly_spaced, same_layout
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -99,42 +102,75 @@ def evaluate_grid(
     """
     kept = partial.load()
     if kept is None:
-        plan = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
-        sums, known = Accumulator(len(alphas)), []
+        chosen = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
+        restored, known = Accumulator(len(alphas)), []
     else:
         known = kept.pop("chunks").tolist()
-        plan = ExecutionPlan.from_json(str(kept.pop("plan")))
-        sums = Accumulator.restored(len(alphas), kept)
-    digest = hashlib.sha256()
-    chunks = _digested(reader.chunks(), digest)
-    read: list[str] = []
+        chosen = ExecutionPlan.from_json(str(kept.pop("plan")))
+        restored = Accumulator.restored(len(alphas), kept)
 
-    def save() -> None:
-        seen = [*read, *known[len(read) :]]
-        partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json()), "chunks": np.array(seen, dtype=str)})
+    def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
+        sums = restored if plan == chosen else Accumulator(len(alphas))
+        digest = hashlib.sha256()
+        chunks = _digested(reader.chunks(), digest)
+        read: list[str] = []
 
-    matrices = evaluate(
-        Evaluator(objective, plan),
-        alphas,
-        chunks if partial.path is None else _as_before(chunks, known, read, partial),
-        workers=workers,
-        tell=tell,
-        finished=sums.groups,
-        unfinished=sums.unfinished,
-    )
-    try:
-        for matrix in matrices:
-            sums.add(matrix)
-            if partial.due():
+        def save() -> None:
+            seen = [*read, *known[len(read) :]]
+            partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json()), "chunks": np.array(seen, dtype=str)})
+
+        matrices = evaluate(
+            Evaluator(objective, plan),
+            alphas,
+            chunks if partial.path is None else _as_before(chunks, known, read, partial),
+            workers=workers,
+            tell=tell,
+            finished=sums.groups,
+            unfinished=sums.unfinished,
+        )
+        try:
+            for matrix in matrices:
+                sums.add(matrix)
+                if partial.due():
+                    save()
+        except (OperationsDiffer, PartialMismatch):
+            raise
+        except BaseException:
+            if sums.unfinished or sums.groups:
                 save()
-    except PartialMismatch:
-        raise
-    except BaseException:
-        if sums.unfinished or sums.groups:
-            save()
-        raise
-    save()
-    return Evaluation(alphas, sums, plan, digest.hexdigest()[:12])
+            raise
+        save()
+        return Evaluation(alphas, sums, plan, digest.hexdigest()[:12])
+
+    return or_by_module(chosen, compute, tell)
+
+
+def or_by_module(plan: ExecutionPlan, compute: Callable[[ExecutionPlan, Tell], Result], tell: Tell) -> Result:
+    """What `compute` gives with a plan, or from the beginning by the module where the graph is not the same function.
+
+    >>> def compute(plan, tell):
+    ...     tell(3)
+    ...     if plan.by == "graph":
+    ...         raise OperationsDiffer("losses off by 2")
+    ...     return plan.why
+    >>> or_by_module(ExecutionPlan("graph", "", 8, group_size=8), compute, lambda batches: print(batches))
+    3
+    -3
+    3
+    'losses off by 2'
+    """
+    done = 0
+
+    def counted(batches: int) -> None:
+        nonlocal done
+        done += batches
+        tell(batches)
+
+    try:
+        return compute(plan, counted)
+    except OperationsDiffer as error:
+        tell(-done)
+        return compute(replace(ExecutionPlan.by_module(str(error)), parts=plan.parts), tell)
 
 
 def evaluate_adaptively(
@@ -145,23 +181,28 @@ def evaluate_adaptively(
     The losses of all examples at all α are held in memory, as every pair of points has a covariance.
     """
     pilot = _pilot_sample(objective, reader.first)
-    new = first_points(pilot, precision, with_slopes=objective.derivative)
-    plan = planner.plan(objective, reader.first, new, complete=reader.complete, workers=workers)
-    evaluator = Evaluator(objective, plan)
-    digest = hashlib.sha256()
-    chunks: Iterable[list[Batch]] = _digested(reader.chunks(), digest)
-    known: dict[float, LossesAtAlpha] = {}
-    while len(new):
-        matrix = evaluate_all(evaluator, new, chunks, workers=workers, tell=tell)
-        known |= {alpha: matrix[position] for position, alpha in enumerate(new.tolist())}
-        alphas = np.array(sorted(known))
-        losses = np.array([float(known[alpha].losses.mean()) for alpha in alphas])
-        slopes = _mean_slopes([known[alpha] for alpha in alphas])
-        new = next_points(alphas, losses, slopes, precision, pilot)
-        chunks = reader.chunks()
-    sums = Accumulator(len(alphas))
-    sums.add(LossMatrix.of(len(alphas), (known[alpha] for alpha in alphas.tolist())))
-    return Evaluation(alphas, sums, plan, digest.hexdigest()[:12], reached(alphas, losses, slopes, precision, pilot))
+    first = first_points(pilot, precision, with_slopes=objective.derivative)
+    plan = planner.plan(objective, reader.first, first, complete=reader.complete, workers=workers)
+
+    def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
+        evaluator = Evaluator(objective, plan)
+        digest = hashlib.sha256()
+        chunks: Iterable[list[Batch]] = _digested(reader.chunks(), digest)
+        known: dict[float, LossesAtAlpha] = {}
+        alphas = first
+        while len(alphas):
+            matrix = evaluate_all(evaluator, alphas, chunks, workers=workers, tell=tell)
+            known |= {alpha: matrix[position] for position, alpha in enumerate(alphas.tolist())}
+            every = np.array(sorted(known))
+            losses = np.array([float(known[alpha].losses.mean()) for alpha in every])
+            slopes = _mean_slopes([known[alpha] for alpha in every])
+            alphas = next_points(every, losses, slopes, precision, pilot)
+            evaluator, chunks = evaluator.compared(), reader.chunks()
+        sums = Accumulator(len(every))
+        sums.add(LossMatrix.of(len(every), (known[alpha] for alpha in every.tolist())))
+        return Evaluation(every, sums, plan, digest.hexdigest()[:12], reached(every, losses, slopes, precision, pilot))
+
+    return or_by_module(plan, compute, tell)
 
 
 def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | None:
@@ -177,7 +218,10 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     sample = evenly_spaced(batches, pilot_size(count_examples(batches)))
     pilot = objective.without_derivative().recalibrated_on(sample)
     plan = planner.plan(pilot, sample, PILOT_GRID, complete=True)
-    losses = evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]).numbers()[0]
+    matrix = or_by_module(
+        plan, lambda plan, _: evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]), lambda _: None
+    )
+    losses = matrix.numbers()[0]
     mean = losses.mean(axis=1)
     return PilotSample(mean, losses.shape[1]) if np.isfinite(mean).all() else None
 

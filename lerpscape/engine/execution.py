@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lerpscape.base.errors import explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
@@ -26,6 +28,8 @@ from lerpscape.paths.checkpoints import Params
 
 # Called with the number of batches that are done at one α.
 Tell: TypeAlias = Callable[[int], object]
+# The same batch alone and after others may differ by so many rounding units of the type.
+ROUNDING_UNITS = 64
 # One loss per example, and which predictions are right where the loss knows.
 BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
 
@@ -58,6 +62,7 @@ class ModuleExecution:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._compared = False  # whether a model that changes when it is called was called in another order
 
     def at(
         self,
@@ -74,12 +79,29 @@ class ModuleExecution:
         policy's values but do not move.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
+        batches = list(batches)
+
+        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            seed(on_path.device)
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+                if held:
+                    parts = statistics.call_held(self._pass, state, alpha, some)
+                else:
+                    parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
+                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
+
+        losses, last = parts_of(batches if tell is None else _told(batches, tell))
+        if on_path.lender.changed and len(batches) > 1 and not self._compared:
+            self._compared, changed = True, on_path.lender.changed
+            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+        return losses
+
+    def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
+        """The losses of all batches at α, without derivatives, where batch norm normalises with `running`."""
+        on_path = self._objective.on_path
         seed(on_path.device)
-        batches = batches if tell is None else _told(batches, tell)
-        with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
-            if held:
-                return _joined(statistics.call_held(self._pass, state, alpha, batches))
-            return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
+        with tensors_at(on_path, alpha, derivative=False) as state:
+            return _joined(self._objective.statistics.call(self._pass, state | running, batches))
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,12 @@ class GraphExecution:
         """Whether the plan can evaluate this α: a sweep gives those of its grid only."""
         return not self.plan.sweep_alphas or alpha in self.plan.sweep_alphas
 
+    def difference(self, losses: LossesAtAlpha, expected: LossesAtAlpha) -> str | None:
+        """How the graph's losses differ from the module's by more than the plan's rounding, in words; else None."""
+        if self.plan.rounding is None:
+            return None
+        return difference(losses, expected, self.plan.rounding, self.plan.scale)
+
     def layers_to_capture(self, alpha: float) -> dict[fx.Node, nn.Module]:
         """Layers whose outputs at this end all α share, if the module computes them in the plan's own layout."""
         swept = alpha in self.plan.sweep_alphas[:1]
@@ -135,13 +163,22 @@ class GraphExecution:
 
     def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
         """The losses of all batches at α."""
+        return self.with_statistics(alpha, batches)[0]
+
+    def with_statistics(self, alpha: float, batches: list[PreparedBatch]) -> tuple[LossesAtAlpha, Params]:
+        """The losses of all batches at α, and the values of the batch-norm statistics that they were computed with."""
         with self._tensors(alpha) as state:
             outputs: Iterable[Any]
+            moments: dict[str, Moments] = {}
             if self.plan.estimation == "exact with losses":
-                outputs = exact_statistics(self._graph, batches, state, alpha)[1]
+                moments, outputs = exact_statistics(self._graph, batches, state, alpha)
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
-            return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
+            for layer, values in moments.items():
+                used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
+            return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
     def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
@@ -253,7 +290,7 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
+    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -271,6 +308,20 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         tell(1)
+
+
+def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
+    """Raise `ValueError` where the losses of a batch are others when the module is called on that batch alone."""
+    close = ROUNDING_UNITS * torch.finfo(losses.dtype).eps
+    if not torch.allclose(losses, alone, rtol=close, atol=close, equal_nan=True):
+        raise ValueError(
+            explain(
+                expected="a model whose loss on a batch does not depend on the batches before it.",
+                got=f"losses that differ by up to {float((losses - alone).abs().max()):.3g} when the last batch comes "
+                f"alone; a forward changes {changed}.",
+                hint="Let forward() keep nothing that it reads again, or initialise the model on data first.",
+            )
+        )
 
 
 def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:

@@ -14,13 +14,16 @@ from lerpscape.base.errors import explain
 from lerpscape.engine.contents import Contents
 from lerpscape.engine.derivative_check import few_examples, losses_at
 from lerpscape.engine.execution import Objective
-from lerpscape.engine.planner import DERIVATIVE_FACTOR, PROBE_ALPHA, ROUNDING_UNITS
+from lerpscape.engine.planner import PROBE_ALPHA
 from lerpscape.networks.batches import Batch, Reader
 
 # Version of the partial files. A file of another version is taken for another measurement's.
 PARTIAL_FORMAT = 3
 # A second α, at which what a model or a loss keeps from call to call has changed.
 OTHER_ALPHA = 0.61
+# On another machine or number of threads the examples may differ by so many rounding units of the type (2-norm); with
+# derivatives by so many times more, as a ReLU's input that is zero within rounding may fall on either side.
+ROUNDING_UNITS, DERIVATIVE_FACTOR = 4096, 16
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
+from lerpscape.networks.lending import Lender
 from lerpscape.paths.checkpoints import Params, wrapper_prefix
 from lerpscape.paths.distances import distances
+from lerpscape.paths.line import Line
 from lerpscape.paths.path import ParamPath
 
 
@@ -29,6 +31,7 @@ class ModelOnPath:
         self, model: nn.Module, path: ParamPath, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         self.model = model
+        self.lender = Lender(model)
         self.device = _device(model, path, device)
         self.dtype = dtype
         self.path = path.to(self.device, dtype)
@@ -36,7 +39,6 @@ class ModelOnPath:
         self._names, self._constant = _matched_names(model, path)
         for name, tensor in self._constant.items():
             self._constant[name] = tensor.to(self.device, dtype if tensor.is_floating_point() else None)
-        self._buffers = {name for name, _ in model.named_buffers()}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
     @cached_property
@@ -47,17 +49,22 @@ class ModelOnPath:
     def at(self, alpha: float) -> Params:
         """Every tensor of the module at α, by the module's names.
 
-        Buffers are copies: a module may write to them, and a path's ends must not change.
+        They are copies: a module may write to them, and a path's ends must not change.
         """
-        return self._by_name(self.path.at(alpha))
+        tensors = self.path.at(alpha)
+        fresh = self.path.moving if type(self.path) is Line else ()  # any other path may keep what it gives
+        state = self._by_name(tensors)
+        return {name: tensor if self._names.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
 
     def ends(self) -> tuple[Params, Params]:
-        """Every tensor of the module at both ends, in the path's own memory: parameters are not to be written to."""
-        return self._by_name(self.path.start.tensors), self._by_name(self.path.end.tensors)
+        """Every tensor of the module at both ends, in the path's own memory but for buffers: not to be written to."""
+        start, end = (self._by_name(side.tensors) for side in (self.path.start, self.path.end))
+        for name, _ in self.model.named_buffers():
+            start[name], end[name] = start[name].clone(), end[name].clone()
+        return start, end
 
     def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
-        state = {name: tensors[known] for name, known in self._names.items()} | self._constant
-        return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
+        return {name: tensors[known] for name, known in self._names.items()} | self._constant
 
     def as_trained(self, state: Params) -> Params:
         """The tensors with `requires_grad` where the module's own parameters have it.
@@ -71,6 +78,8 @@ class ModelOnPath:
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the module's tensors that move."""
         velocity = self.path.velocity(alpha)
+        if type(self.path) is not Line:
+            velocity = {name: tensor.clone() for name, tensor in velocity.items()}
         return {name: velocity[known] for name, known in self._names.items() if known in velocity}
 
     def distances(self) -> tuple[float, float]:
@@ -87,12 +96,12 @@ class ModelOnPath:
 
     def end_statistics(self) -> Params:
         """Running statistics of every batch-norm layer at the end of the path."""
-        return {
-            name: self.path.end.tensors[self._names[name]]
-            for layer in self.batch_norms
-            for name in (statistic(layer, "mean"), statistic(layer, "var"))
-            if name in self._names
-        }
+        known = [name for name in self.running_statistics() if name in self._names]
+        return {name: self.path.end.tensors[self._names[name]] for name in known}
+
+    def running_statistics(self) -> list[str]:
+        """Names of the running statistics of the batch-norm layers, also of those that keep none."""
+        return [statistic(layer, which) for layer in self.batch_norms for which in ("mean", "var")]
 
 
 def statistic(layer: str, which: str) -> str:

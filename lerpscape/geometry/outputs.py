@@ -285,7 +285,7 @@ class OutputsOnPath:
 
 
 class _Outputs(nn.Module):
-    """A model called on batches, as a module, so that `functional_call` sets its tensors once."""
+    """A model called on batches, as a module, for which its tensors are lent once."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.lending import Lender, independent
 from lerpscape.networks.symmetries import Symmetry, rearranged, symmetry
 from lerpscape.networks.undisturbed import preserved_generators, undisturbed
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, wrapper_prefix
@@ -42,7 +41,7 @@ def fresh_init(model: nn.Module | Callable[[], nn.Module], seed: int) -> Checkpo
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        built = _reset(deepcopy(model)) if isinstance(model, nn.Module) else model()
+        built = _reset(independent(model)) if isinstance(model, nn.Module) else model()
     init = checkpoint(built)
     return Checkpoint(init.tensors, init.parameters, f"a fresh init of {type(built).__name__} (seed {seed})")
 
@@ -188,7 +187,8 @@ def _outputs(model: nn.Module, state: Params, inputs: Tensor) -> Tensor:
     for name, buffer in model.named_buffers():
         if name not in wide:  # buffers that are not persistent are not in a checkpoint
             wide[name] = buffer.double() if buffer.is_floating_point() else buffer
-    outputs: Tensor = functional_call(model, wide, (inputs.double() if inputs.is_floating_point() else inputs,))
+    with Lender(model).lend({name: tensor.clone() for name, tensor in wide.items()}):
+        outputs: Tensor = model(inputs.double() if inputs.is_floating_point() else inputs)
     return outputs
 
 

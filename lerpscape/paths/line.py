@@ -33,9 +33,9 @@ class Line(Path):
 
     def __init__(self, start: Source, end: Source) -> None:
         self.start, self.end = matched(checkpoint(start), checkpoint(end))
-        self._moving = moving(self.start, self.end)
+        self.moving = moving(self.start, self.end)
         self._tied = first_tied_names(self.start, self.end)
-        if not self._moving:
+        if not self.moving:
             raise EndpointMismatch(
                 explain(
                     expected="two different checkpoints.",
@@ -53,7 +53,7 @@ class Line(Path):
         """
         nearer = self.start if alpha < 0.5 else self.end
         tensors = dict(nearer.tensors)
-        for name in self._moving:
+        for name in self.moving:
             first = self._tied[name]
             tensors[name] = (
                 tensors[first] if first != name else torch.lerp(self.start.tensors[name], self.end.tensors[name], alpha)
@@ -66,7 +66,7 @@ class Line(Path):
         >>> Line({"w": torch.zeros(1), "v": torch.ones(1)}, {"w": torch.ones(1), "v": torch.ones(1)}).velocity(0.3)
         {'w': tensor([1.])}
         """
-        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self._moving}
+        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""

@@ -152,13 +152,14 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     choices = ["--loss", "mine:stopping", "--alphas", "10", "--held-out", "mine:held_out", "--out", "p.json"]
 
     def run(stop_at: int) -> subprocess.CompletedProcess[str]:
-        settings = {**os.environ, "STOP_AT": str(stop_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+        folders = [str(Path(__file__).parents[up]) for up in (1, 2)]  # with the package that is tested
+        settings = {**os.environ, "STOP_AT": str(stop_at), "PYTHONPATH": os.pathsep.join(folders)}
         words = [sys.executable, "-m", "lerpscape", *command(*choices)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    # Calls but for those with 8 examples, the probes: to check the plan, all batches three times (4 of training, 2 of held-out data)
-    # and two pieces of them; all batches at an end, one piece at a point. The last end is measured before the first
-    # point, and what points share of both ends is not kept on disk.
+    # Calls but for those with 8 examples, the probes: to check the plan, all batches three times (4 of training, 2 of
+    # held-out data) and, of held-out data, two pieces of them; all batches at an end, one piece at a point. The last
+    # end is measured before the first point, and what points share of both ends is not kept on disk.
     first = run(28)  # 12 + 4 + 4 + 7, and the last point in vain
     assert first.returncode == 130
     assert "the same command continues" in first.stderr
