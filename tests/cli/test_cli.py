@@ -137,7 +137,7 @@ import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background work with Ctrl-C ignored
 calls = []
 def stopping(outputs, targets):
-    if len(targets) != 8:  # the size of a probe, and of the training data's pieces in the check of the plan
+    if len(targets) != 8:  # the size of a probe
         calls.append(1)
         print("batch", flush=True)
         if len(calls) == int(os.environ["STOP_AT"]):
@@ -157,16 +157,15 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
         words = [sys.executable, "-m", "lerpscape", *command(*choices)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
-    # Calls but for those with 8 examples, the probes: to check the plan, all batches three times (4 of training, 2 of
-    # held-out data) and, of held-out data, two pieces of them; all batches at an end, one piece at a point. The last
-    # end is measured before the first point, and what points share of both ends is not kept on disk.
-    first = run(28)  # 12 + 4 + 4 + 7, and the last point in vain
+    # Calls but for those with 8 examples, the probes: 7 to check the plan; all batches at both ends (4 of training, 2
+    # of held-out data) for what the points share, which is not kept on disk; one piece of all at each of 10 points.
+    first = run(25)  # 7 + 8 + 9, and the last point in vain
     assert first.returncode == 130
     assert "the same command continues" in first.stderr
     assert [file.name for file in work.glob("p.json*")] == ["p.json.train.partial"]
-    second = run(24)
+    second = run(25)
     assert second.returncode == 130
-    assert second.stdout.count("batch\n") == 24  # 8 + 1 of training, 8 + 4 + 2 of held-out data, one in vain
+    assert second.stdout.count("batch\n") == 25  # 8 + 1 of training, 7 + 4 + 4 of held-out data, one in vain
     third = run(0)
     assert third.returncode == 0, third.stderr
     assert third.stdout.count("batch\n") == 10  # 0 and 4 + 6: both ends and six points
