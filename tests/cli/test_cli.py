@@ -137,10 +137,10 @@ import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start background work with Ctrl-C ignored
 calls = []
 def stopping(outputs, targets):
+    calls.append(len(targets))
     if len(targets) != 8:  # the size of a probe
-        calls.append(1)
         print("batch", flush=True)
-        if len(calls) == int(os.environ["STOP_AT"]):
+        if sum(size != 8 for size in calls) == int(os.environ["STOP_AT"]):
             os.kill(os.getpid(), signal.SIGINT)
     return outputs.square().sum(1)
 """
