@@ -103,14 +103,14 @@ def evaluate_grid(
     kept = partial.load()
     if kept is None:
         chosen = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
-        restored, known = Accumulator(len(alphas)), []
+        restored, kept_chunks = Accumulator(len(alphas)), []
     else:
-        known = kept.pop("chunks").tolist()
+        kept_chunks = kept.pop("chunks").tolist()
         chosen = ExecutionPlan.from_json(str(kept.pop("plan")))
         restored = Accumulator.restored(len(alphas), kept)
 
     def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
-        sums = restored if plan == chosen else Accumulator(len(alphas))
+        sums, known = (restored, kept_chunks) if plan == chosen else (Accumulator(len(alphas)), [])
         digest = hashlib.sha256()
         chunks = _digested(reader.chunks(), digest)
         read: list[str] = []

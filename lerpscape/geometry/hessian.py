@@ -191,8 +191,9 @@ class _Hessian:
                 leaves = [self._state[name].detach().requires_grad_() for name in self.names]
                 state = self._state | dict(zip(self.names, leaves, strict=True))
                 seed(self.on_path.device)
-                outputs = self.statistics.call(self._caller, state, placed)
-                values = per_example_values(self.loss, outputs, placed.targets, placed.examples)
+                with placed.lent() as own:
+                    outputs = self.statistics.call(self._caller, state, own)
+                    values = per_example_values(self.loss, outputs, own.targets, own.examples)
                 gradients = torch.autograd.grad(values.sum(), leaves, create_graph=True, materialize_grads=True)
                 inner = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
                 bends = inner.requires_grad  # not where the loss is linear in every parameter

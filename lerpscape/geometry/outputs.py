@@ -27,6 +27,10 @@ from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath
 
+# What is known of the layers is compared with the module at these α, to so many roundings of the largest output.
+COMPARED = (0.0, 0.375, 1.0)
+ROUNDINGS = 4096
+
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
 
@@ -111,9 +115,14 @@ class OutputsOnPath:
             self.stack.expect(alphas, examples)
 
     def layouts(self, batches: list[Batch]) -> list[Layout]:
-        """What the rows of each batch belong to, and how large its output vectors are."""
+        """What the rows of each batch belong to, and how large its output vectors are; to be asked for before `at`.
+
+        Here what is known of the layers is compared with the module.
+        """
+        stacks = self._stacks(0.0, 0, batches)
+        self._compare(batches, stacks)
         layouts = []
-        for stack, batch in zip(self._stacks(0.0, 0, batches), batches, strict=True):
+        for stack, batch in zip(stacks, batches, strict=True):
             size = self._rows(stack, batch).shape[-1]
             if not self._by_position(stack):
                 layouts.append(Layout(np.arange(stack.shape[1]), None, stack.shape[1], size))
@@ -122,6 +131,19 @@ class OutputsOnPath:
             kept = self._kept(stack, batch).cpu().numpy()
             layouts.append(Layout(examples[kept], positions[kept], stack.shape[1], size))
         return layouts
+
+    def _compare(self, batches: list[Batch], at_start: list[Tensor]) -> None:
+        """Leave what is known of the layers, where it does not give what the module gives for these batches."""
+        if self.stack is None:
+            return
+        for alpha in COMPARED:
+            by_module = self._stacks(alpha, 0, batches) if alpha else at_start
+            for (ours,), (given,) in zip(self.stack.derivatives(alpha, 0, batches), by_module, strict=True):
+                room = ROUNDINGS * torch.finfo(given.dtype).eps * given.abs().max() if given.numel() else 0
+                if ours.shape != given.shape or not bool(((ours - given).abs() <= room).all()):
+                    self.stack = None
+                    self._check_derivative(batches[0])
+                    return
 
     def _stacks(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
         """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …).

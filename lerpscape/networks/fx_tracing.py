@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as torch_module
 
 from lerpscape.base.errors import explain
+from lerpscape.networks.altered_calls import altered
 from lerpscape.networks.in_place import read_after_writing, writes
 from lerpscape.networks.lending import Lender, independent
 
@@ -111,11 +111,9 @@ def blank_trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]] | str:
     >>> [node.op for node in graph.nodes], constants
     (['placeholder', 'call_module', 'call_module', 'output'], {})
     """
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "modules have global hooks"
-    hooked = [name for name, each in model.named_modules() if each._forward_hooks or each._forward_pre_hooks]
-    if hooked:
-        return f"{hooked[0] or 'the model'} has hooks"
+    reason = altered(model)
+    if reason:
+        return reason
     lender = Lender(model)
     if lender.acts_on_mode:
         return "it changes more than modes when it is switched to evaluation"

@@ -197,11 +197,13 @@ class ScheduledPath(Path):
     def digest(self) -> str:
         """12 hex digits over the path and the values of every schedule at 65 points of [0, 1]."""
         values = {
-            f"time:{name}": torch.tensor([value_and_rate(schedule, alpha)[0] for alpha in _SAMPLES]).double()
+            f"time:{name}": torch.tensor(
+                [value_and_rate(schedule, alpha)[0] for alpha in _SAMPLES], dtype=torch.float32
+            ).double()
             for schedule, names in self._groups()
             for name in names
         }
-        return digest({**values, f"retimed:{self._path.digest()}": torch.empty(0)})
+        return digest({**values, f"retimed:{self._path.digest()}": torch.empty(0, dtype=torch.float32)})
 
     def _groups(self) -> list[tuple[Schedule, list[str]]]:
         """Every schedule with the names of its tensors."""

@@ -19,7 +19,7 @@ from lerpscape.engine.fingerprint import fingerprint
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batches import Data
+from lerpscape.networks.batches import Data, check_resumable
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
@@ -89,6 +89,8 @@ def profile(
                 precision = 1e-3 if precision is None else precision
                 evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
             else:
+                if partial:
+                    check_resumable(reader.first)
                 file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
                 evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(
@@ -101,6 +103,8 @@ def profile(
         )
     sums = evaluation.sums
     count = sums.moments.count
+    finite = np.abs(sums.moments.mean[np.isfinite(sums.moments.mean)])
+    how["noise_floor"] = float(finite.max(initial=0.0)) * torch.finfo(on_path.compute_dtype()).eps
     slope = sums.slopes / count
     distance, relative_distance = on_path.distances()
     with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
@@ -110,7 +114,7 @@ def profile(
         loss=sums.moments.mean,
         accuracy=None if np.isnan(sums.right).any() else sums.right / count,
         derivative=slope if objective.derivative else None,
-        derivative_error=np.sqrt(slope_variance / max(count - 1, 1)) if objective.derivative else None,
+        derivative_error=np.sqrt(slope_variance / (count - 1 or np.nan)) if objective.derivative else None,
         derivative_reason=reason,
         covariance=sums.moments.covariance(),
         examples=count,

@@ -58,7 +58,8 @@ def sequential_verdict(
       `interim_analysis` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
-    * `first`: number of examples at the first analysis. `budget`: the most to measure, after which the verdict is
+    * `first`: number of examples at the first analysis; without `bounds`, one of fewer than 256 decides nothing unless
+      it is of all examples. `budget`: the most to measure, after which the verdict is
       `undecided`; all by default.
     * `seed`: of the random order. Choosing a seed by its verdict invalidates the confidence.
     * `data`: batches in memory, which can be cut into examples: a list, or any re-iterable below a gigabyte.
