@@ -182,8 +182,7 @@ class _Lent(Batch):
 
 @dataclass
 class _Known:
-    """What is known of a batch: whether a call is done, whether all have copies, whether one wrote, and the digest."""
-
+    # whether a call is done, whether all have copies, whether one wrote
     done: bool = False
     copies: bool = False
     wrote: bool = False

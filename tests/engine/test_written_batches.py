@@ -100,7 +100,7 @@ def test_an_output_that_is_a_view_of_the_input_may_be_written_to_by_the_loss() -
     class Shifted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.shift = nn.Parameter(torch.randn(1))
+            self.shift = nn.Parameter(torch.randn(()))
 
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs[:, :3]
