@@ -37,7 +37,7 @@ CHUNK_BYTES = 1 << 30
 class Batch:
     """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known.
 
-    A model and a loss never get these themselves: each call is lent copies, which it may write to by any means.
+    A model and a loss get what `lent` gives them, so that they may write to it by any means.
     """
 
     inputs: Any
@@ -67,36 +67,54 @@ class Batch:
 
         if all(place(leaf) is leaf for leaf in leaves((self.inputs, self.targets))):
             return self
-        return self._with(lambda part: mapped(part, place, place_object))
+        placed = self._with(lambda part: mapped(part, place, place_object))
+        placed._known.copies = True  # nobody compares its memory with the data's at the end
+        return placed
 
     def call(self, model: nn.Module) -> Any:
-        """The model's output for a copy of the inputs of this batch."""
+        """The model's output for the inputs of this batch."""
         with self.lent() as own:
             return _called(model, own.inputs)
 
     @contextmanager
     def lent(self) -> Iterator[Batch]:
-        """A copy for one call of a model and a loss, as a batch; `is_written_to` says later if they wrote to it.
+        """What one call of a model and a loss may have of this batch, as a batch, which they may write to.
 
-        A model may return views of its inputs to a loss that works in place: so both are called with one copy.
+        The first call has copies, which are compared with the batch afterwards. Where it wrote to them by any means,
+        all later calls have copies too; else they have the tensors themselves, whose versions are watched. Containers,
+        objects and arrays are always copies. A model may return views of its inputs to a loss that works in place: so
+        both are called with one copy.
+
+        Raises `NotRepeatable` where a later call writes to a tensor although the first did not.
         """
-        pairs: list[tuple[Leaf, Leaf]] = []
+        known, given = self._known, list[tuple[Leaf, Leaf, tuple[int, bool]]]()
+        copies = known.copies or not known.done
 
-        def clone(leaf: Leaf) -> Leaf:
-            pairs.append((leaf, cloned(leaf)))
-            return pairs[-1][1]
+        def give(leaf: Leaf) -> Leaf:
+            own = cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
+            given.append((leaf, own, _state(own)))
+            return own
 
-        yield _Lent(mapped(self.inputs, clone), mapped(self.targets, clone), self.examples)
-        known = self._known
-        known.wrote = known.wrote or any(_version(copy) for _, copy in pairs)
-        if not known.done and not known.wrote:  # `.data` and numpy count no versions
-            known.wrote = not all(_same(copy, leaf) for leaf, copy in pairs)
-        known.done = True
+        yield _Lent(mapped(self.inputs, give), mapped(self.targets, give), self.examples)
+        wrote = any(_state(own) != before for _, own, before in given)
+        if wrote and not copies:
+            raise _altered()
+        if not known.done and not wrote:  # writing by `.data` or numpy counts no versions
+            wrote = not all(_same(own, leaf) for leaf, own, _ in given)
+        known.done, known.copies, known.wrote = True, known.copies or wrote, known.wrote or wrote
 
     @property
     def is_written_to(self) -> bool:
-        """Whether a call wrote to its copy. Every call is watched, but writing by `.data` or numpy: only the first."""
+        """Whether a call wrote to what it was lent."""
         return self._known.wrote
+
+    def check_intact(self) -> None:
+        """Make sure that the batch is as it was when it was digested.
+
+        Raises `NotRepeatable` where it is not.
+        """
+        if self._known.digest != self._digested():
+            raise _altered()
 
     def cloned(self) -> Batch:
         """The batch in memory of its own."""
@@ -123,8 +141,10 @@ class Batch:
 
         It sees every part of an object that is not `opaque`. It is computed once.
         """
-        if self._known.digest:
-            return self._known.digest
+        self._known.digest = self._known.digest or self._digested()
+        return self._known.digest
+
+    def _digested(self) -> bytes:
         hasher = hashlib.sha256()
         for part in chain(walk(self.inputs), walk(self.targets)):
             if isinstance(part, Tensor):
@@ -136,8 +156,7 @@ class Batch:
                 hasher.update(checksum(part.tobytes()))
             elif isinstance(part, str):
                 hasher.update(f"{len(part)}|{part}|".encode())
-        self._known.digest = hasher.digest()
-        return self._known.digest
+        return hasher.digest()
 
     @property
     def opaque(self) -> str | None:
@@ -164,9 +183,10 @@ class _Lent(Batch):
 
 @dataclass
 class _Known:
-    """What is known of a batch: whether a call with a copy is done, whether one wrote to its copy, and the digest."""
+    """What is known of a batch: whether a call is done, whether all have copies, whether one wrote, and the digest."""
 
     done: bool = False
+    copies: bool = False
     wrote: bool = False
     digest: bytes = b""
 
@@ -183,8 +203,21 @@ def cloned(leaf: Leaf) -> Leaf:
     return copy.requires_grad_() if leaf.requires_grad else copy
 
 
-def _version(leaf: Leaf) -> int:
-    return 0 if isinstance(leaf, np.ndarray) or leaf.is_inference() else leaf._version
+def _state(leaf: Leaf) -> tuple[int, bool]:
+    """What torch changes in a tensor that is written to, or made to ask for gradients."""
+    if isinstance(leaf, np.ndarray) or leaf.is_inference():
+        return 0, False
+    return leaf._version, leaf.requires_grad
+
+
+def _altered() -> NotRepeatable:
+    return NotRepeatable(
+        explain(
+            expected="a model and a loss that leave their inputs and targets alone, or write to them in every call.",
+            got="data that were altered in some calls only, so that the numbers of several α belong to different data.",
+            hint="Let the forward work on inputs.clone(); the data in memory may have to be made again.",
+        )
+    )
 
 
 def _same(one: Leaf, other: Leaf) -> bool:
@@ -324,6 +357,7 @@ class Reader:
     def chunks(self) -> Iterator[list[Batch]]:
         """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
+        _check_intact(self.first)
         if self.complete:
             return
         rest = iter(self.data)
@@ -335,6 +369,7 @@ class Reader:
             position += len(chunk)
             if chunk:
                 yield chunk
+                _check_intact(chunk)
 
     def batches(self) -> Iterator[Batch]:
         """All batches in order."""
@@ -347,7 +382,9 @@ class Reader:
         size = 0
         for item in items:
             batch = batch_of(item)
-            if not self._is_list:
+            if self._is_list:
+                batch.digest()
+            else:
                 batch = batch.cloned()
                 self._compare(batch, position + len(chunk))
             chunk.append(batch)
@@ -397,6 +434,11 @@ class Reader:
                 hint="DataLoader(..., shuffle=False) over a dataset without random transforms has the same mean loss.",
             )
         )
+
+
+def _check_intact(chunk: list[Batch]) -> None:
+    for batch in chunk:
+        batch.check_intact()
 
 
 def check_resumable(batches: Iterable[Batch]) -> None:

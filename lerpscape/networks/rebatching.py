@@ -116,8 +116,8 @@ def first_examples(batches: Sequence[Batch], count: int) -> list[Batch]:
 
     >>> from lerpscape.networks.batches import batch_of
     >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 4)]
-    >>> [[batch.examples for batch in first_examples(batches, count)] for count in (5, 4)]
-    [[3, 2], [3, 2]]
+    >>> [[batch.examples for batch in first_examples(batches, count)] for count in (4, 5, 6)]
+    [[3, 2], [3, 2], [3, 3]]
     """
     first: list[Batch] = []
     missing = count
