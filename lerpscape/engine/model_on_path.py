@@ -87,9 +87,21 @@ class ModelOnPath:
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
-        """The floating-point type of the module's first parameter on the path."""
-        tensors = self.path.end.tensors
-        return next(tensors[known].dtype for known in self._parameters())
+        """The floating-point type of the module's first parameter on the path, or buffer where it has none.
+
+        Raises `ValueError` for a module without either.
+        """
+        tensors = [self.path.end.tensors[known] for known in (*self._parameters(), *self._names.values())]
+        for tensor in tensors:
+            if tensor.is_floating_point() or tensor.is_complex():
+                return tensor.dtype
+        raise ValueError(
+            explain(
+                expected="a model with parameters or floating-point buffers, which the path moves.",
+                got=f"{type(self.model).__name__}, which has none.",
+                hint="Give the model whose checkpoints these are.",
+            )
+        )
 
     def _parameters(self) -> list[str]:
         return [self._names[name] for name, _ in self.model.named_parameters()]
