@@ -80,11 +80,14 @@ class BatchNormStatistics:
         """Whether statistics are pooled over batches that are each normalised by their own on the way."""
         return isinstance(self.policy, Recalibrate) and self.policy.pooled
 
-    def on(self, data: Data) -> BatchNormStatistics:
-        """The same policy with other data to estimate statistics from, where it estimates any."""
+    def on(self, data: Data, on_path: ModelOnPath | None = None) -> BatchNormStatistics:
+        """The same policy with other data to estimate statistics from, where it estimates any.
+
+        `on_path` is the same model elsewhere or in another dtype.
+        """
         policy = self.policy
         return BatchNormStatistics(
-            self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
+            on_path or self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
         )
 
     def estimates(self) -> bool:
@@ -212,7 +215,7 @@ class BatchNormStatistics:
         with ExitStack() as stack:
             for name in into:
                 stack.callback(self._layers[name].register_forward_pre_hook(watch(name)).remove)
-            for batch in self._placed() if batches is None else batches:
+            for batch in self.batches() if batches is None else batches:
                 try:
                     self.call(caller, state, batch, by_batch=by_batch)
                 except _Reached:
@@ -230,7 +233,7 @@ class BatchNormStatistics:
                     called.append(name)
 
                 stack.callback(layer.register_forward_pre_hook(note).remove)
-            self.call(Caller(self._on_path.model), state, next(iter(self._placed())), by_batch=False)
+            self.call(Caller(self._on_path.model), state, next(iter(self.batches())), by_batch=False)
         twice = next((name for name in called if called.count(name) > 1), None)
         if twice is not None:
             raise ValueError(
@@ -243,7 +246,8 @@ class BatchNormStatistics:
         self._order = tuple(called)
         return self._order
 
-    def _placed(self) -> Iterable[Batch]:
+    def batches(self) -> Iterable[Batch]:
+        """The batches that statistics are estimated from, on the device and in the dtype of the model; none if none."""
         if isinstance(self._batches, Reader):
             return (self._place(batch) for batch in self._batches.batches())
         return self._batches

@@ -12,12 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import PartialMismatch
 from lerpscape.engine import planner
 from lerpscape.engine.accumulator import Accumulator
 from lerpscape.engine.adaptive import PILOT_GRID, PilotSample, first_points, next_points, pilot_size, reached
 from lerpscape.engine.comparison import OperationsDiffer
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import Objective, Tell
+from lerpscape.engine.fingerprint import chunk_digest
 from lerpscape.engine.groups import TellShare
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix
 from lerpscape.engine.plan import ExecutionPlan
@@ -101,22 +103,26 @@ def evaluate_grid(
     kept = partial.load()
     if kept is None:
         chosen = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
-        restored = Accumulator(len(alphas))
+        restored, kept_chunks = Accumulator(len(alphas)), []
     else:
+        kept_chunks = kept.pop("chunks").tolist()
         chosen = ExecutionPlan.from_json(str(kept.pop("plan")))
         restored = Accumulator.restored(len(alphas), kept)
 
     def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
-        sums = restored if plan == chosen else Accumulator(len(alphas))
+        sums, known = (restored, kept_chunks) if plan == chosen else (Accumulator(len(alphas)), [])
         digest = hashlib.sha256()
+        chunks = _digested(reader.chunks(), digest)
+        read: list[str] = []
 
         def save() -> None:
-            partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json())})
+            seen = [*read, *known[len(read) :]]
+            partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json()), "chunks": np.array(seen, dtype=str)})
 
         matrices = evaluate(
             Evaluator(objective, plan),
             alphas,
-            _digested(reader.chunks(), digest),
+            chunks if partial.path is None else _as_before(chunks, known, read, partial),
             workers=workers,
             tell=tell,
             finished=sums.groups,
@@ -127,7 +133,7 @@ def evaluate_grid(
                 sums.add(matrix)
                 if partial.due():
                     save()
-        except OperationsDiffer:
+        except (OperationsDiffer, PartialMismatch):
             raise
         except BaseException:
             if sums.unfinished or sums.groups:
@@ -231,6 +237,22 @@ def _digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch
         for batch in chunk:
             digest.update(batch.digest())
         yield chunk
+
+
+def _as_before(
+    chunks: Iterable[list[Batch]], known: list[str], read: list[str], partial: Partial
+) -> Iterator[list[Batch]]:
+    """The chunks, their digests in `read`; those that the stopped measurement has read must be the `known` ones.
+
+    Raises `PartialMismatch`.
+    """
+    for number, chunk in enumerate(chunks):
+        read.append(chunk_digest(chunk))
+        if number < len(known) and read[number] != known[number]:
+            raise partial.mismatch([f"data in chunk {number + 1}"])
+        yield chunk
+    if len(read) < len(known):
+        raise partial.mismatch([f"data after chunk {len(read)}"])
 
 
 def _in_whole_batches(tell: Tell | None) -> TellShare:

@@ -19,10 +19,10 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batches import Batch
+from lerpscape.networks.batches import Batch, cloned
 from lerpscape.networks.channel_moments import PooledMoments, moments
-from lerpscape.networks.losses import Loss, values_and_correct
-from lerpscape.networks.rebatching import rebatched
+from lerpscape.networks.losses import LOSSES, Loss, values_and_correct
+from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
@@ -154,6 +154,7 @@ class GraphExecution:
         self, batch: Batch, at_start: CapturedOutputs = NOTHING_CAPTURED, at_end: CapturedOutputs = NOTHING_CAPTURED
     ) -> PreparedBatch:
         """Compute what all α share, except for the outputs that were captured at the ends."""
+        batch = batch.cloned()  # operations may write to it
         inputs = batch.inputs
         if self.plan.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -182,7 +183,9 @@ class GraphExecution:
 
     def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        losses, right = values_and_correct(self._objective.loss, output, batch.targets, batch.examples)
+        loss = self._objective.loss
+        targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
+        losses, right = values_and_correct(loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         return losses.clone() if hold(losses) else losses, right.clone() if right is not None and hold(right) else right
 
@@ -190,7 +193,8 @@ class GraphExecution:
         """The statistics, estimated by the graph where the plan says so."""
         graph, data = self._graph, statistics.held_data() or []
         if self.plan.estimation == "exact":
-            prepared = [self.prepare(batch) for batch in rebatched(data, self.plan.batch_size)]
+            sizes = equal_sizes(count_examples(data), self.plan.batch_size)
+            prepared = [self.prepare(batch) for batch in rebatched(data, sizes)]
             return statistics.estimating_with(lambda state, alpha: exact_statistics(graph, prepared, state, alpha)[0])
         if self.plan.estimation == "pooled":
             prepared = [self.prepare(batch) for batch in data]
@@ -270,19 +274,6 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
-    """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
-    if objective.on_path.lender.acts_on_mode:
-        return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
-    try:
-        losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
-    except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
-        return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
-    if losses.slopes is None:
-        return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
-    return None
-
-
 @contextmanager
 def tensors_at(
     on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
@@ -311,9 +302,11 @@ class _Pass(nn.Module):
         self.loss = loss
 
     def forward(self, batches: Iterable[Batch]) -> list[BatchLosses]:
-        return [
-            values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples) for batch in batches
-        ]
+        losses = []
+        for batch in batches:
+            with batch.lent() as own:
+                losses.append(values_and_correct(self.loss, own.call(self.model), own.targets, own.examples))
+        return losses
 
 
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:

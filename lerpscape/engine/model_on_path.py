@@ -12,17 +12,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
 from lerpscape.networks.lending import Lender
-from lerpscape.paths.checkpoints import Params, wrapper_prefix
+from lerpscape.paths.checkpoints import Params, continuous, in_dtype
 from lerpscape.paths.distances import distances
+from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
 from lerpscape.paths.line import Line
 from lerpscape.paths.path import ParamPath
+from lerpscape.paths.unlike_vectors import is_float8, jumping
 
 
 class ModelOnPath:
     """A module whose parameters and buffers come from a path, on one device and in one dtype.
 
     Tied weights are one tensor, non-persistent buffers come from the module, and every other tensor must be on the
-    path under the module's name for it (wrapper prefixes aside).
+    path under the module's name for it (prefixes of all names aside). Without a `dtype`, each tensor has the type of
+    the module's own (that of the path where the module is a mere plan): the path is computed in the widest of these,
+    and half precision is rounded to last.
 
     Raises `EndpointMismatch` for names or shapes that the module and the path do not share.
     """
@@ -34,11 +38,13 @@ class ModelOnPath:
         self.lender = Lender(model)
         self.device = _device(model, path, device)
         self.dtype = dtype
-        self.path = path.to(self.device, dtype)
+        self.path = path.to(self.device, dtype or _widest(model))
         self.given = path
         self._names, self._constant = _matched_names(model, path)
         for name, tensor in self._constant.items():
-            self._constant[name] = tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            self._constant[name] = tensor.to(self.device, in_dtype(tensor, dtype))
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        self._dtypes = {} if dtype or _is_plan(model) else {name: own[name].dtype for name in self._names}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
     @cached_property
@@ -64,7 +70,7 @@ class ModelOnPath:
         return start, end
 
     def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
-        return {name: tensors[known] for name, known in self._names.items()} | self._constant
+        return {name: self._cast(name, tensors[known]) for name, known in self._names.items()} | self._constant
 
     def as_trained(self, state: Params) -> Params:
         """The tensors with `requires_grad` where the module's own parameters have it.
@@ -80,21 +86,32 @@ class ModelOnPath:
         velocity = self.path.velocity(alpha)
         if type(self.path) is not Line:
             velocity = {name: tensor.clone() for name, tensor in velocity.items()}
-        return {name: velocity[known] for name, known in self._names.items() if known in velocity}
+        return {name: self._cast(name, velocity[known]) for name, known in self._names.items() if known in velocity}
+
+    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of the path in the type of the module's own; integers stay."""
+        return tensor.to(self._dtypes.get(name, tensor.dtype)) if continuous(tensor) else tensor
+
+    def jumps(self) -> list[str]:
+        """The module's tensors that are not interpolated and differ at the ends of the path."""
+        differing = set(jumping(self.path.start.tensors, self.path.end.tensors))
+        return [name for name, known in self._names.items() if known in differing]
 
     def distances(self) -> tuple[float, float]:
         """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
-        """The floating-point type of the module's first parameter on the path, or buffer where it has none.
+        """The real floating-point type of the module's first parameter, as it is computed with.
 
-        Raises `ValueError` for a module without either.
+        Without parameters that of its first buffer on the path; raises `ValueError` for a module without either.
         """
-        tensors = [self.path.end.tensors[known] for known in (*self._parameters(), *self._names.values())]
-        for tensor in tensors:
+        tensors = self.path.end.tensors
+        for name in (*(name for name, _ in self.model.named_parameters()), *self._names):
+            tensor = tensors[self._names[name]]
             if tensor.is_floating_point() or tensor.is_complex():
-                return tensor.dtype
+                dtype = self._cast(name, tensor[..., :0] if tensor.dim() else tensor).dtype
+                return dtype.to_real() if dtype.is_complex else dtype
         raise ValueError(
             explain(
                 expected="a model with parameters or floating-point buffers, which the path moves.",
@@ -129,22 +146,40 @@ def _device(model: nn.Module, path: ParamPath, device: torch.device | str | None
     return next((tensor.device for tensor in tensors if tensor.device.type != "meta"), torch.device("cpu"))
 
 
+def _is_plan(model: nn.Module) -> bool:
+    """Whether a module, on the device `meta`, has no numbers and so no type of its own."""
+    return all(tensor.is_meta for tensor in model.parameters())
+
+
+def _widest(model: nn.Module) -> torch.dtype | None:
+    """The widest real floating-point type of a module's tensors, float32 for 8 bits; None for a mere plan."""
+    widest = None
+    if _is_plan(model):
+        return None
+    for tensor in (*model.parameters(), *model.buffers()):
+        if continuous(tensor):
+            dtype = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+            dtype = torch.float32 if is_float8(tensor) else dtype
+            widest = dtype if widest is None else torch.promote_types(widest, dtype)
+    return widest
+
+
 def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], Params]:
     """The path's name for each of the module's tensors, and the tensors that only the module has."""
     expected: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     persistent = model.state_dict(keep_vars=True)
     aliases = _aliases(persistent)
-    prefix = wrapper_prefix(persistent)
     known: Mapping[str, Tensor] = path.end.tensors
+    taken, prefix = fitting_prefixes(known, persistent)
     names: dict[str, str] = {}
     constant: Params = {}
     missing = []
     used = set()
     for name, tensor in expected.items():
-        if name not in persistent:
+        if name not in persistent and name not in known:
             constant[name] = tensor.detach()
             continue
-        candidates = [alias.removeprefix(prefix) for alias in aliases[name]]
+        candidates = [taken + alias.removeprefix(prefix) for alias in aliases.get(name, [name])]
         present = [candidate for candidate in candidates if candidate in known]
         used.update(present)
         if not present:
@@ -161,7 +196,9 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
             explain(
                 expected=f"checkpoints of {type(model).__name__}, with its {len(persistent)} names.",
                 got=f"{' and '.join(parts)} ({len(missing)} and {len(extra)} in all).",
-                hint="Check that the model factory builds the network of the checkpoints.",
+                hint=prefix_hint(known, persistent)
+                or "Check that the model factory builds the network of the checkpoints. If a library's files have "
+                "other names than its modules, load modules by it (from_pretrained) and pass those.",
             )
         )
     for name, found_name in names.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats, Integers
 from lerpscape.base.errors import NonFiniteOutput, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.taylor_rules import stack_of
 from lerpscape.geometry.turning import STILL
@@ -248,6 +250,38 @@ class OutputsOnPath:
                     hint='Remove the break, or use method="polygon", which needs outputs only.',
                 )
             )
+
+        try:
+            wrong = self._wrong_derivative(few_examples([probe]))
+        except Exception:  # the caller's forward, on a batch that was cut: the uncut one decides
+            wrong = self._wrong_derivative(probe)
+        if wrong is not None:
+            raise ValueError(
+                explain(
+                    expected="outputs whose derivative by α agrees with their difference quotients.",
+                    got=f"{wrong}.",
+                    hint='Remove the break, or use method="polygon", which needs outputs only.',
+                )
+            )
+
+    def _wrong_derivative(self, probe: Batch) -> str | None:
+        """How dz/dα differs from the difference quotients of the outputs; None where they agree."""
+
+        def outputs_at(on_path: ModelOnPath) -> ValuesAt:
+            other = copy(self)
+            other.on_path = on_path
+            other.statistics = self.statistics.on([(probe.inputs, probe.targets)], on_path)
+            placed = other.place(probe)
+
+            def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
+                (stack,) = other._stacks(alpha, int(derivative), [placed])
+                return stack[0], stack[1] if derivative else None
+
+            return at
+
+        double = in_float64(self.on_path)
+        exact = None if double is None else outputs_at(double)
+        return wrong_derivative(outputs_at(self.on_path), exact, "dz/dα of an output", "that output")
 
     def _check_second_derivative(self, probe: Batch) -> None:
         """Compare z″ with a difference of z′, as torch gives some operations a wrong one without a word.

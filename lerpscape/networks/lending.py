@@ -180,7 +180,8 @@ class Lender:
         return lent[id(value)]
 
     def _view(self, value: Tensor, lent: dict[int, Tensor]) -> Tensor:
-        base = self._by_storage.get(_storage(value))
+        storage = _storage(value)
+        base = None if storage is None else self._by_storage.get(storage)
         if id(value) in self._owned or base is None or id(base) not in lent:
             return value.detach().clone()
         whole = lent[id(base)]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.cross_entropy import entropies, entropies_and_correct
@@ -252,7 +253,7 @@ def batch_size(targets: Any) -> int | None:
         return len(targets) if targets.dim() else None
     if isinstance(targets, Mapping):
         return next((size for size in map(batch_size, targets.values()) if size is not None), None)
-    if isinstance(targets, (tuple, list)):
+    if isinstance(targets, (tuple, list)) and not isinstance(targets, PackedSequence):  # it has a row for each step
         return next((size for size in map(batch_size, targets) if size is not None), None)
     return None
 

@@ -203,12 +203,17 @@ def test_a_measurement_that_began_again_is_resumed_by_the_module(tmp_path: Path)
         if done >= 20 and any(before > after for before, after in pairwise(seen)):
             raise KeyboardInterrupt
 
-    asked: dict[str, Any] = {"alphas": 9, "derivative": False, "partial": file}
-    whole = ls.profile(model, line, data, alphas=9, derivative=False, progress=False)
+    asked: dict[str, Any] = {"loss": squares, "alphas": 9, "derivative": False}
+    whole = ls.profile(model, line, data, progress=False, **asked)
+    asked["partial"] = file
     with pytest.raises(KeyboardInterrupt):
         ls.profile(model, line, data, progress=stop, **asked)
     resumed = ls.profile(model, line, data, progress=False, **asked)
     np.testing.assert_array_equal(resumed.loss, whole.loss)  # the same batches by the same module
+
+
+def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.square().sum(1)
 
 
 def at_alpha(losses: Tensor, slopes: Tensor | None = None) -> LossesAtAlpha:
