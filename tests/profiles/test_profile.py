@@ -455,6 +455,28 @@ def test_covariance_and_errors_are_of_the_examples() -> None:
     assert found.rise_interval().lower <= found.max_rise <= found.rise_interval().upper
 
 
+class OnlyBuffers(nn.Module):
+    """Multiplies by a buffer; it has no parameter."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def test_a_model_without_parameters_is_measured_by_its_buffers_or_refused() -> None:
+    x = torch.ones(20, 1).double()
+    start, end = (OnlyBuffers(torch.tensor([value]).double()) for value in (0.0, 1.0))
+    found = ls.profile(start, ls.Line(start, end), [(x, x)], loss="squared_error", alphas=3)
+    assert found.loss.tolist() == [1.0, 0.25, 0.0] and found.derivative.tolist() == [-2.0, -1.0, 0.0]
+    whole = OnlyBuffers(torch.tensor([1]))
+    moved = ls.Line(whole.state_dict(), {"factor": torch.tensor([2])})
+    with pytest.raises((ValueError, TypeError, ls.EndpointMismatch), match="expected"):
+        ls.profile(whole, moved, [(x, x)], loss="squared_error", alphas=3)
+
+
 def test_one_example_has_no_standard_error() -> None:
     start, end = CASES[0].ends()
     single = [(x[:1], y[:1]) for x, y in CASES[0].data()[:1]]
