@@ -1,8 +1,8 @@
 """Reading data in batches, and checking that every pass over the data gives the same batches.
 
 Data is any iterable of batches that can be read more than once: a DataLoader, a list, an object with `__iter__`.
-A batch is `(inputs, targets)` or a dict. Inputs are a tensor, a tuple of positional arguments of the model, or a dict
-of its keyword arguments.
+A batch is `(inputs, targets)` or a dict. Inputs are a tensor, a tuple of positional arguments of the model, a dict of
+its keyword arguments, or an object of any class.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import NotRepeatable, explain
+from lerpscape.networks import nested
 from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
 from lerpscape.networks.losses import batch_size
-from lerpscape.networks.nested import Leaf, byte_count, cloned, leaves, mapped, opaque_part, same_bits, state, walk
+from lerpscape.networks.nested import Leaf
 
 Data: TypeAlias = Iterable[Any]
 
@@ -59,15 +60,15 @@ class Batch:
             return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
         def place_object(value: Any) -> Any:
-            if all(isinstance(leaf, np.ndarray) or leaf.device == device for leaf in leaves(value)):
-                return mapped(value, cast)
+            if all(isinstance(leaf, np.ndarray) or leaf.device == device for leaf in nested.leaves(value)):
+                return nested.mapped(value, cast)
             if not callable(getattr(value, "to", None)):
-                return mapped(value, place)
-            return mapped(mapped(value, lambda leaf: leaf).to(device), cast)
+                return nested.mapped(value, place)
+            return nested.mapped(nested.mapped(value, lambda leaf: leaf).to(device), cast)
 
-        if all(place(leaf) is leaf for leaf in leaves((self.inputs, self.targets))):
+        if all(place(leaf) is leaf for leaf in nested.leaves((self.inputs, self.targets))):
             return self
-        placed = self._with(lambda part: mapped(part, place, place_object))
+        placed = self._with(lambda part: nested.mapped(part, place, place_object))
         placed._known.copies = True  # nobody compares its memory with the data's at the end
         return placed
 
@@ -91,17 +92,18 @@ class Batch:
         copies = known.copies or not known.done
 
         def give(leaf: Leaf) -> Leaf:
-            own = cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
-            given.append((leaf, own, state(own)))
+            own = nested.cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
+            given.append((leaf, own, nested.state(own)))
             return own
 
-        yield _Lent(mapped(self.inputs, give), mapped(self.targets, give), self.examples)
-        wrote = any(state(own) != before for _, own, before in given)
+        yield _Lent(nested.mapped(self.inputs, give), nested.mapped(self.targets, give), self.examples)
+        wrote = any(nested.state(own) != before for _, own, before in given)
         if wrote and not copies:
             raise _altered()
         if not known.done and not wrote:  # writing by `.data` or numpy counts no versions
-            wrote = not all(same_bits(own, leaf) for leaf, own, _ in given)
-        known.done, known.copies, known.wrote = True, known.copies or wrote, known.wrote or wrote
+            wrote = not all(nested.same_bits(own, leaf) for leaf, own, _ in given)
+        apart = not all(nested.lie_alike(own, leaf) for leaf, own, _ in given)  # all calls are to round alike
+        known.done, known.copies, known.wrote = True, known.copies or wrote or apart, known.wrote or wrote
 
     @property
     def is_written_to(self) -> bool:
@@ -109,16 +111,13 @@ class Batch:
         return self._known.wrote
 
     def check_intact(self) -> None:
-        """Make sure that the batch is as it was when it was digested.
-
-        Raises `NotRepeatable` where it is not.
-        """
+        """Raise `NotRepeatable` where the batch is not as it was when it was digested."""
         if self._known.digest != self._digested():
             raise _altered()
 
     def cloned(self) -> Batch:
         """The batch in memory of its own."""
-        return self._with(lambda part: mapped(part, cloned))
+        return self._with(lambda part: nested.mapped(part, nested.cloned))
 
     def select(self, positions: Tensor) -> Batch:
         """The examples at these positions; every tensor of the batch must have a row for each example."""
@@ -126,7 +125,7 @@ class Batch:
         def rows(tensor: Any) -> Any:
             return tensor[positions.to(tensor.device)]
 
-        return self._with(lambda part: mapped(part, rows), len(positions))
+        return self._with(lambda part: nested.mapped(part, rows), len(positions))
 
     def part(self, first: int, last: int) -> Batch:
         """Views of the examples from `first` to `last` − 1; every tensor must have a row for each example."""
@@ -134,7 +133,7 @@ class Batch:
         def rows(tensor: Any) -> Any:
             return tensor[first:last]
 
-        return self._with(lambda part: mapped(part, rows), min(last, self.examples or 0) - first)
+        return self._with(lambda part: nested.mapped(part, rows), min(last, self.examples or 0) - first)
 
     def digest(self) -> bytes:
         """sha256 over the batch's structure, the dtypes, shapes and checksums of its tensors, and all other values.
@@ -146,7 +145,7 @@ class Batch:
 
     def _digested(self) -> bytes:
         hasher = hashlib.sha256()
-        for part in chain(walk(self.inputs), walk(self.targets)):
+        for part in chain(nested.walk(self.inputs), nested.walk(self.targets)):
             if isinstance(part, Tensor):
                 for tensor in strided_parts(part):
                     hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -161,11 +160,11 @@ class Batch:
     @property
     def opaque(self) -> str | None:
         """The type of a part that no digest can see, such as a handle of a C library; None if there is none."""
-        return opaque_part((self.inputs, self.targets))
+        return nested.opaque_part((self.inputs, self.targets))
 
     def bytes(self) -> int:
         """Size of the tensors and arrays of the batch in bytes."""
-        return sum(byte_count(leaf) for leaf in leaves((self.inputs, self.targets)))
+        return sum(nested.byte_count(leaf) for leaf in nested.leaves((self.inputs, self.targets)))
 
     def _with(self, change: Callable[[Any], Any], examples: int | None = None) -> Batch:
         return Batch(change(self.inputs), change(self.targets), self.examples if examples is None else examples)

@@ -22,6 +22,9 @@ from lerpscape.networks.checksums import strided_parts, tensor_bytes
 
 Leaf: TypeAlias = Tensor | np.ndarray[Any, Any]
 
+# torch allocates memory at multiples of so many bytes.
+ALIGNED = 64
+
 # Values without parts, told apart by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device, torch.Size)
 _PLAIN_TYPES = frozenset((*_PLAIN, range, slice, type(...)))
@@ -161,13 +164,31 @@ def mapped(value: Any, function: Callable[[Leaf], Leaf], of_object: Callable[[An
 def cloned(leaf: Leaf) -> Leaf:
     """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
 
+    A dense tensor lies in its memory as the given one does: kernels round otherwise in another order or alignment.
+
     >>> cloned(torch.ones(1, requires_grad=True))
     tensor([1.], requires_grad=True)
     """
     if isinstance(leaf, np.ndarray):
         return leaf.copy()
     copy = leaf.detach().clone()
+    if type(leaf) is Tensor and lie_alike(copy, leaf) and leaf.device.type == "cpu" and leaf.data_ptr() % ALIGNED:
+        shift = leaf.data_ptr() % ALIGNED // leaf.element_size()
+        memory = torch.empty(leaf.numel() + shift, dtype=leaf.dtype)
+        copy = memory.as_strided(leaf.shape, leaf.stride(), shift).copy_(copy)
     return copy.requires_grad_() if leaf.requires_grad else copy
+
+
+def lie_alike(one: Leaf, other: Leaf) -> bool:
+    """Whether the elements of two tensors of one shape have the same order and distances in memory.
+
+    >>> lie_alike(torch.ones(2, 3), torch.ones(3, 2).T), lie_alike(torch.ones(2, 3), torch.ones(2, 3))
+    (False, True)
+    """
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return True
+    strided = one.layout is other.layout is torch.strided and not one.is_nested
+    return not strided or one.stride() == other.stride()
 
 
 def state(leaf: Leaf) -> tuple[int, bool]:
