@@ -472,9 +472,10 @@ def test_a_model_without_parameters_is_measured_by_its_buffers_or_refused() -> N
     found = ls.profile(start, ls.Line(start, end), [(x, x)], loss="squared_error", alphas=3)
     assert found.loss.tolist() == [1.0, 0.25, 0.0] and found.derivative.tolist() == [-2.0, -1.0, 0.0]
     whole = OnlyBuffers(torch.tensor([1]))
-    moved = ls.Line(whole.state_dict(), {"factor": torch.tensor([2])})
-    with pytest.raises((ValueError, TypeError, ls.EndpointMismatch), match="expected"):
-        ls.profile(whole, moved, [(x, x)], loss="squared_error", alphas=3)
+    with pytest.raises(ls.EndpointMismatch, match="equal in all 0 tensors that could move"):
+        ls.Line(whole, OnlyBuffers(torch.tensor([2])))
+    with pytest.raises(ls.EndpointMismatch, match="expected"):
+        ls.profile(nn.Flatten(), ls.Line(start, end), [(x, x)], loss="squared_error", alphas=3)
 
 
 def test_one_example_has_no_standard_error() -> None:
