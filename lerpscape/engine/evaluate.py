@@ -147,8 +147,9 @@ def evaluate_adaptively(
         matrix = evaluate_all(evaluator, new, chunks, workers=workers, tell=tell)
         known |= {alpha: matrix[position] for position, alpha in enumerate(new.tolist())}
         alphas = np.array(sorted(known))
-        losses = np.array([float(known[alpha].losses.mean()) for alpha in alphas])
-        slopes = _mean_slopes([known[alpha] for alpha in alphas])
+        totals = np.array([known[alpha].total() for alpha in alphas])
+        losses = totals[:, 0] / totals[:, 2]
+        slopes = totals[:, 1] / totals[:, 2] if objective.derivative else None
         new = next_points(alphas, losses, slopes, precision, pilot)
         chunks = reader.chunks()
     sums = Accumulator(len(alphas))
@@ -169,14 +170,12 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     sample = evenly_spaced(batches, pilot_size(count_examples(batches)))
     pilot = objective.without_derivative().recalibrated_on(sample)
     plan = planner.plan(pilot, sample, PILOT_GRID, complete=True)
-    losses = evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]).numbers()[0]
-    mean = losses.mean(axis=1)
+    matrix = evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample])
+    losses, weights = matrix.numbers()[0], matrix.weights
+    if weights is not None and not weights.any():
+        return None
+    mean = np.average(losses, axis=1, weights=weights)
     return PilotSample(mean, losses.shape[1]) if np.isfinite(mean).all() else None
-
-
-def _mean_slopes(losses: list[LossesAtAlpha]) -> Floats | None:
-    slopes = [at_alpha.slopes for at_alpha in losses if at_alpha.slopes is not None]
-    return np.array([float(at_alpha.mean()) for at_alpha in slopes]) if slopes else None
 
 
 def _digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch]]:

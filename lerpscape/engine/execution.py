@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lerpscape.base.errors import CallFailed
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
@@ -19,15 +20,14 @@ from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
-from lerpscape.networks.losses import Loss, values_and_correct
+from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
+from lerpscape.networks.losses import ExampleLosses, Loss, evaluated
 from lerpscape.networks.rebatching import rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
 # Called with the number of batches that are done at one α.
 Tell: TypeAlias = Callable[[int], object]
-# One loss per example, and which predictions are right where the loss knows.
-BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,24 @@ class ModuleExecution:
         """The losses of all batches at α. Random numbers that the model draws are the same at every α.
 
         With `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm statistics have the
-        policy's values but do not move.
+        policy's values but do not move. A network that differentiates itself is run again with gradients.
+
+        Raises `CallFailed` for what the model or the loss raises.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
         seed(on_path.device)
-        batches = batches if tell is None else _told(batches, tell)
-        with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
-            if held:
-                return _joined(statistics.call_held(self._pass, state, alpha, batches))
-            return _joined(statistics.call(self._pass, statistics.apply(state, alpha), batches))
+        self._pass.alpha = alpha
+        told = batches if tell is None else _told(batches, tell)
+        try:
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+                if held:
+                    return _joined(statistics.call_held(self._pass, state, alpha, told))
+                return _joined(statistics.call(self._pass, statistics.apply(state, alpha), told))
+        except CallFailed as error:
+            if self._pass.gradients or not needs_gradients(error):
+                raise
+        self._pass.gradients = True
+        return self.at(alpha, batches, only=only, held=held, tell=tell)
 
 
 @dataclass(frozen=True)
@@ -141,13 +150,15 @@ class GraphExecution:
                 outputs = exact_statistics(self._graph, batches, state, alpha)[1]
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
-            return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            with located("the network's operations", place_of(None, alpha)):
+                return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
 
-    def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
+    def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        losses, right = values_and_correct(self._objective.loss, output, batch.targets, batch.examples)
+        losses, right, weights = evaluated(self._objective.loss, output, batch.targets, batch.examples)
         hold = self._graph.buffers.hold
-        return losses.clone() if hold(losses) else losses, right.clone() if right is not None and hold(right) else right
+        own = losses.clone() if hold(losses) else losses
+        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
 
     def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
         """The statistics, estimated by the graph where the plan says so."""
@@ -238,7 +249,10 @@ def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
     try:
         losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
     except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
-        return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
+        cause = error.__cause__ if isinstance(error, CallFailed) else error
+        if not isinstance(cause, (NotImplementedError, RuntimeError)):
+            raise
+        return f"an operation has no forward-mode derivative: {str(cause).splitlines()[0]}"
     if losses.slopes is None:
         return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
     return None
@@ -264,17 +278,30 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once."""
+    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once.
+
+    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
+    """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.alpha = 0.0
+        self.gradients = False
 
-    def forward(self, batches: Iterable[Batch]) -> list[BatchLosses]:
-        return [
-            values_and_correct(self.loss, batch.call(self.model), batch.targets, batch.examples) for batch in batches
-        ]
+    def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
+        return [self._losses(batch) for batch in batches]
+
+    def _losses(self, batch: Batch) -> ExampleLosses:
+        place = place_of(batch.number, self.alpha)
+        with torch.set_grad_enabled(self.gradients):
+            batch = batch.detached()
+            with located("the model's forward", place):
+                outputs = batch.call(self.model, with_targets=self.loss.takes_targets)
+            with located(f"the loss {self.loss.name!r}", place):
+                found = evaluated(self.loss, outputs, batch.targets, batch.examples)
+        return found if not self.gradients else found._replace(values=_without_graph(found.values))
 
 
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
@@ -284,11 +311,23 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
         tell(1)
 
 
-def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:
-    losses, slopes = forward_ad.split(torch.cat([losses for losses, _ in parts]))
-    right = [correct for _, correct in parts if correct is not None]
+def _without_graph(values: Tensor) -> Tensor:
+    """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
+    value, change = forward_ad.split(values)
+    return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
+
+
+def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+    losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
+    weights = [each.weights for each in parts if each.weights is not None]
+    right = [
+        (each.correct if each.weights is None else each.correct * each.weights).double()
+        for each in parts
+        if each.correct is not None
+    ]
     return LossesAtAlpha(
         losses.detach(),
         None if slopes is None else slopes.detach(),
-        torch.cat(right).double().sum() if right else None,
+        torch.cat(right).sum() if right else None,
+        torch.cat(weights) if weights else None,
     )

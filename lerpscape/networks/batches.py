@@ -8,15 +8,18 @@ of its keyword arguments.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import NotRepeatable, explain
 from lerpscape.networks.checksums import checksum, tensor_bytes
+from lerpscape.networks.foreign_calls import located, place_of
 from lerpscape.networks.losses import batch_size
 
 Data: TypeAlias = Iterable[Any]
@@ -29,11 +32,16 @@ CHUNK_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known."""
+    """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known.
+
+    `key` is the name of the targets in a dict batch, `number` the batch's place in the data.
+    """
 
     inputs: Any
     targets: Any
     examples: int | None
+    key: str | None = field(default=None, repr=False)
+    number: int | None = field(default=None, repr=False, compare=False)
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
         """The batch on a device, with its floating-point tensors in `dtype` unless that is None."""
@@ -41,15 +49,38 @@ class Batch:
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return Batch(_mapped(self.inputs, place), _mapped(self.targets, place), self.examples)
+        return replace(self, inputs=_mapped(self.inputs, place), targets=_mapped(self.targets, place))
 
-    def call(self, model: nn.Module) -> Any:
-        """The model's output for the inputs of this batch."""
-        if isinstance(self.inputs, Mapping):
-            return model(**self.inputs)
-        if isinstance(self.inputs, (tuple, list)):
-            return model(*self.inputs)
-        return model(self.inputs)
+    def call(self, model: nn.Module, *, with_targets: bool = False) -> Any:
+        """The model's output for the inputs of this batch, and its targets where it is to have them.
+
+        Encoder–decoder models always have them: without labels they decode the source, or fail.
+        """
+        spread = isinstance(self.inputs, (tuple, list)) and not isinstance(self.inputs, PackedSequence)
+        named = dict(self.inputs) if isinstance(self.inputs, Mapping) else {}
+        rest = () if isinstance(self.inputs, Mapping) else tuple(self.inputs) if spread else (self.inputs,)
+        if (with_targets or decodes_labels(model)) and "decoder_input_ids" not in named and not self._in_inputs():
+            name = self._targets_name(model)
+            if name is None:
+                rest = (*rest, self.targets)
+            else:
+                named[name] = self.targets
+        return model(*rest, **named)
+
+    def detached(self) -> Batch:
+        """The same numbers in tensors of its own, so that a network which differentiates itself marks these."""
+        return replace(self, inputs=_mapped(self.inputs, Tensor.detach), targets=_mapped(self.targets, Tensor.detach))
+
+    def _in_inputs(self) -> bool:
+        """Whether a dict batch has no targets of its own: all of it are inputs."""
+        return self.key is None and isinstance(self.inputs, Mapping) and isinstance(self.targets, Mapping)
+
+    def _targets_name(self, model: nn.Module) -> str | None:
+        """The model's own name for the targets; None where it has none."""
+        parameters = inspect.signature(model.forward).parameters
+        name = next((name for name in (self.key, *TARGET_KEYS) if name in parameters), None)
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        return name or (self.key or TARGET_KEYS[0] if takes_any else None)
 
     def select(self, positions: Tensor) -> Batch:
         """The examples at these positions; every tensor of the batch must have a row for each example."""
@@ -57,7 +88,9 @@ class Batch:
         def rows(tensor: Tensor) -> Tensor:
             return tensor[positions.to(tensor.device)]
 
-        return Batch(_mapped(self.inputs, rows), _mapped(self.targets, rows), len(positions))
+        return replace(
+            self, inputs=_mapped(self.inputs, rows), targets=_mapped(self.targets, rows), examples=len(positions)
+        )
 
     def part(self, first: int, last: int) -> Batch:
         """Views of the examples from `first` to `last` − 1; every tensor must have a row for each example."""
@@ -65,7 +98,8 @@ class Batch:
         def rows(tensor: Tensor) -> Tensor:
             return tensor[first:last]
 
-        return Batch(_mapped(self.inputs, rows), _mapped(self.targets, rows), min(last, self.examples or 0) - first)
+        examples = min(last, self.examples or 0) - first
+        return replace(self, inputs=_mapped(self.inputs, rows), targets=_mapped(self.targets, rows), examples=examples)
 
     def digest(self) -> bytes:
         """sha256 over the dtypes, shapes and checksums of the tensors of the batch, in order."""
@@ -80,6 +114,18 @@ class Batch:
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors((self.inputs, self.targets)))
 
 
+def decodes_labels(model: nn.Module) -> bool:
+    """Whether a model, or the one that it wraps, is an encoder–decoder by its configuration.
+
+    >>> decodes_labels(nn.Identity())
+    False
+    """
+    return any(
+        getattr(getattr(module, "config", None), "is_encoder_decoder", False) is True
+        for module in (model, *model.children())
+    )
+
+
 class Caller(nn.Module):
     """A module that calls a model on one batch, so that `functional_call` can replace the model's tensors.
 
@@ -87,13 +133,14 @@ class Caller(nn.Module):
     tensor([1.])
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, with_targets: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._with_targets = with_targets
 
     def forward(self, batch: Batch) -> Any:
         """The model's output for the batch."""
-        return batch.call(self.model)
+        return batch.call(self.model, with_targets=self._with_targets)
 
 
 def batch_of(item: Any) -> Batch:
@@ -110,7 +157,7 @@ def batch_of(item: Any) -> Batch:
         key = next((key for key in TARGET_KEYS if key in item), None)
         targets = item if key is None else item[key]
         inputs = {name: value for name, value in item.items() if name != key}
-        return Batch(inputs, targets, batch_size(targets))
+        return Batch(inputs, targets, batch_size(targets), key)
     if isinstance(item, (tuple, list)) and len(item) == 2:
         inputs, targets = item
         return Batch(inputs, targets, batch_size(targets))
@@ -152,7 +199,7 @@ class Reader:
             )
         self.data = data
         self._name = name
-        self.first, self.complete = self._fill(iter(data))
+        self.first, self.complete = self._fill(self._numbered())
         if not self.first:
             raise ValueError(
                 explain(
@@ -180,7 +227,7 @@ class Reader:
         yield self.first
         if self.complete:
             return
-        rest = iter(self.data)
+        rest = self._numbered()
         # The first chunk is read again: keeping its iterator open would disturb a loader with persistent workers.
         self._fill(rest)
         complete = False
@@ -194,12 +241,25 @@ class Reader:
         for chunk in self.chunks():
             yield from chunk
 
-    def _fill(self, items: Iterator[Any]) -> tuple[list[Batch], bool]:
+    def _numbered(self) -> Iterator[Batch]:
+        """The batches from the first one on, each with its number."""
+        number, items = 0, None
+        while True:
+            with located(f"reading {self._name}", place_of(number)):
+                try:
+                    items = iter(self.data) if items is None else items
+                    item = next(items)
+                except StopIteration:
+                    return
+                batch = batch_of(item)
+            yield replace(batch, number=number)
+            number += 1
+
+    def _fill(self, items: Iterator[Batch]) -> tuple[list[Batch], bool]:
         """The next chunk, and whether it is the last one."""
         chunk: list[Batch] = []
         size = 0
-        for item in items:
-            batch = batch_of(item)
+        for batch in items:
             chunk.append(batch)
             size += batch.bytes()
             if size >= CHUNK_BYTES:
@@ -208,8 +268,8 @@ class Reader:
 
     def _check_repeats(self) -> None:
         index = -1
-        for index, (old, item) in enumerate(zip(self.first, self.data, strict=False)):  # noqa: B007
-            if old.digest() != batch_of(item).digest():
+        for index, (old, new) in enumerate(zip(self.first, self._numbered(), strict=False)):  # noqa: B007
+            if old.digest() != new.digest():
                 break
         else:
             if index + 1 == len(self.first):
