@@ -7,7 +7,7 @@ EXTRAS := test
 SETTINGS := ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE \
   LERPSCAPE_TEST_THREADS=2
 
-.PHONY: demo quick test test-kernels test-all lint bench docs clean
+.PHONY: demo quick test test-kernels test-all fuzz lint bench docs clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -47,6 +47,11 @@ test-kernels: .venv/installed-test
 test-all: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 	$(MAKE) test-kernels
+
+# Random cases from a fresh seed, against loops and rational arithmetic: `make fuzz SECONDS=600`.
+SECONDS ?= 60
+fuzz: .venv/installed-test
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
 
 bench: .venv/installed-bench
 	for part in profile engine models gauss certify training; do $(BIN)/python benchmarks/bench_$$part.py || exit 1; done

@@ -17,7 +17,7 @@ from torch import nn
 from lerpscape.base.errors import explain
 from lerpscape.certificates.brackets import Bracket, Piece, Point, bracket
 from lerpscape.certificates.loss_enclosures import LOSS_RULES, LossRule
-from lerpscape.certificates.mean_bounds import MeanBounds, one_tensor, plain_products
+from lerpscape.certificates.mean_bounds import MeanBounds, one_tensor
 from lerpscape.certificates.network import Network
 from lerpscape.certificates.results import Certificate
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
@@ -219,9 +219,9 @@ def opened_for_proof(
     policy = options.get("batch_norm")
     in_float64: MeasurementOptions = {**options, "device": "cpu", "dtype": torch.float64}
     in_float64["batch_norm"] = policy or EndStatistics()  # `Network` refuses None, with the policies it allows
-    with opened(function, model, line, data, in_float64) as measurement, plain_products():
+    with opened(function, model, line, data, in_float64) as measurement:
         network = Network(measurement.on_path, policy)
-        network.compare(one_tensor(measurement.reader.first[0]).inputs)
+        network.compare(one_tensor(batch).inputs for batch in measurement.reader.batches())
         yield measurement, network
 
 

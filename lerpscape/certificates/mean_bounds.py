@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,12 +17,11 @@ from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.certificates.affine_maps import Memory
 from lerpscape.certificates.brackets import Piece, Point
 from lerpscape.certificates.loss_enclosures import LossRule
-from lerpscape.certificates.network import Network, Parameters
+from lerpscape.certificates.network import ELEMENTS, Network, Parameters
 from lerpscape.certificates.rounding import UNIT
+from lerpscape.networks.altered_calls import is_plain
 from lerpscape.networks.batches import Batch, Reader
 
-# Largest number of elements of a layer's output: examples are processed in pieces that stay in the processor's cache.
-ELEMENTS = 1 << 18
 # Largest number of intervals and points in one pass over the data; each needs a copy of the weights.
 AT_ONCE = 12
 
@@ -128,17 +126,6 @@ class MeanBounds:
             self.digest = hasher.hexdigest()[:12]
 
 
-@contextmanager
-def plain_products() -> Iterator[None]:
-    """Compute float32 matrix products with float32 precision while inside, even if the caller allows less."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _exact_sum(values: Tensor) -> float:
     return math.fsum(values.tolist()) if bool(values.isfinite().all()) else math.nan
 
@@ -209,10 +196,11 @@ def one_tensor(batch: Batch) -> Examples:
     """
     inputs = batch.inputs[0] if isinstance(batch.inputs, (tuple, list)) and len(batch.inputs) == 1 else batch.inputs
     targets = batch.targets
-    if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.is_floating_point()):
+    plain = all(isinstance(part, Tensor) and is_plain(part) for part in (inputs, targets))
+    if not (plain and inputs.is_floating_point()):
         raise TypeError(
             explain(
-                expected="batches of one floating-point tensor and one tensor of targets.",
+                expected="batches of one floating-point tensor and one tensor of targets, both plain.",
                 got=f"inputs {type(inputs).__name__} and targets {type(targets).__name__}.",
                 hint="Convert images to floats as in training, and pass pairs (inputs, targets).",
             )

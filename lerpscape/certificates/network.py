@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.func import functional_call
 
 from lerpscape.base.errors import explain
 from lerpscape.certificates.affine_maps import Memory
 from lerpscape.certificates.layer_rules import RULES
 from lerpscape.certificates.moving_parameters import Movement, Parameter
-from lerpscape.certificates.taylor_models import TaylorModel, constant
+from lerpscape.certificates.taylor_models import Form, TaylorModel, constant
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.networks.altered_calls import ReadingValues, altered, unnamed
 from lerpscape.networks.batch_norm import BatchNormPolicy, EndStatistics, InterpolateStatistics
 from lerpscape.networks.fx_tracing import traced
 from lerpscape.networks.layer_kinds import kind_of, settings_of
+from lerpscape.paths.checkpoints import Params
 
 Parameters = Mapping[str, Parameter]
-# The module is compared with its operations on so many examples at this α.
-PROBE = 16
-PROBE_ALPHA = 0.375
+# Largest number of elements of a layer's output: examples are processed in pieces that stay in the processor's cache.
+ELEMENTS = 1 << 18
+# The module is compared with its operations at these α, in batches of at most so many pieces (about 1 GiB).
+COMPARED = (0.0, 0.375, 1.0)
+BATCH = 512
+# What the module may differ by beside the remainder, relative to the output.
+ROUNDING = 2.0**-50
 
 
 class Network:
@@ -46,6 +52,7 @@ class Network:
             )
         self._on_path = on_path
         self._model = model = on_path.model
+        self._check_plain()
         named = [*model.named_parameters(), *model.named_buffers()]
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._fixed = on_path.end_statistics() if isinstance(policy, EndStatistics) else {}
@@ -75,10 +82,9 @@ class Network:
 
     def parameters(self, alpha: float, reach: float) -> Parameters:
         """Every floating-point tensor of the module around α."""
-        at = self._on_path.at(alpha) | self._fixed
         return {
             name: Parameter(self._movements[name], tensor, alpha, reach)
-            for name, tensor in at.items()
+            for name, tensor in self._state(alpha).items()
             if tensor.is_floating_point()
         }
 
@@ -147,28 +153,49 @@ class Network:
         self.enclose(inputs, self.parameters(0.5, 0.0), 0.0)
         return self._widest
 
-    def compare(self, inputs: Tensor) -> None:
-        """Check on a few examples that the module gives what its operations say; hooks, say, may change what it does.
+    def compare(self, batches: Iterable[Tensor]) -> None:
+        """Check on all inputs, in the batches they came in, that the module gives what its operations say.
 
-        Raises `TypeError` where it does not.
+        It is called at both ends of the line and at one α between them, and may not look at numbers while it computes:
+        it could go another way at another α. Batches too large for the memory are cut.
+
+        Raises `TypeError` where it differs, and where it reads numbers.
         """
-        inputs = inputs[:PROBE].double()
-        state = self._on_path.at(PROBE_ALPHA) | self._fixed
-        with torch.no_grad():
-            said = self.enclose(inputs, self.parameters(PROBE_ALPHA, 0.0), 0.0).value
-            given = functional_call(self._model, state, (inputs.clone(),))
-        # the module rounds as much as its operations do, and the remainder bounds that
-        room = 1e-12 * said.magnitude if said.remainder is None else 2 * said.remainder + 1e-12 * said.magnitude
-        apart = (given - said.centre).abs() if given.shape == said.centre.shape else torch.full_like(room, torch.inf)
-        if bool((apart > room).any()):
+        states = {alpha: self._state(alpha) for alpha in COMPARED}
+        parameters = {alpha: self.parameters(alpha, 0.0) for alpha in COMPARED}
+        step, first = 0, 0
+        for batch in filter(len, batches):
+            step = step or max(1, ELEMENTS // self.widest(batch[:1].double()))
+            for inputs in torch.split(batch, BATCH * step):
+                given = {alpha: self._called(inputs, state, first) for alpha, state in states.items()}
+                for begin in range(0, len(inputs), step):
+                    memory: dict[fx.Node, Memory] = {}
+                    piece = inputs[begin : begin + step].double()
+                    for alpha, outputs in given.items():
+                        said = self.enclose(piece, parameters[alpha], 0.0, memory).value
+                        wrong = _outside(outputs[begin : begin + step], said)
+                        if wrong is not None:
+                            raise _differs(f"outputs {wrong[1]:.3g} apart at α = {alpha:g}", first + begin + wrong[0])
+                first += len(inputs)
+
+    def _state(self, alpha: float) -> Params:
+        return self._on_path.at(alpha) | self._fixed
+
+    def _called(self, inputs: Tensor, state: Params, first: int) -> Tensor:
+        """The module's own output in float64 for a batch that begins with this example."""
+        with torch.no_grad(), self._on_path.lender.lend(state), ReadingValues() as reading:
+            given = self._model(inputs.to(torch.float64, copy=True))
+        if reading.names:
             raise TypeError(
                 explain(
-                    expected="a module that does what torch.fx finds in its forward.",
-                    got=f"outputs {float(apart.max()):.3g} apart on the first examples.",
-                    hint="Remove its hooks, and let forward() depend on nothing but its input and the "
-                    "module's tensors.",
+                    expected="a forward that goes the same way for all numbers, as a certificate follows one.",
+                    got=f"one that reads numbers out of tensors ({', '.join(sorted(reading.names))}).",
+                    hint="Leave out branches and prints that depend on the values of tensors, or use profile().",
                 )
             )
+        if not isinstance(given, Tensor) or given.shape[:1] != inputs.shape[:1]:
+            raise _differs("an output of another form", first)
+        return given
 
     def _attribute(self, name: str, parameters: Parameters, reach: float) -> Parameter:
         """A tensor of the module that is used outside a layer, or a constant of its forward."""
@@ -181,6 +208,18 @@ class Network:
     def _parameter(self, value: Any, parameters: Parameters) -> Any:
         """A layer's own tensor on the interval; its other settings as they are."""
         return parameters[self._names[id(value)]] if isinstance(value, Tensor) else value
+
+    def _check_plain(self) -> None:
+        """Calls do what the classes' forwards say, on plain tensors, each of which has a name."""
+        what = altered(self._model) or unnamed(self._model)
+        if what:
+            raise TypeError(
+                explain(
+                    expected="a module whose calls are the forwards of its classes, on plain tensors with names.",
+                    got=f"{what}.",
+                    hint="Remove it, or write what it does into a forward(); profile() takes any module.",
+                )
+            )
 
     def _check(self, node: fx.Node) -> None:
         known, what = kind_of(node, self._modules) in RULES, ""
@@ -221,6 +260,33 @@ class Network:
 def supported() -> str:
     """The kinds of layers, functions and methods that have a rule, in words."""
     return f"the kinds {', '.join(sorted((kind.name for kind in RULES), key=str.lower))}"
+
+
+def _outside(given: Tensor, said: Form) -> tuple[int, float] | None:
+    """The first row that is not within rounding of what the operations say, and the largest difference.
+
+    The module rounds as much as its operations do, and the remainder bounds that.
+    """
+    if given.shape != said.centre.shape:
+        return 0, math.inf
+    room = ROUNDING * said.magnitude
+    room = room if said.remainder is None else room + 2 * said.remainder
+    apart = (given - said.centre).abs()
+    # what is not finite has no bounds, and is refused later
+    wrong = ~(apart <= room) & said.centre.isfinite() & room.isfinite()
+    rows = wrong.reshape(len(wrong), -1).any(1).nonzero()
+    return (int(rows[0]), float(apart[wrong].max())) if len(rows) else None
+
+
+def _differs(how: str, example: int) -> TypeError:
+    return TypeError(
+        explain(
+            expected="a module that does what torch.fx finds in its forward, in every batch.",
+            got=f"{how}, first for example {example} of the data.",
+            hint="Let forward() depend on nothing but its own example and the module's tensors, or use profile(), "
+            "which takes any module.",
+        )
+    )
 
 
 def _plain_model(value: Any) -> Any:

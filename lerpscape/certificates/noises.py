@@ -46,7 +46,7 @@ class Noise:
 
         def transposed(weights: Tensor) -> Tensor:
             with torch.enable_grad():
-                start = torch.zeros(self.shape).requires_grad_()
+                start = torch.zeros(self.shape, dtype=torch.float32).requires_grad_()
                 return torch.autograd.grad(linear(start), start, weights)[0]
 
         return self.through(transposed, shape, operations)

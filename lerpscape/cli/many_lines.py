@@ -134,7 +134,8 @@ def pairwise_command(
 
     output.require_writable()
     single = checkpoints[0] if len(checkpoints) == 1 else None
-    by_name = snapshots(single if single is not None else {file.stem: file for file in checkpoints})
+    files = {file.stem: file for file in checkpoints}
+    by_name = snapshots(files if single is None else single, ordered=False)
     if single is None and len(by_name) < len(checkpoints):
         raise ValueError(
             explain(

@@ -59,7 +59,7 @@ class EndArguments(NetworkArguments):
     """The network and its data: functions of yours, found from the current folder."""
 
     start: Start
-    """Checkpoint at α = 0: a .safetensors or .pt file, or a folder of shards."""
+    """Checkpoint at α = 0: a file or folder of any common format."""
     end: End
     """Checkpoint at α = 1."""
 

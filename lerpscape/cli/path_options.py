@@ -11,6 +11,7 @@ from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import Flag, OptionalFile, optional
 
 if TYPE_CHECKING:
+    from lerpscape.paths.checkpoints import Checkpoint
     from lerpscape.paths.path import Path as ParamPath
 
 
@@ -34,6 +35,10 @@ class PathOptions:
     """Interpolate the biases of layer h with α to the power h."""
     reversed: Flag = False
     """Go from END to START."""
+    key: Annotated[tuple[str, ...], optional("KEY…")] = ()
+    """State dict to take from a file that holds several: for all checkpoints, or one each."""
+    prefix: Annotated[tuple[str, ...], optional("PREFIX…")] = ()
+    """Take only tensors whose names start with this, without it: for all, or one each ("" for none)."""
 
     def between(self, start: str, end: str, model: Any) -> ParamPath:
         """The path of these options between two checkpoints."""
@@ -54,12 +59,13 @@ class PathOptions:
                 )
             )
         path: ParamPath
+        first, *middle, last = self._read(start, *self.via, *((self.control,) if self.control else ()), end)
         if self.via:
-            path = Polyline(start, *self.via, end)
+            path = Polyline(first, *middle, last)
         elif self.control:
-            path = Bezier(start, self.control, end)
+            path = Bezier(first, middle[0], last)
         else:
-            path = SphericalLine(start, end) if self.spherical else Line(start, end)
+            path = SphericalLine(first, last) if self.spherical else Line(first, last)
         if self.schedule:
             path = path.schedule(dict(map(_scheduled, self.schedule)))
         if self.homogeneous_biases:
@@ -67,6 +73,23 @@ class PathOptions:
         if self.only:
             path = path.only(*self.only, rest=self.rest or "end")
         return path.reversed() if self.reversed else path
+
+    def _read(self, *files: str | Path) -> list[Checkpoint]:
+        """The checkpoints in these files, by the key and prefix of each."""
+        from lerpscape.paths.checkpoints import checkpoint
+
+        words: list[list[str]] = []
+        for name, given in (("--key", self.key), ("--prefix", self.prefix)):
+            if len(given) not in (0, 1, len(files)):
+                raise ValueError(
+                    explain(
+                        expected=f"one {name} for all checkpoints, or one for each of {len(files)}.",
+                        got=f"{len(given)}.",
+                        hint=f'{name} FIRST SECOND, with "" for none',
+                    )
+                )
+            words.append(list(given) if len(given) == len(files) else [*given, ""][:1] * len(files))
+        return [checkpoint(file, key or None, prefix or None) for file, key, prefix in zip(files, *words, strict=True)]
 
 
 LINE = PathOptions()

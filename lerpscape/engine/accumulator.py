@@ -109,7 +109,7 @@ class Accumulator:
         with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
             squares = self.slope_squares - 2 * slope * self.slope_weights + slope**2 * self.weight_squares
             variance = np.maximum(squares / count, 0) / weight**2
-        return slope, np.sqrt(variance / max(count - 1, 1))
+        return slope, np.sqrt(variance / (count - 1 or np.nan))
 
     def accuracy(self) -> Floats | None:
         """Share of right predictions at every α, weighed as the losses are; None where there is no such thing."""

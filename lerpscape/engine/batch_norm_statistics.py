@@ -11,7 +11,6 @@ from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import explain
@@ -81,11 +80,14 @@ class BatchNormStatistics:
         """Whether statistics are pooled over batches that are each normalised by their own on the way."""
         return isinstance(self.policy, Recalibrate) and self.policy.pooled
 
-    def on(self, data: Data) -> BatchNormStatistics:
-        """The same policy with other data to estimate statistics from, where it estimates any."""
+    def on(self, data: Data, on_path: ModelOnPath | None = None) -> BatchNormStatistics:
+        """The same policy with other data to estimate statistics from, where it estimates any.
+
+        `on_path` is the same model elsewhere or in another dtype.
+        """
         policy = self.policy
         return BatchNormStatistics(
-            self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
+            on_path or self._on_path, replace(policy, data=data) if isinstance(policy, Recalibrate) else policy
         )
 
     def estimates(self) -> bool:
@@ -123,7 +125,7 @@ class BatchNormStatistics:
         }
 
     def call(self, module: nn.Module, state: Params, argument: Any, *, by_batch: bool | None = None) -> Any:
-        """`module(argument)` with its child `model` at the given tensors, and batch norm as the policy says.
+        """`module(argument)` with the model at the given tensors, and batch norm as the policy says.
 
         Layers normalise by batch where the policy (or `by_batch`) says so, and then write nothing to the running
         statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
@@ -131,19 +133,21 @@ class BatchNormStatistics:
         if by_batch is None:
             by_batch = isinstance(self.policy, BatchStatistics)
         state = dict(state)
-        with ExitStack() as stack:
+        changes: dict[str, list[Tensor | None]] = {name: [] for name in self._layers}
+        for name in self._layers:
+            for running in (statistic(name, "mean"), statistic(name, "var")):
+                if running in state:
+                    state[running], change = forward_ad.split(state[running])
+                    changes[name].append(change)
+        with self._on_path.lender.lend(state), ExitStack() as stack:
             for name, layer in self._layers.items():
-                changes = []
-                for running in (statistic(name, "mean"), statistic(name, "var")):
-                    if running in state:
-                        state[running], change = forward_ad.split(state[running])
-                        changes.append(change)
                 if by_batch:
                     stack.callback(_set, layer, layer.training, layer.track_running_stats)
                     _set(layer, True, False)
-                elif any(change is not None for change in changes):
-                    stack.callback(layer.register_forward_hook(partial(_add_statistics_derivative, changes)).remove)
-            return functional_call(module, {f"model.{name}": tensor for name, tensor in state.items()}, (argument,))
+                elif any(change is not None for change in changes[name]):
+                    add = partial(_add_statistics_derivative, changes[name])
+                    stack.callback(layer.register_forward_hook(add).remove)
+            return module(argument)
 
     def call_held(self, module: nn.Module, state: Params, alpha: float, batches: Iterable[Batch]) -> list[Any]:
         """`module(batches)` with the values of the policy's statistics but without their derivative.
@@ -215,7 +219,7 @@ class BatchNormStatistics:
         with ExitStack() as stack:
             for name in into:
                 stack.callback(self._layers[name].register_forward_pre_hook(watch(name)).remove)
-            for batch in self._placed() if batches is None else batches:
+            for batch in self.batches() if batches is None else batches:
                 try:
                     self.call(caller, state, batch, by_batch=by_batch)
                 except _Reached:
@@ -233,7 +237,7 @@ class BatchNormStatistics:
                     called.append(name)
 
                 stack.callback(layer.register_forward_pre_hook(note).remove)
-            self.call(Caller(self._on_path.model), state, next(iter(self._placed())), by_batch=False)
+            self.call(Caller(self._on_path.model), state, next(iter(self.batches())), by_batch=False)
         twice = next((name for name in called if called.count(name) > 1), None)
         if twice is not None:
             raise ValueError(
@@ -246,7 +250,8 @@ class BatchNormStatistics:
         self._order = tuple(called)
         return self._order
 
-    def _placed(self) -> Iterable[Batch]:
+    def batches(self) -> Iterable[Batch]:
+        """The batches that statistics are estimated from, on the device and in the dtype of the model; none if none."""
         if isinstance(self._batches, Reader):
             return (self._place(batch) for batch in self._batches.batches())
         return self._batches

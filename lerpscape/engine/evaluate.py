@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from lerpscape.base.arrays import Floats
+from lerpscape.base.errors import PartialMismatch
 from lerpscape.engine import planner
 from lerpscape.engine.accumulator import Accumulator
 from lerpscape.engine.adaptive import PILOT_GRID, PilotSample, first_points, next_points, pilot_size, reached
+from lerpscape.engine.comparison import OperationsDiffer
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import Objective, Tell
+from lerpscape.engine.fingerprint import chunk_digest
 from lerpscape.engine.groups import TellShare
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix
 from lerpscape.engine.plan import ExecutionPlan
@@ -24,6 +27,8 @@ from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import Workers, evaluate_in_parallel
 from lerpscape.networks.batches import Batch, Reader
 from lerpscape.networks.rebatching import count_examples, evenly_spaced, same_layout
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -97,36 +102,75 @@ def evaluate_grid(
     """
     kept = partial.load()
     if kept is None:
-        plan = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
-        sums = Accumulator(len(alphas))
+        chosen = planner.plan(objective, reader.first, alphas, complete=reader.complete, workers=workers)
+        restored, kept_chunks = Accumulator(len(alphas)), []
     else:
-        plan = ExecutionPlan.from_json(str(kept.pop("plan")))
-        sums = Accumulator.restored(len(alphas), kept)
-    digest = hashlib.sha256()
+        kept_chunks = kept.pop("chunks").tolist()
+        chosen = ExecutionPlan.from_json(str(kept.pop("plan")))
+        restored = Accumulator.restored(len(alphas), kept)
 
-    def save() -> None:
-        partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json())})
+    def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
+        sums, known = (restored, kept_chunks) if plan == chosen else (Accumulator(len(alphas)), [])
+        digest = hashlib.sha256()
+        chunks = _digested(reader.chunks(), digest)
+        read: list[str] = []
 
-    matrices = evaluate(
-        Evaluator(objective, plan),
-        alphas,
-        _digested(reader.chunks(), digest),
-        workers=workers,
-        tell=tell,
-        finished=sums.groups,
-        unfinished=sums.unfinished,
-    )
-    try:
-        for matrix in matrices:
-            sums.add(matrix)
-            if partial.due():
+        def save() -> None:
+            seen = [*read, *known[len(read) :]]
+            partial.save(sums.arrays() | {"plan": np.asarray(plan.to_json()), "chunks": np.array(seen, dtype=str)})
+
+        matrices = evaluate(
+            Evaluator(objective, plan),
+            alphas,
+            chunks if partial.path is None else _as_before(chunks, known, read, partial),
+            workers=workers,
+            tell=tell,
+            finished=sums.groups,
+            unfinished=sums.unfinished,
+        )
+        try:
+            for matrix in matrices:
+                sums.add(matrix)
+                if partial.due():
+                    save()
+        except (OperationsDiffer, PartialMismatch):
+            raise
+        except BaseException:
+            if sums.unfinished or sums.groups:
                 save()
-    except BaseException:
-        if sums.unfinished or sums.groups:
-            save()
-        raise
-    save()
-    return Evaluation(alphas, sums, plan, digest.hexdigest()[:12])
+            raise
+        save()
+        return Evaluation(alphas, sums, plan, digest.hexdigest()[:12])
+
+    return or_by_module(chosen, compute, tell)
+
+
+def or_by_module(plan: ExecutionPlan, compute: Callable[[ExecutionPlan, Tell], Result], tell: Tell) -> Result:
+    """What `compute` gives with a plan, or from the beginning by the module where the graph is not the same function.
+
+    >>> def compute(plan, tell):
+    ...     tell(3)
+    ...     if plan.by == "graph":
+    ...         raise OperationsDiffer("losses off by 2")
+    ...     return plan.why
+    >>> or_by_module(ExecutionPlan("graph", "", 8, group_size=8), compute, lambda batches: print(batches))
+    3
+    -3
+    3
+    'losses off by 2'
+    """
+    done = 0
+
+    def counted(batches: int) -> None:
+        nonlocal done
+        done += batches
+        tell(batches)
+
+    try:
+        return compute(plan, counted)
+    except OperationsDiffer as error:
+        tell(-done)
+        return compute(replace(ExecutionPlan.by_module(str(error)), parts=plan.parts), tell)
 
 
 def evaluate_adaptively(
@@ -137,24 +181,29 @@ def evaluate_adaptively(
     The losses of all examples at all α are held in memory, as every pair of points has a covariance.
     """
     pilot = _pilot_sample(objective, reader.first)
-    new = first_points(pilot, precision, with_slopes=objective.derivative)
-    plan = planner.plan(objective, reader.first, new, complete=reader.complete, workers=workers)
-    evaluator = Evaluator(objective, plan)
-    digest = hashlib.sha256()
-    chunks: Iterable[list[Batch]] = _digested(reader.chunks(), digest)
-    known: dict[float, LossesAtAlpha] = {}
-    while len(new):
-        matrix = evaluate_all(evaluator, new, chunks, workers=workers, tell=tell)
-        known |= {alpha: matrix[position] for position, alpha in enumerate(new.tolist())}
-        alphas = np.array(sorted(known))
-        totals = np.array([known[alpha].total() for alpha in alphas])
-        losses = totals[:, 0] / totals[:, 2]
-        slopes = totals[:, 1] / totals[:, 2] if objective.derivative else None
-        new = next_points(alphas, losses, slopes, precision, pilot)
-        chunks = reader.chunks()
-    sums = Accumulator(len(alphas))
-    sums.add(LossMatrix.of(len(alphas), (known[alpha] for alpha in alphas.tolist())))
-    return Evaluation(alphas, sums, plan, digest.hexdigest()[:12], reached(alphas, losses, slopes, precision, pilot))
+    first = first_points(pilot, precision, with_slopes=objective.derivative)
+    plan = planner.plan(objective, reader.first, first, complete=reader.complete, workers=workers)
+
+    def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
+        evaluator = Evaluator(objective, plan)
+        digest = hashlib.sha256()
+        chunks: Iterable[list[Batch]] = _digested(reader.chunks(), digest)
+        known: dict[float, LossesAtAlpha] = {}
+        alphas = first
+        while len(alphas):
+            matrix = evaluate_all(evaluator, alphas, chunks, workers=workers, tell=tell)
+            known |= {alpha: matrix[position] for position, alpha in enumerate(alphas.tolist())}
+            every = np.array(sorted(known))
+            totals = np.array([known[alpha].total() for alpha in every])
+            losses = totals[:, 0] / totals[:, 2]
+            slopes = totals[:, 1] / totals[:, 2] if objective.derivative else None
+            alphas = next_points(every, losses, slopes, precision, pilot)
+            evaluator, chunks = evaluator.compared(), reader.chunks()
+        sums = Accumulator(len(every))
+        sums.add(LossMatrix.of(len(every), (known[alpha] for alpha in every.tolist())))
+        return Evaluation(every, sums, plan, digest.hexdigest()[:12], reached(every, losses, slopes, precision, pilot))
+
+    return or_by_module(plan, compute, tell)
 
 
 def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | None:
@@ -170,7 +219,9 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     sample = evenly_spaced(batches, pilot_size(count_examples(batches)))
     pilot = objective.without_derivative().recalibrated_on(sample)
     plan = planner.plan(pilot, sample, PILOT_GRID, complete=True)
-    matrix = evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample])
+    matrix = or_by_module(
+        plan, lambda plan, _: evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]), lambda _: None
+    )
     losses, weights = matrix.numbers()[0], matrix.weights
     if weights is not None and not weights.any():
         return None
@@ -184,6 +235,22 @@ def _digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch
         for batch in chunk:
             digest.update(batch.digest())
         yield chunk
+
+
+def _as_before(
+    chunks: Iterable[list[Batch]], known: list[str], read: list[str], partial: Partial
+) -> Iterator[list[Batch]]:
+    """The chunks, their digests in `read`; those that the stopped measurement has read must be the `known` ones.
+
+    Raises `PartialMismatch`.
+    """
+    for number, chunk in enumerate(chunks):
+        read.append(chunk_digest(chunk))
+        if number < len(known) and read[number] != known[number]:
+            raise partial.mismatch([f"data in chunk {number + 1}"])
+        yield chunk
+    if len(read) < len(known):
+        raise partial.mismatch([f"data after chunk {len(read)}"])
 
 
 def _in_whole_batches(tell: Tell | None) -> TellShare:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
@@ -37,11 +38,20 @@ class Evaluator:
             self._graph = GraphExecution(objective, graph, plan)
 
     def groups(self, chunk: list[Batch], alphas: Floats) -> Iterator[Group]:
-        """The batches of a chunk in groups; these α pass over each group together."""
+        """The batches of a chunk in groups; these α pass over each group together.
+
+        The graph is compared with the module at the first and the last of them; at the first alone where statistics
+        are estimated, as the module then computes no end.
+        """
         place, estimates = self.objective.place, self.objective.statistics.estimates()
+        compared = () if self.plan.rounding is None else (alphas[0],) if estimates else (alphas[0], alphas[-1])
         for batches, share in self._divided(chunk):
             placed = [place(batch) for batch in batches]
-            yield Group(placed, share, alphas, self._module, self._graph, estimates=estimates)
+            yield Group(placed, share, alphas, self._module, self._graph, estimates=estimates, compared=compared)
+
+    def compared(self) -> Evaluator:
+        """The same evaluation, for examples on which the graph has been compared with the module."""
+        return Evaluator(self.objective, replace(self.plan, rounding=None))
 
     def shares(self, chunk: list[Batch]) -> list[float]:
         """How many of the chunk's batches each group makes up, parts of one included."""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lerpscape.base.errors import CallFailed
+from lerpscape.base.errors import CallFailed, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
@@ -28,6 +29,8 @@ from lerpscape.paths.checkpoints import Params
 
 # Called with the number of batches that are done at one α.
 Tell: TypeAlias = Callable[[int], object]
+# The same batch alone and after others may differ by so many rounding units of the type.
+ROUNDING_UNITS = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class ModuleExecution:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._compared = False  # whether a model that changes when it is called was called in another order
 
     def at(
         self,
@@ -76,19 +80,37 @@ class ModuleExecution:
         Raises `CallFailed` for what the model or the loss raises.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
-        seed(on_path.device)
-        self._pass.alpha = alpha
-        told = batches if tell is None else _told(batches, tell)
-        try:
+        batches = list(batches)
+
+        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            seed(on_path.device)
+            self._pass.alpha = alpha
             with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
                 if held:
-                    return _joined(statistics.call_held(self._pass, state, alpha, told))
-                return _joined(statistics.call(self._pass, statistics.apply(state, alpha), told))
+                    parts = statistics.call_held(self._pass, state, alpha, some)
+                else:
+                    parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
+                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
+
+        try:
+            losses, last = parts_of(batches if tell is None else _told(batches, tell))
         except CallFailed as error:
             if self._pass.gradients or not needs_gradients(error):
                 raise
-        self._pass.gradients = True
-        return self.at(alpha, batches, only=only, held=held, tell=tell)
+            self._pass.gradients = True
+            losses, last = parts_of(batches if tell is None else _told(batches, tell))
+        if on_path.lender.changed and len(batches) > 1 and not self._compared:
+            self._compared, changed = True, on_path.lender.changed
+            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+        return losses
+
+    def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
+        """The losses of all batches at α, without derivatives, where batch norm normalises with `running`."""
+        on_path = self._objective.on_path
+        seed(on_path.device)
+        self._pass.alpha = alpha
+        with tensors_at(on_path, alpha, derivative=False) as state:
+            return _joined(self._objective.statistics.call(self._pass, state | running, batches))
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,12 @@ class GraphExecution:
         """Whether the plan can evaluate this α: a sweep gives those of its grid only."""
         return not self.plan.sweep_alphas or alpha in self.plan.sweep_alphas
 
+    def difference(self, losses: LossesAtAlpha, expected: LossesAtAlpha) -> str | None:
+        """How the graph's losses differ from the module's by more than the plan's rounding, in words; else None."""
+        if self.plan.rounding is None:
+            return None
+        return difference(losses, expected, self.plan.rounding, self.plan.scale)
+
     def layers_to_capture(self, alpha: float) -> dict[fx.Node, nn.Module]:
         """Layers whose outputs at this end all α share, if the module computes them in the plan's own layout."""
         swept = alpha in self.plan.sweep_alphas[:1]
@@ -144,14 +172,23 @@ class GraphExecution:
 
     def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
         """The losses of all batches at α."""
+        return self.with_statistics(alpha, batches)[0]
+
+    def with_statistics(self, alpha: float, batches: list[PreparedBatch]) -> tuple[LossesAtAlpha, Params]:
+        """The losses of all batches at α, and the values of the batch-norm statistics that they were computed with."""
         with self._tensors(alpha) as state:
             outputs: Iterable[Any]
+            moments: dict[str, Moments] = {}
             if self.plan.estimation == "exact with losses":
-                outputs = exact_statistics(self._graph, batches, state, alpha)[1]
+                moments, outputs = exact_statistics(self._graph, batches, state, alpha)
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
-            with located("the network's operations", place_of(None, alpha)):
-                return _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            with located("the loss", place_of(None, alpha)):
+                losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
+            for layer, values in moments.items():
+                used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
+            return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
     def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
@@ -244,20 +281,6 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-def why_no_derivative(objective: Objective, probe: Batch) -> str | None:
-    """Why the objective has no derivative in forward mode, as found on a batch of the data; None where it has one."""
-    try:
-        losses = ModuleExecution(replace(objective, derivative=True)).at(0.0, [objective.place(probe)])
-    except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
-        cause = error.__cause__ if isinstance(error, CallFailed) else error
-        if not isinstance(cause, (NotImplementedError, RuntimeError)):
-            raise
-        return f"an operation has no forward-mode derivative: {str(cause).splitlines()[0]}"
-    if losses.slopes is None:
-        return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
-    return None
-
-
 @contextmanager
 def tensors_at(
     on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
@@ -278,7 +301,7 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that `functional_call` sets its tensors once.
+    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
 
     `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
     """
@@ -315,6 +338,20 @@ def _without_graph(values: Tensor) -> Tensor:
     """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
     value, change = forward_ad.split(values)
     return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
+
+
+def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
+    """Raise `ValueError` where the losses of a batch are others when the module is called on that batch alone."""
+    close = ROUNDING_UNITS * torch.finfo(losses.dtype).eps
+    if not torch.allclose(losses, alone, rtol=close, atol=close, equal_nan=True):
+        raise ValueError(
+            explain(
+                expected="a model whose loss on a batch does not depend on the batches before it.",
+                got=f"losses that differ by up to {float((losses - alone).abs().max()):.3g} when the last batch comes "
+                f"alone; a forward changes {changed}.",
+                hint="Let forward() keep nothing that it reads again, or initialise the model on data first.",
+            )
+        )
 
 
 def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep
@@ -35,6 +34,7 @@ from lerpscape.networks.layer_kinds import (
     settings_of,
     settings_of_layer,
 )
+from lerpscape.networks.lending import Lender
 from lerpscape.paths.checkpoints import Params
 
 Values: TypeAlias = dict[fx.Node, Any]
@@ -94,6 +94,7 @@ class Graph:
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._model = model
         self._owned = {node: self._tensors_of(node) for node in self._nodes if node.op == "call_module"}
+        self._lenders: dict[fx.Node, Lender] = {}
         self.inputs = [node for node in self._nodes if node.op == "placeholder"]
         self._kinds = {node: kind_of(node, self._modules) for node in self._nodes if node.op.startswith("call")}
         self.given = given(self._nodes, self._modules)
@@ -278,7 +279,10 @@ class Graph:
                 return rule(self, node, arguments[0], own, reuse)
             module = self._modules[str(node.target)]
             options: Any = fx.map_arg(node.kwargs, known.__getitem__)
-            return functional_call(module, own, arguments, options) if own else module(*arguments, **options)
+            if node not in self._lenders:
+                self._lenders[node] = Lender(module)
+            with self._lenders[node].lend(own):
+                return module(*arguments, **options)
         if rule is not None:
             return rule(self, node, arguments[0], fx.map_arg(self._settings[node], known.__getitem__), reuse)
         options = fx.map_arg(node.kwargs, known.__getitem__)

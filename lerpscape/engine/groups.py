@@ -6,14 +6,16 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
+from lerpscape.engine.comparison import DIFFERS, OperationsDiffer
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, PreparedBatch
 from lerpscape.engine.graph import CapturedOutputs
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
@@ -35,6 +37,9 @@ class Group:
     `share` is how many of the caller's batches it makes up. `alphas` are those of this pass over the data; they decide
     what is worth sharing. With `estimates`, batch-norm statistics are estimated anew at every α: the ends are then not
     the networks that were saved, and need not be computed by the module.
+
+    At the α in `compared`, the graph's losses of all examples are compared with the module's, as a few examples cannot
+    tell whether the two are the same function. Raises `OperationsDiffer` where they are not.
     """
 
     def __init__(
@@ -46,12 +51,14 @@ class Group:
         graph: GraphExecution | None,
         *,
         estimates: bool,
+        compared: Collection[float] = (),
     ) -> None:
         self.batches = batches
         self.share = share
         self._module = module
         self._graph = graph
         self._estimates = estimates
+        self._compared = compared
         self._both_ends = set(ENDS) <= set(alphas.tolist()) and not estimates
         self._shares = graph is not None and (len(alphas) >= FEWEST_TOGETHER or graph.plan.channels_last)
         self._ends: dict[float, LossesAtAlpha] = {}
@@ -62,15 +69,34 @@ class Group:
         graph = self._graph
         if graph is None:
             return self._module.at(alpha, self.batches, tell=tell)
-        if self._estimates or (alpha not in ENDS and self._shares and graph.covers(alpha)):
+        by_graph = self._estimates or (alpha not in ENDS and self._shares and graph.covers(alpha))
+        if alpha in self._compared and (self._estimates or (self._shares and graph.covers(alpha))):
+            losses = self._compare(graph, alpha)
+        elif by_graph:
             losses = graph.at(alpha, self.prepared)
-        elif self._both_ends and alpha in ENDS:
-            losses = self._end(alpha)
         else:
-            losses = self._module.at(alpha, self.batches)
+            losses = self._by_module(alpha)
         if tell is not None:
             tell(self.share)
         return losses
+
+    def _compare(self, graph: GraphExecution, alpha: float) -> LossesAtAlpha:
+        """The losses at α by the module, and by the graph where statistics are estimated; both are computed."""
+        losses, running = graph.with_statistics(alpha, self.prepared)
+        if self._estimates:
+            expected = self._module.at_statistics(alpha, self.batches, running)
+            differs = graph.difference(replace(losses, slopes=None), expected)
+        else:
+            expected = self._by_module(alpha)
+            differs = graph.difference(losses, expected)
+        if differs is not None:
+            raise OperationsDiffer(
+                f"{DIFFERS} ({differs}, of {count_examples(self.batches)} examples at α = {alpha:g})"
+            )
+        return losses if self._estimates else expected
+
+    def _by_module(self, alpha: float) -> LossesAtAlpha:
+        return self._end(alpha) if self._both_ends and alpha in ENDS else self._module.at(alpha, self.batches)
 
     @cached_property
     def prepared(self) -> list[PreparedBatch]:

@@ -23,6 +23,7 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.torch_state import plain_torch
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
@@ -34,7 +35,7 @@ class MeasurementOptions(TypedDict, total=False):
 
     * `batch_norm`: what batch-norm layers normalise with. Required if the model has batch norm.
     * `device`: where to compute; by default where the model is.
-    * `dtype`: floating-point type to compute in; by default that of the checkpoints.
+    * `dtype`: floating-point type to compute in; by default the model's, whatever the checkpoints are stored in.
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)`.
     * `label`: a name for the result, shown in its pictures and beside the progress bar.
@@ -63,7 +64,7 @@ class Measurement:
         return progress_bar(self.progress, total, f"{what} {self.label}".strip(), unit)
 
     def how(self, **facts: Any) -> dict[str, Any]:
-        """The `how` of a result: path, model, data, batch norm, device, dtype, threads, seconds, versions, and `facts`.
+        """The `how` of a result: path, model, data, batch norm, device, dtype, jumps, threads, time, versions, facts.
 
         Digests are the first hexadecimal digits of a sha256. Unless `facts` has `data_digest`, it is computed here,
         which reads data again that do not fit in memory: call this before `opened` ends.
@@ -77,6 +78,7 @@ class Measurement:
             "batch_norm": self.statistics.describe(),
             "device": str(on_path.device),
             "dtype": str(on_path.compute_dtype()).removeprefix("torch."),
+            "jumps": on_path.jumps(),
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - self.began, 3),
             "versions": versions(),
@@ -124,7 +126,7 @@ def opened(
             )
         )
     began = time.perf_counter()
-    with undisturbed(model):
+    with plain_torch(), undisturbed(model):
         reader = Reader(data)
         on_path = ModelOnPath(model, path, options.get("device"), options.get("dtype"))
         statistics = BatchNormStatistics(on_path, options.get("batch_norm"))

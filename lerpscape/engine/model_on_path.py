@@ -11,16 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
-from lerpscape.paths.checkpoints import Params, wrapper_prefix
+from lerpscape.networks.lending import Lender
+from lerpscape.paths.checkpoints import Params, continuous, in_dtype
 from lerpscape.paths.distances import distances
+from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
+from lerpscape.paths.line import Line
 from lerpscape.paths.path import ParamPath
+from lerpscape.paths.unlike_vectors import is_float8, jumping
 
 
 class ModelOnPath:
     """A module whose parameters and buffers come from a path, on one device and in one dtype.
 
     Tied weights are one tensor, non-persistent buffers come from the module, and every other tensor must be on the
-    path under the module's name for it (wrapper prefixes aside).
+    path under the module's name for it (prefixes of all names aside). Without a `dtype`, each tensor has the type of
+    the module's own (that of the path where the module is a mere plan): the path is computed in the widest of these,
+    and half precision is rounded to last.
 
     Raises `EndpointMismatch` for names or shapes that the module and the path do not share.
     """
@@ -29,14 +35,16 @@ class ModelOnPath:
         self, model: nn.Module, path: ParamPath, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         self.model = model
+        self.lender = Lender(model)
         self.device = _device(model, path, device)
         self.dtype = dtype
-        self.path = path.to(self.device, dtype)
+        self.path = path.to(self.device, dtype or _widest(model))
         self.given = path
         self._names, self._constant = _matched_names(model, path)
         for name, tensor in self._constant.items():
-            self._constant[name] = tensor.to(self.device, dtype if tensor.is_floating_point() else None)
-        self._buffers = {name for name, _ in model.named_buffers()}
+            self._constant[name] = tensor.to(self.device, in_dtype(tensor, dtype))
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        self._dtypes = {} if dtype or _is_plan(model) else {name: own[name].dtype for name in self._names}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
     @cached_property
@@ -47,17 +55,22 @@ class ModelOnPath:
     def at(self, alpha: float) -> Params:
         """Every tensor of the module at α, by the module's names.
 
-        Buffers are copies: a module may write to them, and a path's ends must not change.
+        They are copies: a module may write to them, and a path's ends must not change.
         """
-        return self._by_name(self.path.at(alpha))
+        tensors = self.path.at(alpha)
+        fresh = self.path.moving if type(self.path) is Line else ()  # any other path may keep what it gives
+        state = self._by_name(tensors)
+        return {name: tensor if self._names.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
 
     def ends(self) -> tuple[Params, Params]:
-        """Every tensor of the module at both ends, in the path's own memory: parameters are not to be written to."""
-        return self._by_name(self.path.start.tensors), self._by_name(self.path.end.tensors)
+        """Every tensor of the module at both ends, in the path's own memory but for buffers: not to be written to."""
+        start, end = (self._by_name(side.tensors) for side in (self.path.start, self.path.end))
+        for name, _ in self.model.named_buffers():
+            start[name], end[name] = start[name].clone(), end[name].clone()
+        return start, end
 
     def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
-        state = {name: tensors[known] for name, known in self._names.items()} | self._constant
-        return {name: tensor.clone() if name in self._buffers else tensor for name, tensor in state.items()}
+        return {name: self._cast(name, tensors[known]) for name, known in self._names.items()} | self._constant
 
     def as_trained(self, state: Params) -> Params:
         """The tensors with `requires_grad` where the module's own parameters have it.
@@ -71,28 +84,41 @@ class ModelOnPath:
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the module's tensors that move."""
         velocity = self.path.velocity(alpha)
-        return {name: velocity[known] for name, known in self._names.items() if known in velocity}
+        if type(self.path) is not Line:
+            velocity = {name: tensor.clone() for name, tensor in velocity.items()}
+        return {name: self._cast(name, velocity[known]) for name, known in self._names.items() if known in velocity}
+
+    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of the path in the type of the module's own; integers stay."""
+        return tensor.to(self._dtypes.get(name, tensor.dtype)) if continuous(tensor) else tensor
+
+    def jumps(self) -> list[str]:
+        """The module's tensors that are not interpolated and differ at the ends of the path."""
+        differing = set(jumping(self.path.start.tensors, self.path.end.tensors))
+        return [name for name, known in self._names.items() if known in differing]
 
     def distances(self) -> tuple[float, float]:
         """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
-        """The floating-point type of the module's first parameter on the path."""
+        """The real floating-point type of the module's first parameter, as it is computed with."""
         tensors = self.path.end.tensors
-        return next(tensors[known].dtype for known in self._parameters())
+        name, known = next((name, self._names[name]) for name, _ in self.model.named_parameters())
+        dtype = self._cast(name, tensors[known][..., :0]).dtype
+        return dtype.to_real() if dtype.is_complex else dtype
 
     def _parameters(self) -> list[str]:
         return [self._names[name] for name, _ in self.model.named_parameters()]
 
     def end_statistics(self) -> Params:
         """Running statistics of every batch-norm layer at the end of the path."""
-        return {
-            name: self.path.end.tensors[self._names[name]]
-            for layer in self.batch_norms
-            for name in (statistic(layer, "mean"), statistic(layer, "var"))
-            if name in self._names
-        }
+        known = [name for name in self.running_statistics() if name in self._names]
+        return {name: self.path.end.tensors[self._names[name]] for name in known}
+
+    def running_statistics(self) -> list[str]:
+        """Names of the running statistics of the batch-norm layers, also of those that keep none."""
+        return [statistic(layer, which) for layer in self.batch_norms for which in ("mean", "var")]
 
 
 def statistic(layer: str, which: str) -> str:
@@ -108,22 +134,40 @@ def _device(model: nn.Module, path: ParamPath, device: torch.device | str | None
     return next((tensor.device for tensor in tensors if tensor.device.type != "meta"), torch.device("cpu"))
 
 
+def _is_plan(model: nn.Module) -> bool:
+    """Whether a module, on the device `meta`, has no numbers and so no type of its own."""
+    return all(tensor.is_meta for tensor in model.parameters())
+
+
+def _widest(model: nn.Module) -> torch.dtype | None:
+    """The widest real floating-point type of a module's tensors, float32 for 8 bits; None for a mere plan."""
+    widest = None
+    if _is_plan(model):
+        return None
+    for tensor in (*model.parameters(), *model.buffers()):
+        if continuous(tensor):
+            dtype = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+            dtype = torch.float32 if is_float8(tensor) else dtype
+            widest = dtype if widest is None else torch.promote_types(widest, dtype)
+    return widest
+
+
 def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], Params]:
     """The path's name for each of the module's tensors, and the tensors that only the module has."""
     expected: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     persistent = model.state_dict(keep_vars=True)
     aliases = _aliases(persistent)
-    prefix = wrapper_prefix(persistent)
     known: Mapping[str, Tensor] = path.end.tensors
+    taken, prefix = fitting_prefixes(known, persistent)
     names: dict[str, str] = {}
     constant: Params = {}
     missing = []
     used = set()
     for name, tensor in expected.items():
-        if name not in persistent:
+        if name not in persistent and name not in known:
             constant[name] = tensor.detach()
             continue
-        candidates = [alias.removeprefix(prefix) for alias in aliases[name]]
+        candidates = [taken + alias.removeprefix(prefix) for alias in aliases.get(name, [name])]
         present = [candidate for candidate in candidates if candidate in known]
         used.update(present)
         if not present:
@@ -140,7 +184,9 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
             explain(
                 expected=f"checkpoints of {type(model).__name__}, with its {len(persistent)} names.",
                 got=f"{' and '.join(parts)} ({len(missing)} and {len(extra)} in all).",
-                hint="Check that the model factory builds the network of the checkpoints.",
+                hint=prefix_hint(known, persistent)
+                or "Check that the model factory builds the network of the checkpoints. If a library's files have "
+                "other names than its modules, load modules by it (from_pretrained) and pass those.",
             )
         )
     for name, found_name in names.items():

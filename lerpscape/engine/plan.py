@@ -29,6 +29,8 @@ class ExecutionPlan:
     * `estimation`: what estimates batch-norm statistics.
     * `sweep_alphas`: the increasing α at which the layer behind the first ReLU is updated from one to the next; none
       where it is multiplied at every α.
+    * `rounding`, `scale`: how far rounding may take the graph's losses from the module's, relative to them or to
+      `scale`, whichever is larger. With None nobody looks.
     * `parts`: where the module computes, in how many groups the batches in memory are divided, for as many workers.
 
     Raises `ValueError` for a graph without sizes.
@@ -45,6 +47,8 @@ class ExecutionPlan:
     group_size: int = 0
     estimation: Estimation = "module"
     sweep_alphas: tuple[float, ...] = ()
+    rounding: float | None = None
+    scale: float = 0.0
     parts: int = 1
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
+from lerpscape.engine.comparison import DIFFERS, Operations, difference, rounding
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
 from lerpscape.engine.graph import Graph, Values
 from lerpscape.engine.groups import ENDS, Group
@@ -25,20 +26,19 @@ from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch, decodes_labels
-from lerpscape.networks.rebatching import count_examples, first_examples, same_layout
+from lerpscape.networks.rebatching import count_examples, evenly_spaced, first_examples, same_layout
 from lerpscape.paths.line import Line
 
 # Points between the ends from which sharing work between them always pays. With fewer it pays from so many products
 # saved, which take as long as tracing the model and trying its operations (some 20 ms at 1e11 products a second).
 FEWEST_POINTS = 6
 WORTH_TRACING = 1_000_000_000
-# The graph is compared with the module on so many examples, at this α.
+# The graph is compared with the module on so many examples, at this α, before it is used; on all examples at both ends
+# while it is. The module computes this share of the few, then the rest, which no caller divides so: a model whose
+# examples influence each other gives something else than for all of them together.
 PROBE_EXAMPLES = 16
 PROBE_ALPHA = 0.37
-# Losses of the two may differ by so many rounding units of the type (relative, 2-norm); derivatives by so many times
-# more, as a ReLU's input that is zero within rounding may fall on either side.
-ROUNDING_UNITS = 4096
-DERIVATIVE_FACTOR = 16
+FIRST_PART = 0.35
 
 # Bytes of the largest result for a batch: what stays in the second-level cache of one core, 2 MiB on the Intel Xeon
 # (AVX-512) where benchmarks/bench_engine.py was run; others have 0.5 to 2 MiB.
@@ -84,20 +84,23 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
     chosen = sized(graph, sizes, dtype.itemsize, examples)
     if not objective.statistics.estimates() and not _pays(chosen, graph, batches):
         return ExecutionPlan.by_module("there is nothing to share, and its batches and layout are good")
-    trial = _Trial(
-        objective, graph, [objective.place(batch) for batch in first_examples(batches, PROBE_EXAMPLES)], alphas
-    )
+    trial = _Trial(objective, graph, batches, alphas)
+    operations = Operations(dtype)
     try:
-        expected = trial.by_module()
+        with operations:
+            expected = trial.by_module()
     except Exception as error:  # the caller's own forward or loss, which may raise anything on a batch that was cut
         return _fails(error)
+    if operations.narrower is not None:
+        return ExecutionPlan.by_module(f"it computes in {operations.narrower} inside")
     try:
         losses, prepared = trial.by_graph(_on_trial(chosen, objective, graph, trial.examples))
     except OPERATION_ERRORS as error:
         return _fails(error)
-    differs = difference(losses, expected, dtype)
+    tolerance, scale = rounding(operations.count, dtype), float(expected.losses.double().square().mean().sqrt())
+    differs = difference(losses, expected, tolerance, scale)
     if differs is not None:
-        return ExecutionPlan.by_module(f"its traced operations differ from it ({differs})")
+        return ExecutionPlan.by_module(f"{DIFFERS} ({differs})")
     if _may_sweep(objective, graph, prepared, len(alphas), examples):
         if not installed():
             chosen = replace(chosen, why=f"{chosen.why} (faster with lerpscape[fast])")
@@ -105,11 +108,12 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
             size = trial.examples
             sweep = ExecutionPlan("graph", "on trial", size, group_size=size, sweep_alphas=(0.0, PROBE_ALPHA))
             losses, prepared = trial.by_graph(sweep)
-            if difference(losses, expected, dtype) is None:
+            if difference(losses, expected, tolerance, scale) is None:
                 shared = sum(_bytes(value) for batch in prepared for value in batch.values.values()) / size
                 sweep_alphas = tuple(alphas.tolist())
                 chosen = sized(graph, replace(sizes, shared=shared), dtype.itemsize, examples, sweep_alphas)
-    return replace(chosen, estimation=_estimation(objective, sizes, batches, complete))
+    estimation = _estimation(objective, sizes, batches, complete)
+    return replace(chosen, estimation=estimation, rounding=tolerance, scale=scale)
 
 
 def _fails(error: Exception) -> ExecutionPlan:
@@ -220,26 +224,28 @@ def _pays(plan: ExecutionPlan, graph: Graph, batches: list[Batch]) -> bool:
 def _on_trial(chosen: ExecutionPlan, objective: Objective, graph: Graph, examples: int) -> ExecutionPlan:
     """The plan as it is tried on a few examples, in every way in which it may differ from the module.
 
-    Batches have other sizes than the caller's, so that a model whose examples influence each other is found out.
+    All examples are one batch, as they are not for the module.
     """
     statistics = objective.statistics
     estimation: Estimation = (
         "module" if statistics.held_data() is None else "pooled" if statistics.pools() else "exact with losses"
     )
-    size = max(1, (3 * examples + 3) // 4)
     last = graph.convolution_weights > 0
-    return replace(chosen, batch_size=size, group_size=size, channels_last=last, estimation=estimation)
+    return replace(chosen, batch_size=examples, group_size=examples, channels_last=last, estimation=estimation)
 
 
 class _Trial:
-    """A few examples at `PROBE_ALPHA`, by the module and by the graph."""
+    """A few examples from all over the data at `PROBE_ALPHA`, by the module and by the graph."""
 
     def __init__(self, objective: Objective, graph: Graph, batches: list[Batch], alphas: Floats) -> None:
-        self.examples = count_examples(batches)
+        [together] = evenly_spaced(batches, PROBE_EXAMPLES)
+        self.examples = examples = count_examples([together])
+        first = max(1, int(FIRST_PART * examples))
+        parts = [together.part(0, first), together.part(first, examples)] if examples > 1 else [together]
+        self._batches = [objective.place(part) for part in parts]
         self._objective = objective
-        self._on_probe = objective.recalibrated_on(batches)
+        self._on_probe = objective.recalibrated_on(self._batches)
         self._graph = graph
-        self._batches = batches
         self._alphas = alphas
 
     def by_module(self) -> LossesAtAlpha:
@@ -254,32 +260,6 @@ class _Trial:
         estimates = objective.statistics.estimates()
         group = Group(self._batches, 0.0, self._alphas, module, execution, estimates=estimates)
         return execution.at(PROBE_ALPHA, group.prepared), group.prepared
-
-
-def difference(losses: LossesAtAlpha, expected: LossesAtAlpha, dtype: torch.dtype) -> str | None:
-    """How two measurements of the same examples differ by more than rounding, in words; None where they do not.
-
-    >>> one, other = (LossesAtAlpha(torch.tensor([losses]), None, None) for losses in (1.0, 1.1))
-    >>> difference(one, one, torch.float32), difference(other, one, torch.float32)
-    (None, 'losses off by 0.1')
-    """
-    tolerance = ROUNDING_UNITS * torch.finfo(dtype).eps
-    for name, values, wanted, factor in (
-        ("losses", losses.losses, expected.losses, 1),
-        ("derivatives", losses.slopes, expected.slopes, DERIVATIVE_FACTOR),
-    ):
-        if values is None or wanted is None:
-            if values is not wanted:
-                return f"other {name}"
-            continue
-        finite = wanted.isfinite()
-        if values.shape != wanted.shape or not values.isfinite().equal(finite):
-            return f"other {name}"
-        # A kink within rounding changes the derivative of a single example: all are compared together.
-        off = float((values - wanted)[finite].double().norm())
-        if off > factor * tolerance * (1e-3 + float(wanted[finite].double().norm())):
-            return f"{name} off by {off:.2g}"
-    return None
 
 
 def _may_sweep(objective: Objective, graph: Graph, prepared: list[PreparedBatch], points: int, examples: int) -> bool:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.saving import import_optional, versions
+from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
+from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.curvature_results import Curvature
-from lerpscape.networks.batches import Caller, Data
-from lerpscape.networks.losses import Loss, PerExample, evaluated
+from lerpscape.networks.batches import Batch, Caller, Data
+from lerpscape.networks.losses import Loss, PerExample, evaluated, weighted_mean
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath
@@ -48,7 +50,8 @@ def curvature(
 
     Each α takes about `iterations` + `probes` + 1 passes backwards through a backward pass.
 
-    Raises `ImportError` without the package, `NonFiniteLoss` for NaN in a product, and what `profile` raises.
+    Raises `ImportError` without the package, `NonFiniteLoss` for NaN in a product, `ValueError` for a gradient that
+    disagrees with difference quotients (looked at where there is no batch norm), and what `profile` raises.
 
     Sources: Ghorbani, Krishnan & Xiao (2019) for Lanczos; Meyer, Musco, Musco & Woodruff (2021) for Hutch++.
 
@@ -124,6 +127,44 @@ class _Hessian:
         self._caller = Caller(self.on_path.model, with_targets=loss.takes_targets)
         self._alpha = 0.0
         self._state: Params = {}
+        if not self.on_path.batch_norms:  # whose statistics move with α, but do not count in H
+            self._check_gradient(few_examples(self.reader.first))
+
+    def _check_gradient(self, probe: Batch) -> None:
+        """Compare ⟨∇L, dθ/dα⟩ with difference quotients of the mean loss: where the gradient is cut, so is H."""
+
+        def mean_at(on_path: ModelOnPath) -> ValuesAt:
+            placed = probe.to(on_path.device, on_path.dtype)
+
+            def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
+                seed(on_path.device)
+                velocity, state = on_path.velocity(alpha), on_path.at(alpha)
+                with torch.enable_grad(), forward_mode(on_path.model):
+                    leaves = {name: state[name].detach().requires_grad_(derivative) for name in velocity}
+                    outputs = self.statistics.call(self._caller, state | leaves, placed)
+                    mean = weighted_mean([evaluated(self.loss, outputs, placed.targets, placed.examples)])
+                    if not derivative or not mean.requires_grad:
+                        return mean.detach()[None], None
+                    gradient = torch.autograd.grad(mean, list(leaves.values()), materialize_grads=True)
+                slopes = [(g * velocity[name]).sum() for g, name in zip(gradient, leaves, strict=True)]
+                return mean.detach()[None], torch.stack(slopes).sum()[None]
+
+            return at
+
+        try:
+            double = in_float64(self.on_path)
+            exact = None if double is None else mean_at(double)
+            wrong = wrong_derivative(mean_at(self.on_path), exact, "⟨∇L, dθ/dα⟩", "the loss")
+        except Exception:  # the caller's forward or loss, on a batch that was cut
+            return
+        if wrong is not None:
+            raise ValueError(
+                explain(
+                    expected="a loss whose gradient agrees with its difference quotients, for a Hessian.",
+                    got=f"{wrong}.",
+                    hint="Replace the operation that breaks the gradient by plain torch operations.",
+                )
+            )
 
     def move_to(self, alpha: float) -> None:
         """Take the tensors, and the statistics of the policy, at α."""

@@ -155,9 +155,8 @@ def output_paths(
         offset = 0
         with measurement.progress_bar(len(reader), "output paths") as report:
             for batch in reader.batches():
-                placed, count = outputs.place(batch), batch.examples
-                if count is None:
-                    count = outputs.layouts([placed])[0].examples
+                placed = outputs.place(batch)
+                count = outputs.layouts([placed])[0].examples
                 rows = [number - offset for number in wanted if offset <= number < offset + count]
                 if rows:
                     samples = np.stack([_array(outputs.at(float(a), [placed])[0][:, rows]) for a in grid])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats, Integers
 from lerpscape.base.errors import NonFiniteOutput, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.taylor_rules import stack_of
 from lerpscape.geometry.turning import STILL
@@ -24,6 +26,10 @@ from lerpscape.networks.second_derivatives import WrittenOut
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath
+
+# What is known of the layers is compared with the module at these α, to so many roundings of the largest output.
+COMPARED = (0.0, 0.375, 1.0)
+ROUNDINGS = 4096
 
 # What one output vector belongs to. None: positions of outputs (examples, positions, classes), examples of all others.
 Per: TypeAlias = Literal["example", "position"] | None
@@ -109,9 +115,14 @@ class OutputsOnPath:
             self.stack.expect(alphas, examples)
 
     def layouts(self, batches: list[Batch]) -> list[Layout]:
-        """What the rows of each batch belong to, and how large its output vectors are."""
+        """What the rows of each batch belong to, and how large its output vectors are; to be asked for before `at`.
+
+        Here what is known of the layers is compared with the module.
+        """
+        stacks = self._stacks(0.0, 0, batches)
+        self._compare(batches, stacks)
         layouts = []
-        for stack, batch in zip(self._stacks(0.0, 0, batches), batches, strict=True):
+        for stack, batch in zip(stacks, batches, strict=True):
             size = self._rows(stack, batch).shape[-1]
             if not self._by_position(stack):
                 layouts.append(Layout(np.arange(stack.shape[1]), None, stack.shape[1], size))
@@ -120,6 +131,19 @@ class OutputsOnPath:
             kept = self._kept(stack, batch).cpu().numpy()
             layouts.append(Layout(examples[kept], positions[kept], stack.shape[1], size))
         return layouts
+
+    def _compare(self, batches: list[Batch], at_start: list[Tensor]) -> None:
+        """Leave what is known of the layers, where it does not give what the module gives for these batches."""
+        if self.stack is None:
+            return
+        for alpha in COMPARED:
+            by_module = self._stacks(alpha, 0, batches) if alpha else at_start
+            for (ours,), (given,) in zip(self.stack.derivatives(alpha, 0, batches), by_module, strict=True):
+                room = ROUNDINGS * torch.finfo(given.dtype).eps * given.abs().max() if given.numel() else 0
+                if ours.shape != given.shape or not bool(((ours - given).abs() <= room).all()):
+                    self.stack = None
+                    self._check_derivative(batches[0])
+                    return
 
     def _stacks(self, alpha: float, order: int, batches: list[Batch]) -> list[Tensor]:
         """As the model gives them, derivatives stacked in front: shape (1 + order, examples, …).
@@ -227,6 +251,38 @@ class OutputsOnPath:
                 )
             )
 
+        try:
+            wrong = self._wrong_derivative(few_examples([probe]))
+        except Exception:  # the caller's forward, on a batch that was cut: the uncut one decides
+            wrong = self._wrong_derivative(probe)
+        if wrong is not None:
+            raise ValueError(
+                explain(
+                    expected="outputs whose derivative by α agrees with their difference quotients.",
+                    got=f"{wrong}.",
+                    hint='Remove the break, or use method="polygon", which needs outputs only.',
+                )
+            )
+
+    def _wrong_derivative(self, probe: Batch) -> str | None:
+        """How dz/dα differs from the difference quotients of the outputs; None where they agree."""
+
+        def outputs_at(on_path: ModelOnPath) -> ValuesAt:
+            other = copy(self)
+            other.on_path = on_path
+            other.statistics = self.statistics.on([(probe.inputs, probe.targets)], on_path)
+            placed = other.place(probe)
+
+            def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
+                (stack,) = other._stacks(alpha, int(derivative), [placed])
+                return stack[0], stack[1] if derivative else None
+
+            return at
+
+        double = in_float64(self.on_path)
+        exact = None if double is None else outputs_at(double)
+        return wrong_derivative(outputs_at(self.on_path), exact, "dz/dα of an output", "that output")
+
     def _check_second_derivative(self, probe: Batch) -> None:
         """Compare z″ with a difference of z′, as torch gives some operations a wrong one without a word.
 
@@ -251,7 +307,7 @@ class OutputsOnPath:
 
 
 class _Outputs(nn.Module):
-    """A model called on batches, as a module, so that `functional_call` sets its tensors once."""
+    """A model called on batches, as a module, for which its tensors are lent once."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.engine.relu_sweep import NextLayer, ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
+from lerpscape.networks.altered_calls import altered, is_plain
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.layer_kinds import (
     DROPOUT,
@@ -190,7 +190,7 @@ def stack_of(on_path: ModelOnPath, probe: Batch) -> Stack | None:
     """The model as a plain stack on a line, or None where it is anything else.
 
     A plain stack is a `Sequential`, nested or not, of linear layers and of activations whose derivatives are known
-    here, without hooks, called with one tensor.
+    here, called as they are (see `altered`) with one tensor.
     """
     layers = _plain_layers(on_path.model, "")
     plain = layers is not None and any(kind_of_layer(layer) is LINEAR for _, layer in layers)
@@ -200,9 +200,9 @@ def stack_of(on_path: ModelOnPath, probe: Batch) -> Stack | None:
     owned = (f"{name}.{own}" if name else own for name, layer in layers or [] for own, _ in layer.named_parameters())
     if any(name not in named for name in owned):
         return None  # tied weights have one name only
-    hooks = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in on_path.model.modules())
-    return None if hooks or hooked or not probe.inputs.is_floating_point() else Stack(on_path, layers or [])
+    tensors = [*on_path.model.parameters(), *on_path.model.buffers(), probe.inputs]
+    trusted = not altered(on_path.model) and all(map(is_plain, tensors))
+    return Stack(on_path, layers or []) if trusted and probe.inputs.is_floating_point() else None
 
 
 def _plain_layers(module: nn.Module, name: str) -> list[tuple[str, nn.Module]] | None:

@@ -127,7 +127,7 @@ def decodes_labels(model: nn.Module) -> bool:
 
 
 class Caller(nn.Module):
-    """A module that calls a model on one batch, so that `functional_call` can replace the model's tensors.
+    """A module that calls a model on one batch.
 
     >>> Caller(nn.Identity())(batch_of((torch.ones(1), torch.zeros(1))))
     tensor([1.])

@@ -297,6 +297,13 @@ def per_example_values(loss: Loss, outputs: Any, targets: Any, examples: int | N
     return evaluated(loss, outputs, targets, examples).values
 
 
+def weighted_mean(parts: list[ExampleLosses]) -> Tensor:
+    """Σ wℓ / Σ w over the examples of all parts."""
+    values = torch.cat([each.values for each in parts])
+    weights = torch.cat([torch.ones_like(each.values) if each.weights is None else each.weights for each in parts])
+    return (values.double() * weights).sum() / weights.sum()
+
+
 def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tensor | None:
     if loss.weights is None:
         return None

@@ -1,8 +1,10 @@
-"""Calling a module without side effects: afterwards its mode, torch's flags and all random generators are as before."""
+"""Calling a module without side effects: afterwards it, torch's flags and all random generators are as before."""
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,18 +14,33 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lerpscape.networks.lending import Lender, kept
+
+_one_at_a_time = threading.RLock()
+
+
+def _renew() -> None:
+    """A process that another thread forked has no thread that would ever release the lock."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients while inside; afterwards modes and random generators are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with preserved_generators(), torch.no_grad():
+    """Evaluation mode without gradients while inside; afterwards all that the model holds is as before.
+
+    One thread is inside at a time: random generators and the choice of kernels belong to the whole process, and two
+    models may share parts. A thread may enter again. A model that acts on a change of mode stays as it is: `Lender`
+    switches it at every call, with the tensors that were lent.
+    """
+    with _one_at_a_time, kept(model), preserved_generators(), torch.no_grad():
+        if not Lender(model).acts_on_mode:
             model.eval()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        yield
 
 
 @contextmanager

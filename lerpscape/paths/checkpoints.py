@@ -1,54 +1,37 @@
-"""Checkpoints, the named tensors of a network that paths interpolate: from a module, a mapping or a file.
-
-Files are read by safetensors or by `torch.load(weights_only=True)`, neither of which runs code from the file.
-"""
+"""Checkpoints, the named tensors of a network that paths interpolate: from a module, a mapping or a file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import pickle
-import struct
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lerpscape.base.errors import explain, missing_file
+from lerpscape.base.errors import explain
 from lerpscape.networks.checksums import tensor_bytes
+from lerpscape.paths.formats.reading import read_weights
+from lerpscape.paths.formats.state_dicts import EXTRA_STATE
 
 Params: TypeAlias = dict[str, Tensor]
 Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Checkpoint"
 
-# Prefixes that DataParallel and DistributedDataParallel, torch.compile and Lightning modules put before every name.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
-# Keys under which training scripts save the state dict.
-STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params")
+# Prefixes that DataParallel and DistributedDataParallel, and torch.compile put before every name.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # Names of the buffers of batch-norm layers.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-# What torch.load raises for a damaged file or one of another kind: a text file, read as a pickle, gives a KeyError.
-DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The tensors of a network by name, both parameters and buffers, and the names of its parameters.
 
-    `parameters` has one name for each tied weight; distances are over these. For a file or a mapping, all
-    floating-point tensors are parameters except the running statistics of batch norm, which their names show.
+    `parameters` has one name for each tied weight; distances are over these. For a file or a mapping, these
+    are all tensors of real or complex numbers but the running statistics of batch norm, which their names show.
     `source` says where the checkpoint comes from.
     """
 
@@ -70,47 +53,84 @@ class Checkpoint:
         for name, tensor in self.tensors.items():
             key = tie_key(tensor)
             if key not in moved:
-                moved[key] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+                moved[key] = tensor.to(device, in_dtype(tensor, dtype))
             tensors[name] = moved[key]
         return Checkpoint(tensors, self.parameters, self.source)
 
 
-def checkpoint(source: Source) -> Checkpoint:
-    """Copy the tensors of a module or a mapping, or read a checkpoint file.
+def checkpoint(source: Source, key: str | None = None, prefix: str | None = None) -> Checkpoint:
+    """Copy the tensors of a module or a mapping, or read them from a file or a folder.
 
-    Files are `.safetensors`, a `.safetensors.index.json` of shards, a folder with either of these, or anything that
-    `torch.load(weights_only=True)` accepts; a dictionary may hold the state dict under `state_dict`,
-    `model_state_dict`, `model`, `net` or `params`. If every name starts with the prefix of a wrapper (`module.`,
-    `_orig_mod.`, `model.`), the prefix is removed.
+    Formats: safetensors, `torch.save` (`.pt`, `.pth`, `.bin`, Lightning's `.ckpt`, DeepSpeed), TorchScript, `.npz`;
+    shards with or without an index; folders of transformers, diffusers and `torch.distributed.checkpoint`. Nothing in
+    a file is run.
+
+    * `key`: which state dict of a file to take, such as `"ema_state_dict"`; keys of nested dictionaries are joined by
+      dots. Needed where a file holds several.
+    * `prefix`: take only the tensors whose names start with it, such as `"model."`, and take it off.
+
+    A prefix that a wrapper has put before every name (`module.`, `_orig_mod.`) is taken off. `source` in the result
+    says which key was read and which prefix was taken off.
 
     Raises `FileNotFoundError`, `TypeError` for a source without named tensors, and `ValueError` for a file that is
-    damaged or needs pickle.
+    damaged, needs pickle, is of another framework, or holds several networks; and for quantised tensors.
 
     >>> checkpoint(nn.Linear(2, 1)).parameters
     ('weight', 'bias')
+    >>> checkpoint(nn.Sequential(nn.Linear(2, 1)), prefix="0.").tensors.keys()
+    dict_keys(['weight', 'bias'])
     """
+    if key is not None and not isinstance(source, (str, Path)):
+        raise ValueError(
+            explain(
+                expected="a file, for key=.",
+                got=f"key={key!r} with {type(source).__name__}.",
+                hint=f"Pass the part itself: saved[{key!r}]",
+            )
+        )
+    parameters: Iterable[str] | None = None
     if isinstance(source, Checkpoint):
-        return source
-    if isinstance(source, nn.Module):
-        state = source.state_dict(keep_vars=True)
-        tensors = _snapshots({name: value for name, value in state.items() if isinstance(value, Tensor)})
-        parameters = tuple(name for name, _ in source.named_parameters())
-        prefix = wrapper_prefix(tensors)
-        return Checkpoint(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
-            tuple(name.removeprefix(prefix) for name in parameters),
-            f"module {type(source).__name__}",
+        tensors, parameters, words = source.tensors, source.parameters, source.source
+        if prefix is None:
+            return source
+    elif isinstance(source, nn.Module):
+        tensors, words = _snapshots(_module_state(source)), f"module {type(source).__name__}"
+        parameters = [name for name, _ in source.named_parameters()]
+    elif isinstance(source, Mapping):
+        tensors, words = _snapshots(source), "a state dict"
+    elif isinstance(source, (str, Path)):
+        tensors, found = read_weights(Path(source), key)
+        tensors, words = _snapshots(tensors, copy=False), f"{source}[{found}]" if found else str(source)
+    else:
+        raise TypeError(
+            explain(
+                expected="a torch module, a mapping of names to tensors, or the path of a checkpoint file.",
+                got=f"{type(source).__name__}.",
+                hint="Pass the module itself, or its state_dict().",
+            )
         )
-    if isinstance(source, Mapping):
-        return _from_mapping(_snapshots(source), "a state dict")
-    if isinstance(source, (str, Path)):
-        return _from_mapping(_read(Path(source)), str(source))
-    raise TypeError(
-        explain(
-            expected="a torch module, a mapping of names to tensors, or the path of a checkpoint file.",
-            got=f"{type(source).__name__}.",
-            hint="Pass the module itself, or its state_dict().",
-        )
+    if parameters is None:
+        parameters = _guessed_parameters(tensors)
+    if prefix is not None:
+        prefix = f"{prefix.rstrip('.')}."
+        if not any(name.startswith(prefix) for name in tensors):
+            firsts = dict.fromkeys(name.partition(".")[0] for name in tensors)
+            raise ValueError(
+                explain(
+                    expected=f"names that start with {prefix!r} in {words}.",
+                    got=f"{', '.join(list(firsts)[:8])}, ….",
+                    hint="Choose one of these, or leave the prefix out.",
+                )
+            )
+        words += f", its {prefix}*"
+    else:
+        prefix = _wrapper_prefix(tensors)
+        # A file's names are the caller's to know; a wrapped module is one in every way.
+        words += f", without the prefix {prefix!r}" if prefix and not isinstance(source, nn.Module) else ""
+    return Checkpoint(
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
+        tuple(name.removeprefix(prefix) for name in parameters if name.startswith(prefix)),
+        words,
     )
 
 
@@ -131,22 +151,32 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def ends_digest(kind: str, **ends: Checkpoint) -> str:
     """First 12 hex digits of a sha256 over the kind of a path and the checkpoints that define it, by their roles."""
     tensors = {f"{role}:{name}": tensor for role, end in ends.items() for name, tensor in end.tensors.items()}
-    return digest({**tensors, f"kind:{kind}": torch.empty(0)})
+    return digest({**tensors, f"kind:{kind}": torch.empty(0, dtype=torch.float32)})
 
 
-def wrapper_prefix(names: Iterable[str]) -> str:
-    """The prefix that wrappers such as DistributedDataParallel have put before every one of the names, or "".
+def continuous(tensor: Tensor) -> bool:
+    """Whether a tensor is a point of a vector space: of real or complex numbers, not of integers.
 
-    >>> wrapper_prefix(["module._orig_mod.weight", "module._orig_mod.bias"]), wrapper_prefix(["weight"])
-    ('module._orig_mod.', '')
+    >>> continuous(torch.ones(1, dtype=torch.complex64)), continuous(torch.ones(1, dtype=torch.int8))
+    (True, False)
     """
-    prefix, names = "", list(names)
-    while names:
-        next_part = next((p for p in WRAPPER_PREFIXES if all(n.startswith(prefix + p) for n in names)), None)
-        if next_part is None:
-            break
-        prefix += next_part
-    return prefix
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def as_vector(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor as one real float64 vector; complex ones as real and imaginary parts.
+
+    >>> as_vector(torch.tensor([1 + 2j]))
+    tensor([1., 2.], dtype=torch.float64)
+    """
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1).double()
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of a tensor where real numbers are to be `dtype`: complex numbers get parts of it, integers stay."""
+    if dtype is None or not continuous(tensor):
+        return tensor.dtype
+    return dtype.to_complex() if tensor.is_complex() else dtype
 
 
 def tie_key(tensor: Tensor) -> Hashable:
@@ -159,151 +189,70 @@ def tie_key(tensor: Tensor) -> Hashable:
     )
 
 
-def _from_mapping(tensors: Params, source: str) -> Checkpoint:
-    prefix = wrapper_prefix(tensors)
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+def _wrapper_prefix(names: Iterable[str]) -> str:
+    """The prefix that wrappers such as DistributedDataParallel have put before every one of the names, or ""."""
+    prefix, names = "", list(names)
+    while names:
+        next_part = next((p for p in WRAPPER_PREFIXES if all(n.startswith(prefix + p) for n in names)), None)
+        if next_part is None:
+            break
+        prefix += next_part
+    return prefix
+
+
+def _guessed_parameters(tensors: Params) -> list[str]:
     parameters: dict[Hashable, str] = {}
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and name.rpartition(".")[2] not in STATISTICS:
+        if continuous(tensor) and name.rpartition(".")[2] not in STATISTICS:
             parameters.setdefault(tie_key(tensor), name)  # tied names are one parameter
-    return Checkpoint(tensors, tuple(parameters.values()), source)
+    return list(parameters.values())
 
 
-def _snapshots(tensors: Mapping[str, Tensor]) -> Params:
-    """Copies that share memory exactly where the originals do."""
+def _module_state(module: nn.Module) -> dict[str, Any]:
+    """What a module saves, without the extra state that is no tensor."""
+    state = module.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
+
+
+def _snapshots(tensors: Mapping[str, Any], copy: bool = True) -> Params:
+    """The tensors, as copies that share memory exactly where the originals do, or as they are.
+
+    Raises `TypeError` for what is no tensor, `ValueError` for tensors whose numbers cannot be interpolated as they lie.
+    """
     copies: dict[Hashable, Tensor] = {}
+    found: Params = {}
     for name, value in tensors.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise TypeError(
                 explain(
                     expected="a mapping from names to tensors.",
                     got=f"{type(value).__name__} under {name!r}.",
-                    hint='Pass the part of the checkpoint that holds the weights, such as saved["state_dict"].',
+                    hint='Pass the part of the checkpoint that holds the weights, such as saved["state_dict"]; '
+                    "of a quantised network, the one it was made from.",
                 )
             )
-        if tie_key(value) not in copies:
-            copies[tie_key(value)] = value.detach().clone()
-    return {name: copies[tie_key(value)] for name, value in tensors.items()}
-
-
-def _read(path: Path) -> Params:
-    if path.is_dir():
-        choices = [
-            path / "model.safetensors.index.json",
-            path / "model.safetensors",
-            *sorted(path.glob("*.safetensors")),
-        ]
-        file = next((choice for choice in choices if choice.exists()), None)
-        if file is None:
-            raise FileNotFoundError(
-                explain(
-                    expected="a folder with model.safetensors or model.safetensors.index.json.",
-                    got=f"{path} without either.",
-                    hint="Name the checkpoint file itself.",
-                )
-            )
-        path = file
-    if not path.exists():
-        raise missing_file("a checkpoint", path)
-    if path.name.endswith(".index.json"):
-        return _read_shards(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_torch(path)
-
-
-def _read_shards(index: Path) -> Params:
-    """Each tensor from the shard that the index names for it; what else a shard holds is left out."""
-    try:
-        shard_of: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            explain(
-                expected=f"{index} to be JSON with a weight_map from names of tensors to files.",
-                got=f"{type(error).__name__}: {error}.",
-                hint="Copy it again from where the checkpoint was saved.",
-            )
-        ) from error
-    tensors: Params = {}
-    for shard in sorted(set(shard_of.values()), key=str):
-        beside = isinstance(shard, str) and Path(shard).name == shard and not (index.parent / shard).is_dir()
-        if not beside or shard.endswith(".index.json"):
+        if nn.parameter.is_lazy(value):
             raise ValueError(
                 explain(
-                    expected=f"the shards of {index} to be files beside it.",
-                    got=f"{shard!r}.",
-                    hint="Put all shards into the folder of the index, under the names it gives.",
+                    expected="a module whose parameters have shapes.",
+                    got=f"{name!r}, which is not initialised yet.",
+                    hint="Call the module once with a batch.",
                 )
             )
-        inside = _read(index.parent / shard)
-        names = [name for name, file in shard_of.items() if file == shard]
-        missing = [name for name in names if name not in inside]
-        if missing:
+        plain = value.detach()
+        if type(plain) is not Tensor or plain.is_quantized or plain.layout is not torch.strided:
+            kind = type(plain).__name__ if type(plain) is not Tensor else f"{plain.dtype}, {plain.layout}"
             raise ValueError(
                 explain(
-                    expected=f"{shard} to hold {missing[0]!r}, as {index.name} says.",
-                    got=f"{len(inside)} tensors without it ({len(missing)} are missing).",
-                    hint="Index and shards may be of different checkpoints: copy all of them again.",
+                    expected="plain tensors of numbers, on which a line has a meaning.",
+                    got=f"{name!r}, a tensor of another kind ({kind}).",
+                    hint="Give a plain one: .dequantize(), .to_dense() or .full_tensor() make it.",
                 )
             )
-        tensors |= {name: inside[name] for name in names}
-    return tensors
-
-
-def _read_safetensors(path: Path) -> Params:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            explain(
-                expected=f"{path} to be a safetensors file.",
-                got=f"{error}.",
-                hint="Copy it again: it may be cut short.",
-            )
-        ) from error
-
-
-def _read_torch(path: Path) -> Params:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            explain(
-                expected=f"{path} to hold tensors only; other pickled objects can run code and are never loaded.",
-                got=f"{reason}",
-                hint='If you trust the file, save its weights alone: torch.save(model.state_dict(), "weights.pt").',
-            )
-        ) from error
-    except DAMAGED as error:
-        raise ValueError(
-            explain(
-                expected=f"{path} to be a file written by torch.save.",
-                got=f"{type(error).__name__}: {(str(error) or 'no more to read').splitlines()[0]}",
-                hint="Copy it again: it may be cut short or of another kind.",
-            )
-        ) from error
-    for key in STATE_KEYS:
-        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
-            saved = saved[key]
-    if not isinstance(saved, Mapping) or not saved:
-        raise ValueError(
-            explain(
-                expected=f"{path} to hold a state dict, bare or under one of {', '.join(STATE_KEYS)}.",
-                got=f"{type(saved).__name__}.",
-                hint='Save it with torch.save(model.state_dict(), "weights.pt").',
-            )
-        )
-    for name, value in saved.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                explain(
-                    expected=f"{path} to map names to tensors.",
-                    got=f"{type(value).__name__} under {name!r}.",
-                    hint=f"Keep the state dict under one of {', '.join(STATE_KEYS)}.",
-                )
-            )
-    return {name: value.detach() for name, value in saved.items()}
+        tie = tie_key(plain)
+        if tie not in copies:
+            copies[tie] = plain.clone() if copy else plain
+        found[name] = copies[tie]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -13,11 +14,15 @@ from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import all_matched, first_tied_names
 from lerpscape.paths.path import Path
 
+# An α that was computed, as k · step or 1 − α, is off by a few units in the last place of 1.
+KNOT_ROUNDING = 16 * sys.float_info.epsilon
+
 
 class Polyline(Path):
     """Straight lines from point to point: at α = k/(n−1) the path is at point k of n, bit for bit.
 
-    The velocity at a point is that of the line that starts there.
+    The velocity at a point is that of the line that starts there; at the last point, of the line that ends there. An α
+    within 16 rounding units of k/(n−1), such as 3 · 0.1 for 0.3, is point k.
 
     Raises `EndpointMismatch` for points of different networks and for equal neighbours, `ValueError` for fewer than
     two points.
@@ -64,8 +69,11 @@ class Polyline(Path):
 
     def _place(self, alpha: float) -> tuple[Line, float]:
         """The line that α lies on, and the α of that line."""
-        along = alpha * len(self._lines)
-        index = min(max(math.floor(along), 0), len(self._lines) - 1)
+        count = len(self._lines)
+        along = alpha * count
+        if abs(along - round(along)) <= KNOT_ROUNDING * count:  # rounding of α, not a point before the knot
+            along = round(along)
+        index = min(max(math.floor(along), 0), count - 1)
         return self._lines[index], along - index
 
 

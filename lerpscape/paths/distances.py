@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from lerpscape.paths.checkpoints import Checkpoint
+from lerpscape.paths.checkpoints import Checkpoint, as_vector
 
 # Elements of a tensor that are compared at a time, so that their float64 copies stay in the processor's cache.
 PIECE = 1 << 16
@@ -27,8 +27,8 @@ def distances(start: Checkpoint, end: Checkpoint, names: Iterable[str]) -> tuple
     for name in names:
         ends = (torch.split(checkpoint.tensors[name].reshape(-1), PIECE) for checkpoint in (start, end))
         for first, last in zip(*ends, strict=True):
-            base = first.double()
-            change_norms.append(torch.linalg.vector_norm(last.double() - base))
+            base = as_vector(first)
+            change_norms.append(torch.linalg.vector_norm(as_vector(last) - base))
             start_norms.append(torch.linalg.vector_norm(base))
     change, norm = (math.hypot(*map(float, norms)) for norms in (change_norms, start_norms))
     if norm:

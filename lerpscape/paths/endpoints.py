@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.lending import Lender, independent
 from lerpscape.networks.symmetries import Symmetry, rearranged, symmetry
 from lerpscape.networks.undisturbed import preserved_generators, undisturbed
-from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, wrapper_prefix
+from lerpscape.paths.checkpoints import Checkpoint, Params, Source, as_vector, checkpoint, in_dtype
+from lerpscape.paths.fitting_names import fitting_prefixes
 from lerpscape.paths.matching import abbreviated, first_tied_names, matched
 from lerpscape.paths.unit_matching import match_by_activations, match_by_weights
 
@@ -42,7 +42,7 @@ def fresh_init(model: nn.Module | Callable[[], nn.Module], seed: int) -> Checkpo
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        built = _reset(deepcopy(model)) if isinstance(model, nn.Module) else model()
+        built = _reset(independent(model)) if isinstance(model, nn.Module) else model()
     init = checkpoint(built)
     return Checkpoint(init.tensors, init.parameters, f"a fresh init of {type(built).__name__} (seed {seed})")
 
@@ -57,9 +57,9 @@ def noise_like(params: Source, seed: int) -> Checkpoint:
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor) -> Tensor:
-        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=in_dtype(tensor, torch.float64))
         length = float(drawn.norm())
-        scaled = drawn * (float(tensor.double().norm()) / length) if length else drawn
+        scaled = drawn * (float(as_vector(tensor).norm()) / length) if length else drawn
         return scaled.to(tensor.device, tensor.dtype)
 
     return _with_parameters(checkpoint(params), noise, f"noise (seed {seed}) with the norms of")
@@ -184,11 +184,12 @@ def _reordered(
 
 def _outputs(model: nn.Module, state: Params, inputs: Tensor) -> Tensor:
     """The model's outputs in float64, where the order of summation changes them least."""
-    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    wide = {name: tensor.to(in_dtype(tensor, torch.float64)) for name, tensor in state.items()}
     for name, buffer in model.named_buffers():
         if name not in wide:  # buffers that are not persistent are not in a checkpoint
-            wide[name] = buffer.double() if buffer.is_floating_point() else buffer
-    outputs: Tensor = functional_call(model, wide, (inputs.double() if inputs.is_floating_point() else inputs,))
+            wide[name] = buffer.to(in_dtype(buffer, torch.float64))
+    with Lender(model).lend({name: tensor.clone() for name, tensor in wide.items()}):
+        outputs: Tensor = model(inputs.double() if inputs.is_floating_point() else inputs)
     return outputs
 
 
@@ -203,13 +204,13 @@ def _checkpoint_names(model: nn.Module, params: Checkpoint) -> dict[str, list[st
     Raises `EndpointMismatch` if one is missing or has another shape.
     """
     state = model.state_dict(keep_vars=True)
-    prefix = wrapper_prefix(state)
+    taken, prefix = fitting_prefixes(params.tensors, state)
     first: dict[int, str] = {}
     names: dict[str, list[str]] = {}
     for name, tensor in state.items():
         same = names.setdefault(first.setdefault(id(tensor), name), [])
-        if name.removeprefix(prefix) in params.tensors:
-            same.append(name.removeprefix(prefix))
+        if taken + name.removeprefix(prefix) in params.tensors:
+            same.append(taken + name.removeprefix(prefix))
     wrong = [name for name, same in names.items() if not same or params.tensors[same[0]].shape != state[name].shape]
     if wrong:
         raise EndpointMismatch(

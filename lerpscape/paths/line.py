@@ -7,22 +7,27 @@ from functools import cached_property
 import torch
 
 from lerpscape.base.errors import EndpointMismatch, explain
-from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, ends_digest
+from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, continuous, ends_digest
 from lerpscape.paths.distances import distance, distances
-from lerpscape.paths.matching import abbreviated, first_tied_names, matched
+from lerpscape.paths.matching import OnlyInOne, abbreviated, first_tied_names, matched
 from lerpscape.paths.path import Path, Rest, Segment
 from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
+from lerpscape.paths.unlike_vectors import parametrised
 
 
 class Line(Path):
     """The straight line θ(α) = (1−α)θ₀ + αθ_T between two checkpoints; α outside [0, 1] extrapolates.
 
     `start` and `end` are modules, mappings of names to tensors, or files (see `checkpoint`); their tensors are copied.
-    At α = 0 and α = 1 the line gives them bit for bit. Floating-point tensors, parameters and buffers, are interpolated
-    by `torch.lerp`; integers are taken from the nearer end. If the two ends have different dtypes for a tensor, the
-    wider one is used.
+    At α = 0 and α = 1 the line gives them bit for bit. Tensors of real and complex numbers, parameters and buffers, are
+    interpolated by `torch.lerp`, those of half precision in float32. Integer buffers (flags, counters, indices) are
+    taken from the nearer end; `how["jumps"]` of a result lists those that differ. If the two ends have different dtypes
+    for a tensor, the wider one is used. Of a parametrised weight, the tensors that it is made from are interpolated.
 
-    Raises `EndpointMismatch` for names or shapes that differ, and for two equal checkpoints.
+    `only_in_one="hold"` holds a tensor that only one end has, such as a new head, constant along the line.
+
+    Raises `EndpointMismatch` for names or shapes that differ, for two equal checkpoints, and for tensors that differ
+    and have no line between them: quantised weights, integer parameters, the unit vectors of `spectral_norm`.
 
     Source: Goodfellow, Vinyals & Saxe (2014).
 
@@ -31,15 +36,20 @@ class Line(Path):
     (tensor([2.0000, 1.5000]), 5.0, 1.6667)
     """
 
-    def __init__(self, start: Source, end: Source) -> None:
-        self.start, self.end = matched(checkpoint(start), checkpoint(end))
-        self._moving = moving(self.start, self.end)
+    def __init__(self, start: Source, end: Source, only_in_one: OnlyInOne = "error") -> None:
+        if only_in_one not in ("error", "hold"):
+            raise ValueError(
+                explain(expected='only_in_one as "error" or "hold".', got=f"{only_in_one!r}.", hint="Choose one.")
+            )
+        self.start, self.end = matched(checkpoint(start), checkpoint(end), only_in_one)
+        self.moving = moving(self.start, self.end)
         self._tied = first_tied_names(self.start, self.end)
-        if not self._moving:
+        if not self.moving:
+            count = sum(map(continuous, self.start.tensors.values()))
             raise EndpointMismatch(
                 explain(
                     expected="two different checkpoints.",
-                    got=f"{self.start.source} and {self.end.source}, equal in all {len(self.start.tensors)} tensors.",
+                    got=f"{self.start.source} and {self.end.source}, equal in all {count} tensors that could move.",
                     hint="state_dict() shares memory with its module: keep "
                     "copy.deepcopy(model.state_dict()) of the start.",
                 )
@@ -53,7 +63,7 @@ class Line(Path):
         """
         nearer = self.start if alpha < 0.5 else self.end
         tensors = dict(nearer.tensors)
-        for name in self._moving:
+        for name in self.moving:
             first = self._tied[name]
             tensors[name] = (
                 tensors[first] if first != name else torch.lerp(self.start.tensors[name], self.end.tensors[name], alpha)
@@ -66,7 +76,7 @@ class Line(Path):
         >>> Line({"w": torch.zeros(1), "v": torch.ones(1)}, {"w": torch.ones(1), "v": torch.ones(1)}).velocity(0.3)
         {'w': tensor([1.])}
         """
-        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self._moving}
+        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""
@@ -74,7 +84,9 @@ class Line(Path):
 
     def describe(self) -> str:
         """The line in words."""
-        return f"line from {self.start.source} to {self.end.source}"
+        weights = parametrised(self.moving)
+        words = f", in what {abbreviated(weights)} is made from" if weights else ""
+        return f"line from {self.start.source} to {self.end.source}{words}"
 
     def digest(self) -> str:
         """12 hex digits over both ends."""
@@ -119,10 +131,10 @@ class Line(Path):
 
 
 def moving(*ends: Checkpoint) -> tuple[str, ...]:
-    """Names of the floating-point tensors that are not equal in all checkpoints."""
+    """Names of the tensors of real or complex numbers that are not equal in all checkpoints."""
     first = ends[0].tensors
     return tuple(
         name
         for name, tensor in first.items()
-        if tensor.is_floating_point() and any(not torch.equal(tensor, other.tensors[name]) for other in ends[1:])
+        if continuous(tensor) and any(not torch.equal(tensor, other.tensors[name]) for other in ends[1:])
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Literal, TypeAlias
 
 import torch
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, tie_key
+from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
+from lerpscape.paths.unlike_vectors import is_float8, refuse_unlike_vectors
+
+OnlyInOne: TypeAlias = Literal["error", "hold"]
 
 
 def all_matched(sources: list[Source]) -> list[Checkpoint]:
@@ -35,19 +40,26 @@ def first_tied_names(*ends: Checkpoint) -> dict[str, str]:
     return {name: first.setdefault(tuple(tie_key(end.tensors[name]) for end in ends), name) for name in ends[0].tensors}
 
 
-def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+def matched(start: Checkpoint, end: Checkpoint, only_in_one: OnlyInOne = "error") -> tuple[Checkpoint, Checkpoint]:
     """Both checkpoints with the same names, shapes and dtypes in the same order; of two dtypes the wider one is used.
 
-    Raises `EndpointMismatch` for names or shapes that differ.
+    Names that stand under a prefix at one end only are fitted; floating-point numbers of 8 bits become float32. With
+    `only_in_one="hold"`, a tensor that one end lacks is added to it, so that it does not move.
+
+    Raises `EndpointMismatch` for names or shapes that differ, and for tensors that have no line between them.
 
     >>> start, end = matched(checkpoint({"w": torch.ones(1)}), checkpoint({"w": torch.ones(1).double()}))
     >>> start.tensors["w"].dtype
     torch.float64
     """
+    given = start.tensors, end.tensors
+    start, end = _with_fitting_names(start, end)
     start, end = _with_tied_names(start, end), _with_tied_names(end, start)
     missing = [name for name in start.tensors if name not in end.tensors]
     extra = [name for name in end.tensors if name not in start.tensors]
-    if missing or extra:
+    if only_in_one == "hold" and len(missing) < len(start.tensors):
+        start, end = _holding(start, end, extra), _holding(end, start, missing)
+    elif missing or extra:
         raise EndpointMismatch(
             explain(
                 expected="two checkpoints of one network, with the same names.",
@@ -57,25 +69,32 @@ def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]
                     if names
                 )
                 + ".",
-                hint="Save both from the same model class, or load each into a module and pass the modules.",
+                hint=prefix_hint(*given)
+                or prefix_hint(*reversed(given))
+                or 'Save both from the same model class. Line(..., only_in_one="hold") holds what one end alone has.',
             )
         )
     shapes = [name for name in start.tensors if start.tensors[name].shape != end.tensors[name].shape]
     if shapes:
         name = shapes[0]
+        one, other = start.tensors[name].shape, end.tensors[name].shape
         raise EndpointMismatch(
             explain(
                 expected="the same shape for each name at both ends.",
-                got=f"{abbreviated(shapes)}; {name!r} is {tuple(start.tensors[name].shape)} in {start.source} "
-                f"and {tuple(end.tensors[name].shape)} in {end.source}.",
-                hint="Give two checkpoints of networks with the same layer sizes.",
+                got=f"{abbreviated(shapes)}; {name!r} is {tuple(one)} in {start.source} "
+                f"and {tuple(other)} in {end.source}.",
+                hint="One end has more tokens or classes: cut its added rows off, or add them to the other end."
+                if one[1:] == other[1:] and one and other
+                else "Give two checkpoints of networks with the same layer sizes.",
             )
         )
     # A module knows which tensors are parameters; for a file or a mapping they were guessed from names and dtypes.
     reference = start if start.source.startswith("module ") else end
+    refuse_unlike_vectors(start.tensors, end.tensors, reference.parameters)
     tensors: tuple[Params, Params] = ({}, {})
     for name in start.tensors:
-        ends = (start.tensors[name], end.tensors[name].to(start.tensors[name].device))
+        ends = [start.tensors[name], end.tensors[name].to(start.tensors[name].device)]
+        ends = [tensor.float() if is_float8(tensor) else tensor for tensor in ends]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         for side, tensor in zip(tensors, ends, strict=True):
             side[name] = tensor.to(dtype)
@@ -83,6 +102,30 @@ def matched(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]
         Checkpoint(tensors[0], reference.parameters, start.source),
         Checkpoint(tensors[1], reference.parameters, end.source),
     )
+
+
+def _with_fitting_names(start: Checkpoint, end: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Both checkpoints without the prefixes that only one of them has; their sources say so."""
+    prefixes = fitting_prefixes(start.tensors, end.tensors)
+    return tuple(  # type: ignore[return-value]
+        Checkpoint(
+            {name.removeprefix(prefix): tensor for name, tensor in side.tensors.items()},
+            tuple(name.removeprefix(prefix) for name in side.parameters),
+            f"{side.source}, without the prefix {prefix!r}",
+        )
+        if prefix
+        else side
+        for side, prefix in zip((start, end), prefixes, strict=True)
+    )
+
+
+def _holding(one: Checkpoint, other: Checkpoint, names: list[str]) -> Checkpoint:
+    """`one` with these tensors of the other end, which it lacks."""
+    if not names:
+        return one
+    parameters = (*one.parameters, *(name for name in other.parameters if name in names))
+    tensors = one.tensors | {name: other.tensors[name] for name in names}
+    return Checkpoint(tensors, parameters, f"{one.source}, with {abbreviated(names)} of {other.source}")
 
 
 def _with_tied_names(one: Checkpoint, other: Checkpoint) -> Checkpoint:

@@ -19,13 +19,16 @@ from lerpscape.paths.schedules import Schedule, homogeneous_schedules, schedules
 Rest: TypeAlias = Literal["start", "end"]
 # The values of a schedule at these α identify it in a path's digest.
 _SAMPLES = tuple(step / 64 for step in range(65))
+# At a knot a path gives the velocity of the piece that follows; so far before the knot, that of the piece before it.
+_BEFORE = 1e-12
 
 
 class ParamPath(Protocol):
     """A path through parameter space: the tensors of a network as a function of α.
 
-    `at(α)` gives every tensor of the network, `velocity(α)` the derivative by α of those that move. `start` and `end`
-    are the checkpoints at α = 0 and α = 1. `to(device, dtype)` moves the path, and `describe()` puts it into words.
+    `at(α)` gives every tensor of the network, `velocity(α)` the derivative by α of those that move: at a knot, where
+    the derivatives of both sides differ, the one for increasing α, and at α = 1 the one for decreasing α. `start` and
+    `end` are the checkpoints at α = 0 and α = 1. `to(device, dtype)` moves the path, `describe()` puts it into words.
     `digest()` differs between different paths, so that an interrupted measurement resumes only along its own path.
     """
 
@@ -179,7 +182,7 @@ class ScheduledPath(Path):
             if isinstance(schedule, (int, float)):
                 continue
             time, rate = value_and_rate(schedule, alpha)
-            there = self._path.velocity(time)
+            there = _passing(self._path, time, rate, alpha)
             rates |= {name: rate * there[name] for name in names if name in there}
         return rates
 
@@ -194,11 +197,13 @@ class ScheduledPath(Path):
     def digest(self) -> str:
         """12 hex digits over the path and the values of every schedule at 65 points of [0, 1]."""
         values = {
-            f"time:{name}": torch.tensor([value_and_rate(schedule, alpha)[0] for alpha in _SAMPLES]).double()
+            f"time:{name}": torch.tensor(
+                [value_and_rate(schedule, alpha)[0] for alpha in _SAMPLES], dtype=torch.float32
+            ).double()
             for schedule, names in self._groups()
             for name in names
         }
-        return digest({**values, f"retimed:{self._path.digest()}": torch.empty(0)})
+        return digest({**values, f"retimed:{self._path.digest()}": torch.empty(0, dtype=torch.float32)})
 
     def _groups(self) -> list[tuple[Schedule, list[str]]]:
         """Every schedule with the names of its tensors."""
@@ -231,7 +236,8 @@ class Segment(Path):
     def velocity(self, alpha: float) -> Params:
         """dθ/dα of the tensors that move: that of the path times the length of the segment."""
         length = self._last - self._first
-        return {name: length * tensor for name, tensor in self._path.velocity(self._path_alpha(alpha)).items()}
+        velocity = _passing(self._path, self._path_alpha(alpha), length, alpha)
+        return {name: length * tensor for name, tensor in velocity.items()}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Segment:
         """The segment on a device, with its floating-point tensors in `dtype` unless that is None."""
@@ -253,3 +259,12 @@ class Segment(Path):
         if alpha in (0, 1):
             return self._last if alpha else self._first
         return self._first + alpha * (self._last - self._first)
+
+
+def _passing(path: Path, time: float, rate: float, alpha: float) -> Params:
+    """The velocity of a path at `time`, as met by a path made of it that passes there at this `rate` at α.
+
+    At a knot it is that of the piece which the path passes next, and at α = 1 of the piece that it has passed.
+    """
+    backwards = rate < 0 if alpha < 1 else rate > 0
+    return path.velocity(time - _BEFORE if backwards else time)

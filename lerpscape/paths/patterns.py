@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from lerpscape.base.errors import explain
-from lerpscape.paths.checkpoints import STATISTICS, Checkpoint
+from lerpscape.paths.checkpoints import STATISTICS, Checkpoint, continuous
 from lerpscape.paths.matching import abbreviated, first_tied_names
 
 Pattern: TypeAlias = "str | re.Pattern[str]"
@@ -94,6 +94,6 @@ def _kind(name: str, checkpoint: Checkpoint) -> str | None:
     weight = checkpoint.tensors.get(f"{prefix}weight")
     if (weight is not None and weight.dim() == 1) or f"{prefix}running_mean" in checkpoint.tensors:
         return "kind:norms"
-    if own in STATISTICS or not checkpoint.tensors[name].is_floating_point():
+    if own in STATISTICS or not continuous(checkpoint.tensors[name]):
         return None
     return "kind:biases" if own.startswith("bias") else "kind:weights"

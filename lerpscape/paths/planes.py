@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from lerpscape.base.errors import explain
-from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, digest, ends_digest
+from lerpscape.paths.checkpoints import Checkpoint, Params, Source, as_vector, checkpoint, digest, ends_digest
 from lerpscape.paths.line import moving
 from lerpscape.paths.matching import all_matched, matched
 
@@ -99,9 +99,8 @@ class Plane:
         s, t = self.coordinates(point)
         total = 0.0
         for name in self.origin.parameters:
-            origin = self.origin.tensors[name].double()
-            away = point.tensors[name].double() - origin
-            away -= s * (self.x.tensors[name].double() - origin) + t * (self.y.tensors[name].double() - origin)
+            origin, x, y, here = (as_vector(each.tensors[name]) for each in (self.origin, self.x, self.y, point))
+            away = here - origin - (s * (x - origin) + t * (y - origin))
             total += float(away.square().sum())
         return Position(*self.flat(s, t), math.sqrt(total))
 
@@ -121,9 +120,8 @@ class Plane:
         """Inner product ⟨one − origin, other − origin⟩ over parameters."""
         total = 0.0
         for name in self.origin.parameters:
-            origin = self.origin.tensors[name].double()
-            differences = (point.tensors[name].double() - origin for point in (one, other))
-            total += float(torch.dot(*(difference.flatten() for difference in differences)))
+            origin = as_vector(self.origin.tensors[name])
+            total += float(torch.dot(*(as_vector(point.tensors[name]) - origin for point in (one, other))))
         return total
 
 
@@ -171,4 +169,4 @@ class PointList:
     def digest(self) -> str:
         """12 hex digits over the tensors of every point."""
         parts = {f"{index}": digest(self._find(index)) for index in range(self._count)}
-        return digest({f"stop:{index}:{part}": torch.empty(0) for index, part in parts.items()})
+        return digest({f"stop:{index}:{part}": torch.empty(0, dtype=torch.float32) for index, part in parts.items()})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lerpscape.base.errors import explain
-from lerpscape.paths.checkpoints import Params, Source, ends_digest
+from lerpscape.paths.checkpoints import Params, Source, as_vector, ends_digest
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import first_tied_names
 from lerpscape.paths.path import Path
@@ -103,7 +103,7 @@ class SphericalLine(Path):
 
     def _turn(self, name: str) -> _Turn | None:
         """The turn of a parameter; None for one that is interpolated linearly."""
-        start, end = self.start.tensors[name].double(), self.end.tensors[name].double()
+        start, end = as_vector(self.start.tensors[name]), as_vector(self.end.tensors[name])
         first, last = float(start.norm()), float(end.norm())
         if not first or not last:
             return None

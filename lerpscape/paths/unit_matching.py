@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.lending import Lender
 from lerpscape.networks.symmetries import Symmetry, Tie, in_order
 from lerpscape.paths.checkpoints import STATISTICS, Params
 
@@ -104,15 +104,8 @@ def _activations(model: nn.Module, symmetries: Symmetry, state: Params, inputs: 
                 activations[node.name] = value.detach().double()
             return value
 
-    class Interpreted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, batch: Tensor) -> Tensor:
-            return Recorder(self.model, graph=symmetries.graph).run(batch)  # type: ignore[no-any-return]
-
-    functional_call(Interpreted(), {f"model.{name}": tensor for name, tensor in state.items()}, (inputs,))
+    with Lender(model).lend({name: tensor.clone() for name, tensor in state.items()}):
+        Recorder(model, graph=symmetries.graph).run(inputs)
     return activations
 
 

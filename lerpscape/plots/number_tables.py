@@ -11,6 +11,7 @@ import numpy as np
 from lerpscape.certificates.results import Certificate
 from lerpscape.geometry.gauss_length_results import GaussLength
 from lerpscape.profiles.results import Profile
+from lerpscape.readings.intervals import LEAST_EXAMPLES
 from lerpscape.readings.results import Readings
 
 Rows: TypeAlias = list[tuple[str, list[str], str, str]]
@@ -85,7 +86,7 @@ def _profile_numbers(profile: Profile) -> dict[str, str]:
         return numbers
     numbers |= {name: _number(value) for name, value in profile.readings().values().items() if name in MEANINGS}
     numbers |= {"distance": _number(profile.distance), "relative_distance": _number(profile.relative_distance)}
-    if profile.examples > 1:
+    if profile.examples >= LEAST_EXAMPLES:
         interval = profile.rise_interval()
         numbers["95 % interval"] = f"{_number(interval.lower)} to {_number(interval.upper)}"
         numbers["p-value"] = f"{interval.p_value:.3g}"

@@ -17,6 +17,9 @@ from lerpscape.base.errors import explain
 from lerpscape.profiles.bounded_means import least_differences
 from lerpscape.readings.intervals import covariance_root
 
+# A sample of fewer examples, of losses without bounds, decides nothing: `benchmarks/calibration.py` measured that
+# skewed losses then break the confidence.
+LEAST_EXAMPLES = 256
 # Expected number of bootstrap draws beyond the quantile that is estimated from them.
 DRAWS_BEYOND = 20
 # Relative rounding error allowed for in a mean loss.
@@ -66,7 +69,8 @@ def interim_analysis(
     * `lower` = max over i < j of d_ij − q·s_ij, with q the quantile of the largest studentised difference of all pairs,
       estimated from Gaussian draws with the covariance of the sample. `lower` is too large if any pair's bound is.
 
-    In the limit of many examples each fails with probability `error`. Both margins are widened, never narrowed,
+    In the limit of many examples each fails with probability `error`; a sample of fewer than 256 gives the bracket
+    (0, ∞), unless it is of all examples. Both margins are widened, never narrowed,
     by the first term of the Cornish–Fisher expansion for the studentised mean of a skewed finite population,
     γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), where f = n/N and γ_ij is the skewness of the difference.
 
@@ -109,7 +113,7 @@ def interim_analysis(
 def _gaussian(losses: Floats, mean: Floats, rise: Floats, of: int, error: float, seed: int) -> tuple[Floats, Floats]:
     """Lower and upper bounds of every pair's rise, valid as the sample means approach a normal distribution."""
     points, count = losses.shape
-    if count < 2:
+    if count < LEAST_EXAMPLES:
         return np.full_like(rise, -np.inf), np.full_like(rise, np.inf)
     first, second = np.triu_indices(points, k=1)
     centred = losses - mean[:, None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -12,21 +10,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
+from lerpscape.base.saving import check_writable
+from lerpscape.engine.derivative_check import why_no_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
-from lerpscape.engine.execution import Objective, why_no_derivative
+from lerpscape.engine.execution import Objective
+from lerpscape.engine.fingerprint import fingerprint
 from lerpscape.engine.fitted_losses import fitted
-from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
+from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
 from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
-
-# Version of the partial files. A file of another version is taken for another measurement's.
-PARTIAL_FORMAT = 3
 
 
 def profile(
@@ -54,11 +51,13 @@ def profile(
       `"adaptive"`: points are added where the curve is not yet known well enough.
     * `precision`: with adaptive points, how well the curve is to be known, as a share of its range; 1e-3 by default. An
       estimate, which misses narrow bumps ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
-    * `derivative`: also dL/dα by forward-mode differentiation, exact at every α.
+    * `derivative`: also dL/dα by forward-mode differentiation, exact to rounding; at a kink what torch's rules give.
+      Compared with difference quotients on a few examples; where they disagree it is withheld, and
+      `Profile.derivative_reason` says how.
     * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
-    * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed.
-      Delete it when done.
+    * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed. A
+      call that differs in anything raises `PartialMismatch`. Delete it when done.
     * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas, a precision
@@ -78,6 +77,8 @@ def profile(
     adaptive = isinstance(alphas, str) and alphas == "adaptive"
     grid = np.empty(0) if adaptive else alpha_grid(alphas)
     _check_adaptive(adaptive, precision, partial)
+    if partial is not None:
+        check_writable(partial)
     find_loss(loss)  # refuses a wrong one before the data are read
     with opened(profile, model, path, data, options) as measurement:
         on_path, reader = measurement.on_path, measurement.reader
@@ -85,14 +86,14 @@ def profile(
         found = fitted(loss, measurement)
         chosen = found.by_unit()
         objective = Objective(on_path, chosen, measurement.statistics, derivative)
-        reason = why_no_derivative(objective, reader.first[0]) if derivative else "not asked for"
+        reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
         objective = replace(objective, derivative=reason is None)
         with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
             if adaptive:
                 precision = 1e-3 if precision is None else precision
                 evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
             else:
-                file = Partial(partial, _fingerprint(measurement, grid, chosen) if partial else "")
+                file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
                 evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(
             data_digest=evaluation.data_digest,
@@ -103,12 +104,15 @@ def profile(
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
         )
+        dtype = on_path.compute_dtype()
     sums = evaluation.sums
+    mean = sums.mean()
+    how["noise_floor"] = float(np.abs(mean[np.isfinite(mean)]).max(initial=0.0)) * torch.finfo(dtype).eps
     slope, slope_error = sums.slope_and_error()
     distance, relative_distance = on_path.distances()
     return Profile(
         alphas=evaluation.alphas,
-        loss=sums.mean(),
+        loss=mean,
         accuracy=sums.accuracy(),
         derivative=slope if objective.derivative else None,
         derivative_error=slope_error if objective.derivative else None,
@@ -145,19 +149,3 @@ def _check_adaptive(adaptive: bool, precision: float | None, partial: str | Path
                 hint='Use alphas="adaptive", or leave precision= out.',
             )
         )
-
-
-def _fingerprint(measurement: Measurement, grid: Floats, loss: Loss) -> str:
-    """Names a request, so that a partial result is only taken up by the same one."""
-    on_path = measurement.on_path
-    request = [
-        on_path.given.digest(),
-        grid.tolist(),
-        loss.name,
-        measurement.statistics.describe(),
-        type(on_path.model).__name__,
-        str(on_path.dtype),
-        hashlib.sha256(b"".join(batch.digest() for batch in measurement.reader.first)).hexdigest(),
-        PARTIAL_FORMAT,
-    ]
-    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]

@@ -41,6 +41,8 @@ class Profile(Result):
     `derivative_reason` says why. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
     readings of such a curve raise `NonFiniteLoss`. `distance` is ‖θ_T − θ₀‖₂, and `relative_distance` is ‖θ_T − θ₀‖ /
     ‖θ₀‖. Readings use the points with 0 ≤ α ≤ 1 only. `how` is metadata: device, threads, versions, digests.
+    `how["noise_floor"]` is one rounding unit of the largest loss in the dtype of the computation: no verdict is given
+    on a rise below it.
     """
 
     FORMAT = "lerpscape profile 1"
@@ -140,8 +142,12 @@ class Profile(Result):
 
     @property
     def loss_error(self) -> Floats:
-        """Standard error of the mean loss at every α, if the examples are a random sample; shape (points,)."""
-        return np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
+        """Standard error of the mean loss at every α, if the examples are a random sample; shape (points,).
+
+        NaN for a single example, of which nothing is known but its own loss.
+        """
+        single = np.nan if self.examples < 2 else 1.0
+        return single * np.sqrt(np.maximum(np.diag(self.covariance), 0) / self.examples)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per α. Needs pandas (`pip install "lerpscape[pandas]"`)."""
@@ -183,9 +189,25 @@ class Profile(Result):
                 f"No verdict: the loss is NaN or infinite at {len(self.invalid)} of {len(self.alphas)} points, "
                 f"first at α = {first.alpha:.4g} ({first.examples} of {self.examples} examples, first {first.first})."
             )
+        return f"{self._verdict(tolerance)}{self._jumps()}"
+
+    def _jumps(self) -> str:
+        """The integers that jump at α = ½, in a sentence; "" for none but the counters of batch norm."""
+        names = [name for name in self.how.get("jumps", []) if not name.endswith("num_batches_tracked")]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        shown = ", ".join(map(repr, names[:3]))
+        return f" Not interpolated but from the nearer end, with a jump at α = 0.5: {shown}{more}." if names else ""
+
+    def _verdict(self, tolerance: float) -> str:
         inside = self._inside("alphas")
         where = f"on {len(inside)} points, tolerance {tolerance:g} {self.unit}".rstrip()
         losses = self._inside("loss")
+        floor = self.how.get("noise_floor", 0.0)
+        if tolerance < self.max_rise <= tolerance + floor or (tolerance > 0 and self.max_rise <= tolerance < floor):
+            return (
+                f"Undecided: the loss rises by {self.max_rise:.4g} {self.unit} in {self.how['dtype']}, where one "
+                f"rounding of it is up to {floor:.2g}: measure in a wider dtype ({where})."
+            )
         if self.max_rise > tolerance:
             largest = max(self.rises, key=lambda rise: rise.height)
             shape = (

@@ -13,12 +13,13 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.engine import planner
-from lerpscape.engine.evaluate import evaluate_all
+from lerpscape.engine.evaluate import evaluate_all, or_by_module
 from lerpscape.engine.evaluator import Evaluator
-from lerpscape.engine.execution import ModuleExecution, Objective
+from lerpscape.engine.execution import ModuleExecution, Objective, Tell
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
+from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
 from lerpscape.engine.workers import check_workers
 from lerpscape.networks.batches import Batch, Data
@@ -59,7 +60,8 @@ def sequential_verdict(
       `interim_analysis` and [engine](../engine.md) for what was measured, and where it fails.
     * `bounds`: least and most that the loss of a single example can be, as (0, 1) for errors. The confidence then holds
       for every number of examples.
-    * `first`: number of examples at the first analysis. `budget`: the most to measure, after which the verdict is
+    * `first`: number of examples at the first analysis; without `bounds`, one of fewer than 256 decides nothing unless
+      it is of all examples. `budget`: the most to measure, after which the verdict is
       `undecided`; all by default.
     * `seed`: of the random order. Choosing a seed by its verdict invalidates the confidence.
     * `data`: batches in memory, which can be cut into examples: a list, or any re-iterable below a gigabyte.
@@ -93,13 +95,13 @@ def sequential_verdict(
         counts = sample_sizes(first, min(budget or len(sample), len(sample)))
         open_analyses = sum(count < len(sample) for count in counts)
         error = (1 - confidence) / open_analyses if open_analyses else 0.0
-        losses = np.empty((len(grid), 0))
-        analyses: list[InterimAnalysis] = []
         parts = [list(_parts(before, count)) for before, count in pairwise([0, *counts])]
         total = sum(sample.batch_count(*part) for new_parts in parts for part in new_parts)
-        with measurement.progress_bar(total * len(grid), "verdict") as tell:
-            plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
+
+        def compute(plan: ExecutionPlan, tell: Tell) -> tuple[ExecutionPlan, Floats, list[InterimAnalysis]]:
             evaluator = Evaluator(objective, plan)
+            losses = np.empty((len(grid), 0))
+            analyses: list[InterimAnalysis] = []
             for new_parts in parts:
                 for part in new_parts:
                     new = evaluate_all(evaluator, grid, [list(sample.batches(*part))], workers=workers, tell=tell)
@@ -110,6 +112,11 @@ def sequential_verdict(
                 analyses.append(last)
                 if last.lower > tolerance or last.upper <= tolerance:
                     break
+            return plan, losses, analyses
+
+        with measurement.progress_bar(total * len(grid), "verdict") as tell:
+            plan = planner.plan(objective, list(sample.batches(*parts[0][0])), grid, complete=False, workers=workers)
+            plan, losses, analyses = or_by_module(plan, compute, tell)
         how = measurement.how(
             planned_analyses=counts,
             error_per_analysis=error,
@@ -117,6 +124,7 @@ def sequential_verdict(
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
         )
+    last = analyses[-1]
     missing = 1 - last.examples / len(sample)
     deviation = losses.std(axis=1, ddof=1) if last.examples > 1 else np.zeros(len(grid))
     return SequentialVerdict(

@@ -10,7 +10,8 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.engine.execution import ModuleExecution, Objective, why_no_derivative
+from lerpscape.engine.derivative_check import why_no_derivative
+from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
 from lerpscape.networks.batch_norm import InterpolateStatistics
@@ -132,7 +133,7 @@ class _Slopes:
         self.objective = Objective(self.on_path, loss, measurement.statistics, derivative=True)
         self.module = ModuleExecution(self.objective)
         self.examples = 0
-        reason = why_no_derivative(self.objective, self.reader.first[0])
+        reason = why_no_derivative(self.objective, self.reader.first)
         if reason is not None:
             raise ValueError(
                 explain(

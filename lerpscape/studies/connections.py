@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lerpscape.base.errors import Diverged, explain
 from lerpscape.base.progress import Progress
@@ -15,7 +15,7 @@ from lerpscape.engine.measurement import opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, Recalibrate
 from lerpscape.networks.batches import Batch, Caller, Data
-from lerpscape.networks.losses import ExampleLosses, Loss, PerExample, evaluated
+from lerpscape.networks.losses import ExampleLosses, Loss, PerExample, evaluated, weighted_mean
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
 from lerpscape.paths.line import Line
@@ -92,7 +92,7 @@ def connect(
                     optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
                     alpha = float(torch.rand((), generator=generator, dtype=torch.float64))
                     with torch.enable_grad():
-                        mean = _mean([losses_at(alpha, batches[index])])
+                        mean = weighted_mean([losses_at(alpha, batches[index])])
                         optimizer.zero_grad()
                         torch.autograd.backward(mean)
                     if not math.isfinite(float(mean)):
@@ -134,14 +134,7 @@ class _LossesAt:
 
     def mean(self, batches: list[Batch]) -> float:
         """The mean over all examples and a few points of the curve."""
-        return float(_mean([self(alpha, batch) for alpha in _COMPARED for batch in batches]).detach())
-
-
-def _mean(parts: list[ExampleLosses]) -> Tensor:
-    """Σ wℓ / Σ w over the examples of all parts."""
-    values = torch.cat([each.values for each in parts])
-    weights = torch.cat([torch.ones_like(each.values) if each.weights is None else each.weights for each in parts])
-    return (values.double() * weights).sum() / weights.sum()
+        return float(weighted_mean([self(alpha, batch) for alpha in _COMPARED for batch in batches]).detach())
 
 
 def _diverged(what: str, learning_rate: float) -> Diverged:

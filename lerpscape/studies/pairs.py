@@ -108,7 +108,7 @@ def pairwise(
            [1., 0., 4.],
            [1., 0., 0.]])
     """
-    points = snapshots(checkpoints)
+    points = snapshots(checkpoints, ordered=False)
     labels = list(points)
     group_of = dict.fromkeys(labels, "all") if groups is None else dict(groups)
     missing = [label for label in labels if label not in group_of]

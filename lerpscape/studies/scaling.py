@@ -17,7 +17,7 @@ from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid,
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
-from lerpscape.paths.checkpoints import Checkpoint, Source, checkpoint
+from lerpscape.paths.checkpoints import Checkpoint, Source, as_vector, checkpoint
 from lerpscape.paths.endpoints import noise_like, zeros_like
 from lerpscape.paths.line import Line
 from lerpscape.profiles.profile import profile
@@ -194,4 +194,4 @@ def _centred(logits: Tensor) -> Tensor:
 
 
 def _norm(end: Checkpoint) -> float:
-    return float(np.sqrt(sum(float(end.tensors[name].double().square().sum()) for name in end.parameters)))
+    return float(np.sqrt(sum(float(as_vector(end.tensors[name]).square().sum()) for name in end.parameters)))

@@ -14,7 +14,7 @@ from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.engine.measurement import check_options
 from lerpscape.networks.batches import Data
-from lerpscape.paths.checkpoints import Checkpoint
+from lerpscape.paths.checkpoints import Checkpoint, as_vector
 from lerpscape.paths.distances import distance
 from lerpscape.paths.line import Line
 from lerpscape.paths.planes import PointList
@@ -80,15 +80,15 @@ def on_line(points: dict[str, Checkpoint]) -> tuple[Floats, Floats, Floats, floa
     for snapshot in snapshots:
         product = sum(
             float(
-                (snapshot.tensors[name].double() - first.tensors[name].double()).flatten()
-                @ (last.tensors[name].double() - first.tensors[name].double()).flatten()
+                (as_vector(snapshot.tensors[name]) - as_vector(first.tensors[name]))
+                @ (as_vector(last.tensors[name]) - as_vector(first.tensors[name]))
             )
             for name in names
         )
         alpha = product / length**2
         squares = 0.0
         for name in names:
-            start, end, here = (point.tensors[name].double() for point in (first, last, snapshot))
+            start, end, here = (as_vector(point.tensors[name]) for point in (first, last, snapshot))
             squares += float((here - start - alpha * (end - start)).square().sum())
         projections.append(alpha)
         residuals.append(squares**0.5)

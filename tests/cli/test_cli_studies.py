@@ -72,6 +72,23 @@ def test_profile_takes_every_path(
     assert found["loss"] != straight.loss.tolist()
 
 
+def test_keys_and_prefixes_choose_the_weights_of_a_file(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, end = (module.state_dict() for module in CASE.ends())
+    averaged = {f"net.{name}": tensor for name, tensor in end.items()} | {"n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": start, "ema": averaged}, "run.ckpt")
+    torch.save({"model": end}, "other.ckpt")
+    straight = ls.profile(other(), ls.Line(*CASE.ends()), CASE.data(), alphas=3).loss.tolist()
+    for words in (
+        ["run.ckpt", "run.ckpt", "--key", "state_dict", "ema", "--prefix", "", "net."],
+        ["run.ckpt", "other.ckpt", "--key", "state_dict", ""],
+    ):
+        (found,) = printed(["profile", *words, *BUILT, "--alphas", "3"], capsys)  # type: ignore[misc]
+        assert found["loss"] == pytest.approx(straight, rel=1e-14)
+    assert "--key state_dict" in refused(["profile", "run.ckpt", "run.ckpt", *BUILT], capsys)
+    three = ["profile", "run.ckpt", "run.ckpt", *BUILT, "--key", "a", "b", "c"]
+    assert "one --key for all checkpoints, or one for each of 2" in refused(three, capsys)
+
+
 def test_gauss_and_certify_take_paths_or_say_why_not(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["gauss", *ENDS, *BUILT, "--alphas", "5", "--precision", "None"]
     found = printed([*words, "--control", "other.pt"], capsys)
@@ -174,7 +191,7 @@ def test_connect_writes_a_control_point_that_profile_measures(work: Path, capsys
         (["profile", *ENDS, "--schedule", "*.bias=mine:nothing"], "a name in mine"),
         (["study", "plane", ENDS[0], ENDS[1], ENDS[1]], "collinear"),
         (["study", "onset", "nowhere", "--tolerance", "0"], "a folder of checkpoints"),
-        (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' does not fit 'start'"),
+        (["study", "pairwise", *ENDS, "odd.pt"], "checkpoint 'odd' to fit 'start': "),
         (["study", "pairwise", *ENDS, "run/step0.pt", "--group", "zzz=init"], "a glob that matches"),
         (["study", "layerwise", *ENDS, "--rest", "end", "--loss", "mse"], "cross_entropy, squared_error"),
         (["study", "trajectory", "run", "--plot", "mine.py/x.svg"], "to be writable"),

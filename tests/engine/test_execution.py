@@ -250,7 +250,7 @@ def test_hooks_and_too_few_points_leave_the_module_as_it_is() -> None:
     line = ls.Line(start, end)
     assert "too few points" in ls.profile(start, line, DATA, alphas=4).how["plan"]
     handle = start[1].register_forward_hook(lambda module, inputs, output: output * 2)
-    assert "1 has hooks" in ls.profile(start, line, DATA).how["plan"]
+    assert "'1' (Linear) has forward hooks" in ls.profile(start, line, DATA).how["plan"]
     handle.remove()
 
 

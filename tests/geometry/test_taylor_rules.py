@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.geometry import taylor_rules
 from lerpscape.geometry.taylor_rules import _RULES, stack_of
 from lerpscape.networks.batches import batch_of
+from lerpscape.networks.layer_kinds import RELU
 from lerpscape.networks.undisturbed import undisturbed
 
 pytestmark = pytest.mark.kernels
@@ -93,7 +95,7 @@ def test_many_batches_share_little_memory(monkeypatch: pytest.MonkeyPatch) -> No
         assert_allclose(found.per_example, expected.per_example, rtol=1e-9)
 
 
-def test_anything_else_is_left_to_forward_mode() -> None:
+def test_anything_else_is_left_to_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
@@ -107,7 +109,16 @@ def test_anything_else_is_left_to_forward_mode() -> None:
     tied[2].weight = tied[0].weight
     hooked = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
     hooked[1].register_forward_hook(lambda *a: 3 * a[2])
+    kept = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    kept.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    patched = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    patched[1].forward = lambda x: x.relu().clamp(max=0.5)  # type: ignore[method-assign]
+    called = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    called[0]._call_impl = lambda x: 2 * x
     models = {
+        "forward of an instance": patched,
+        "forward of the whole": kept,
+        "step of a call": called,
         "own forward": Own(nn.Linear(6, 6), nn.ReLU()),
         "own layer": nn.Sequential(Halved(6, 6), nn.ReLU()),
         "unknown layer": nn.Sequential(nn.Linear(6, 6), nn.Softsign()),
@@ -123,6 +134,10 @@ def test_anything_else_is_left_to_forward_mode() -> None:
         end = {key: value + 0.5 for key, value in model.state_dict().items()}
         line = ls.Line(model.state_dict(), end)
         assert stack_of(ModelOnPath(model, line, None, None), batch_of((x, torch.zeros(5)))) is None, name
+    with monkeypatch.context() as patching:
+        patching.setattr(nn.functional, "relu", lambda x, inplace=False: x.clamp(0, 0.5))
+        start, end = (nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(2))
+        assert stack_of(ModelOnPath(start, ls.Line(start, end), None, None), batch_of((x, torch.zeros(5)))) is None
     end = {key: value + 0.5 for key, value in models["unknown layer"].state_dict().items()}
     found = ls.gauss_length(models["unknown layer"], ls.Line(models["unknown layer"], end), [(x, torch.zeros(5))])
     assert found.how["derivatives"] == "forward mode"
@@ -130,3 +145,34 @@ def test_anything_else_is_left_to_forward_mode() -> None:
     line = ls.Line(plain, nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
     assert stack_of(ModelOnPath(plain, line, None, None), batch_of(({"input": x}, torch.zeros(5)))) is None
     assert stack_of(ModelOnPath(plain, line, None, None), batch_of((x, torch.zeros(5)))) is not None
+
+
+def test_a_patched_forward_turns_as_it_does() -> None:
+    """The same function as a module of its own is the oracle."""
+
+    class Capped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu().clamp(max=0.5)
+
+    model, line, x = case("relu")
+    index = next(index for index, layer in enumerate(model) if isinstance(layer, nn.ReLU))
+    written = copy.deepcopy(model)
+    written[index] = Capped()
+    model[index].forward = lambda x: x.relu().clamp(max=0.5)
+    data = [(x, torch.zeros(len(x)))]
+    found, expected = (ls.gauss_length(each, line, data, alphas=33, precision=None) for each in (model, written))
+    assert_allclose(found.per_example, expected.per_example, rtol=1e-12)  # the same operations in the same order
+    assert found.how["derivatives"] == "forward mode"
+
+
+def test_layers_that_do_not_give_what_the_module_gives_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out on any batch of the caller: here by a rule that is wrong for large numbers only."""
+    model, line, x = case("relu")
+    data = [(x, torch.zeros(len(x))), (100 * x, torch.zeros(len(x)))]
+    expected = ls.gauss_length(model, line, data, alphas=33, precision=None)
+    rule = _RULES[RELU]
+    wrong = {RELU: lambda series, **_: [None if each is None else each.clamp(max=9) for each in rule(series)]}
+    monkeypatch.setattr(taylor_rules, "_RULES", _RULES | wrong)
+    found = ls.gauss_length(model, line, data, alphas=33, precision=None)
+    assert found.how["derivatives"] == "forward mode" != expected.how["derivatives"]
+    assert_allclose(found.per_example, expected.per_example, rtol=1e-6)

@@ -1,5 +1,6 @@
 """What a forward does besides its operations: seen, or refused; a certificate never is of another function."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import lerpscape as ls
 from lerpscape.networks.bias_depths import bias_depths
-from lerpscape.networks.fx_tracing import traced
+from lerpscape.networks.fx_tracing import blank_trace, traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
@@ -109,7 +110,7 @@ def test_a_certificate_is_of_what_the_module_does(run):
     [
         (reading_again, "'add' reads the result of 'one' after 'relu' has written over it"),
         (reading_a_view, "'mul' reads the result of 'one' after 'relu' has written over it"),
-        (adding_in_place, "apart on the first examples"),  # torch.fx sees no += as such
+        (adding_in_place, "first for example 0"),  # torch.fx sees no += as such
         (scaling_its_buffer, "operation 'mul_'|'factor', which the forward changes"),
         (another_buffer, "'factor', which the forward changes"),
         (counted, "tensor 'calls' of type torch.int64"),
@@ -129,7 +130,7 @@ def test_hooks_that_change_outputs_are_noticed():
     model, line, data = ends(lambda net, x: net.two(net.one(x)))
     ls.certify(model, line, data, budget=8)
     model.one.register_forward_hook(lambda module, inputs, output: 1.01 * output)
-    with pytest.raises(TypeError, match="Remove its hooks"):
+    with pytest.raises(TypeError, match="has forward hooks"):
         ls.certify(model, line, data)
 
 
@@ -149,3 +150,36 @@ def test_a_trace_runs_as_the_module_does(run):
     model, _, ((x, _),) = ends(run)
     with torch.no_grad():
         assert torch.equal(traced(model, "").module(x), copy.deepcopy(model)(x))
+
+
+def asks_for_a_tensor(net: Forward, x: Tensor) -> Tensor:
+    hidden = net.one(x)
+    if isinstance(hidden, Tensor) and hidden.max() > 20:
+        hidden = hidden.clamp(max=20.0)
+    return net.two(hidden)
+
+
+def asks_torch(net: Forward, x: Tensor) -> Tensor:
+    hidden = net.one(x)
+    return net.two(hidden.clamp(max=20.0) if torch.is_tensor(hidden) and hidden.max() > 20 else hidden)
+
+
+def goes_on_without_an_answer(net: Forward, x: Tensor) -> Tensor:
+    hidden = net.one(x)
+    with contextlib.suppress(Exception):
+        hidden = hidden.clamp(max=20.0) if hidden.max() > 20 else hidden
+    return net.two(hidden)
+
+
+@pytest.mark.parametrize("run", [asks_for_a_tensor, asks_torch, goes_on_without_an_answer])
+def test_a_guard_on_values_does_not_vanish(run):
+    with pytest.raises(TypeError, match="no branch or loop that depends on the values of tensors"):
+        traced(Forward(run), "")
+    assert "torch.fx cannot trace it" in blank_trace(Forward(run))
+
+
+def test_a_proxy_is_no_parameter():
+    model = Forward(lambda net, x: net.two(F.linear(x, net.one.weight) if isinstance(x, Tensor) else x))
+    assert [node.op for node in traced(model, "").graph.nodes] == [
+        *("placeholder", "get_attr", "call_function", "call_module", "output")
+    ]

@@ -151,8 +151,9 @@ def test_things_without_tensors_are_refused(tmp_path: Path) -> None:
         ls.checkpoint(3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="does not exist"):
         ls.checkpoint(tmp_path / "nowhere.pt")
-    with pytest.raises(FileNotFoundError, match="without either"):
-        ls.checkpoint(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"(?s)weights in .*empty.*got: none\."):
+        ls.checkpoint(tmp_path / "empty")
 
 
 def test_digest_sees_values_names_shapes_and_dtypes() -> None:

@@ -79,6 +79,47 @@ def test_velocity_is_the_derivative(path: Path, alpha: float) -> None:
     assert velocity
 
 
+def steps(count: int) -> ls.Polyline:
+    """A scalar with slope (k+1) · `count` on piece k of `count`."""
+    return ls.Polyline(*({"w": torch.tensor([k * (k + 1) / 2]).double()} for k in range(count + 1)))
+
+
+@pytest.mark.parametrize("count", [3, 7, 10, 49, 100])
+def test_a_knot_missed_by_rounding_is_the_knot(count: int) -> None:
+    """At a knot the velocity is that of the next piece, however the α was computed; at 1 that of the last."""
+    path, total = steps(count), 0.0
+    for k in range(count + 1):
+        slope = min(k + 1, count) * count
+        for alpha in (k / count, k * (1 / count), 1 - (count - k) / count, 1 - (count - k) * (1 / count), total):
+            assert path.velocity(alpha)["w"] == slope, (k, alpha)
+            assert path.at(alpha)["w"] == k * (k + 1) / 2
+        total += 1 / count if k < 4 else k / count - total + 1 / count  # sums of a few steps are off by some ulps
+    assert path.velocity(1 / count - 1e-9)["w"] == count  # not rounding
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "alpha", "slope"),
+    [
+        ("reversed", steps(10).reversed(), 0.7, -30),  # at knot 3, on the way down to 2
+        ("reversed, at its end", steps(10).reversed(), 1.0, -10),
+        ("reversed, at its start", steps(10).reversed(), 0.0, -100),
+        ("a stretch that ends at a knot", steps(10).between(0.1, 0.3), 1.0, 30 * 0.2),
+        ("a stretch that begins at a knot", steps(10).between(0.3, 0.7), 0.0, 40 * 0.4),
+        ("a stretch backwards", steps(10).between(0.7, 0.3), 0.5, -50 * 0.4),
+        ("a schedule that turns back", steps(10).schedule({"w": lambda a: 1 - a}), 0.7, -30),
+        ("a schedule", steps(10).schedule({"w": lambda a: 0.5 * a}), 0.6, 0.5 * 40),
+        ("reversed twice", steps(10).reversed().reversed(), 0.3, 40),
+    ],
+)
+def test_derived_paths_have_the_velocity_of_the_piece_that_follows(
+    name: str, path: Path, alpha: float, slope: float
+) -> None:
+    assert float(path.velocity(alpha)["w"]) == pytest.approx(slope, rel=1e-14), name
+    side = -1e-6 if alpha == 1 else 1e-6
+    quotient = float((path.at(alpha + side)["w"] - path.at(alpha)["w"]) / side)
+    assert quotient == pytest.approx(slope, rel=1e-8)
+
+
 def test_velocity_of_a_curve_agrees_with_forward_mode() -> None:
     """The Bezier polynomial and a schedule written out in α, differentiated by torch."""
     start, control, end = (each.state_dict()["0.weight"] for each in STARTS)

@@ -47,6 +47,17 @@ def wrong(losses: np.ndarray, error: float, counts: list[int], trials: int, **ch
     return low, high
 
 
+@pytest.mark.parametrize("first", [8, 64, 256])
+def test_early_analyses_of_skewed_losses_keep_their_error(first: int) -> None:
+    draw = np.random.default_rng(first)
+    fading = np.exp(draw.standard_normal((POINTS, 4000))) * (1.05 - ALPHA)  # later minus earlier: skewed to the left
+    trials, error = 200, 0.1
+    counts = [first, 2 * first]
+    low, high = wrong(2 + fading - fading.mean(1, keepdims=True), error, counts, trials)
+    most = error * trials + 3 * math.sqrt(trials * error * (1 - error))
+    assert low <= most and high <= most
+
+
 @pytest.mark.parametrize("kind", ["normal", "exponential", "left"])
 def test_brackets_fail_no_more_often_than_they_say(kind: str) -> None:
     trials, error = 200, 0.1
@@ -140,10 +151,13 @@ def test_points_that_agree_and_single_examples() -> None:
     skewed = 0.5 * ((2 - 0.256) * 2.576**2 + 1 - 2 * 0.256) / (6 * math.sqrt(256 * (1 - 0.256)))
     rise = heights.mean() * (1 - 1 / 49**2)
     assert rise - (2.576 + 3 * 0.077 + skewed) * error < low < rise - (2.576 - 3 * 0.077) * error
-    flat = interim_analysis(np.ones((3, 50)), 1000, 0.01)
+    flat = interim_analysis(np.ones((3, 256)), 1000, 0.01)
     assert flat.lower == 0 and flat.upper < 1e-11
-    one = interim_analysis(losses[:, :1], 1000, 0.01)
-    assert (one.lower, one.upper) == (0.0, math.inf)
+    for count in (1, 2, 255):  # too few for normal means
+        few = interim_analysis(losses[:, :count], 1000, 0.01)
+        assert (few.lower, few.upper) == (0.0, math.inf)
+        assert interim_analysis(losses[:, :count], 1000, 0.01, bounds=(0, 2)).upper < math.inf
+        assert interim_analysis(losses[:, :count], count, 0.01).upper < math.inf
 
 
 def test_sample_sizes_double_up_to_the_largest() -> None:

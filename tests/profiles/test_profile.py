@@ -451,6 +451,15 @@ def test_covariance_and_errors_are_of_the_examples() -> None:
     assert found.rise_interval().lower <= found.max_rise <= found.rise_interval().upper
 
 
+def test_one_example_has_no_standard_error() -> None:
+    start, end = CASES[0].ends()
+    single = [(x[:1], y[:1]) for x, y in CASES[0].data()[:1]]
+    found = ls.profile(start, ls.Line(start, end), single, alphas=3)
+    assert np.isnan(found.loss_error).all() and np.isnan(found.derivative_error).all()
+    with pytest.raises(ValueError, match="at least 16 examples"):
+        found.rise_interval()
+
+
 def test_accuracy_is_the_share_of_right_predictions() -> None:
     case = CASES[0]
     _, end = case.ends()

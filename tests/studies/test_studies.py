@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_is_marked_and_never_monotonic() -> None:
         (
             lambda: ls.studies.pairwise(Place(), {"a": at(0, 0), "b": at(1, 0), "odd": at(1, 0, 0)}, DATA),
             ls.EndpointMismatch,
-            r"checkpoint 'odd' does not fit 'a'",
+            r"checkpoint 'odd' to fit 'a': ",
         ),
         (
             lambda: ls.studies.pairwise(Place(), {"a": at(0, 0), "b": at(1, 0)}, DATA, groups={"a": "init"}),
