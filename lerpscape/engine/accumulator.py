@@ -53,7 +53,8 @@ class Accumulator:
             self.invalid[position] += len(wrong)
         self.seen += len(weights)
         weights = weights[counts]
-        self.moments.add(np.vstack([losses[:, counts] * weights, weights]))
+        weighed = np.ascontiguousarray(np.vstack([losses[:, counts] * weights, weights]))  # sums go along the rows
+        self.moments.add(weighed)
         slopes = np.full((len(losses), len(weights)), np.nan) if slopes is None else slopes[:, counts] * weights
         with np.errstate(invalid="ignore"):  # infinite derivatives stay what they are
             self.slopes += slopes.sum(axis=1)

@@ -114,12 +114,15 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
     batch = objective.place(batch)
     cut = _cut(count)
     try:
-        whole, parts = (
-            ModuleExecution(objective).at(PROBE_ALPHA, batches).numbers()[0]
-            for batches in ([batch], [batch.part(0, cut), batch.part(cut, count)])
+        whole, *cuts = (
+            ModuleExecution(objective).at(PROBE_ALPHA, [each]).numbers()[0]
+            for each in (batch, batch.part(0, cut), batch.part(cut, count))
         )
+        parts = np.concatenate(cuts)
     except CallFailed:
         return False  # a model of one batch size: there is nothing to compare
+    if objective.on_path.lender.changed:
+        return False  # it remembers batches, which is compared elsewhere
     after = torch.default_generator.get_state()
     seed(objective.on_path.device)
     if not after.equal(torch.default_generator.get_state()):
