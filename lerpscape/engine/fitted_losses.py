@@ -121,8 +121,6 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
         parts = np.concatenate(cuts)
     except CallFailed:
         return False  # a model of one batch size: there is nothing to compare
-    if objective.on_path.lender.changed:
-        return False  # it remembers batches, which is compared elsewhere
     after = torch.default_generator.get_state()
     seed(objective.on_path.device)
     if not after.equal(torch.default_generator.get_state()):
