@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import inspect
@@ -176,8 +177,8 @@ class Contents:
             yield name, _digest(f"function {function.__module__}.{function.__qualname__}")
         else:
             held["code"] = function.__code__
-            names = _names(function.__code__)
-            for each in sorted(names & function.__globals__.keys()):
+            read, names = _names(function.__code__)
+            for each in sorted(read & function.__globals__.keys()):
                 held[each] = found = function.__globals__[each]
                 if isinstance(found, ModuleType) and not _installed(found.__name__):
                     held |= {f"{each}.{of}": getattr(found, of) for of in sorted(names) if hasattr(found, of)}
@@ -225,10 +226,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
-def _names(code: CodeType) -> set[str]:
-    """The global names and attributes in a function's code and in the functions inside it."""
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
+def _names(code: CodeType) -> tuple[set[str], set[str]]:
+    """The globals that a function reads, and all names in its code, attributes too; with the functions inside it."""
+    read = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner_read, inner_names = _names(constant)
+            read, names = read | inner_read, names | inner_names
+    return read, names
 
 
 @functools.cache

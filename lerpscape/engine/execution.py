@@ -19,11 +19,11 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batches import Batch
+from lerpscape.networks.batches import Batch, cloned
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
-from lerpscape.networks.losses import ExampleLosses, Loss, evaluated
-from lerpscape.networks.rebatching import rebatched
+from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
+from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 
@@ -163,6 +163,7 @@ class GraphExecution:
         self, batch: Batch, at_start: CapturedOutputs = NOTHING_CAPTURED, at_end: CapturedOutputs = NOTHING_CAPTURED
     ) -> PreparedBatch:
         """Compute what all α share, except for the outputs that were captured at the ends."""
+        batch = batch.cloned()  # operations may write to it
         inputs = batch.inputs
         if self.plan.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -192,7 +193,9 @@ class GraphExecution:
 
     def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        losses, right, weights = evaluated(self._objective.loss, output, batch.targets, batch.examples)
+        loss = self._objective.loss
+        targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
+        losses, right, weights = evaluated(loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
         return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
@@ -201,7 +204,8 @@ class GraphExecution:
         """The statistics, estimated by the graph where the plan says so."""
         graph, data = self._graph, statistics.held_data() or []
         if self.plan.estimation == "exact":
-            prepared = [self.prepare(batch) for batch in rebatched(data, self.plan.batch_size)]
+            sizes = equal_sizes(count_examples(data), self.plan.batch_size)
+            prepared = [self.prepare(batch) for batch in rebatched(data, sizes)]
             return statistics.estimating_with(lambda state, alpha: exact_statistics(graph, prepared, state, alpha)[0])
         if self.plan.estimation == "pooled":
             prepared = [self.prepare(batch) for batch in data]
@@ -318,12 +322,11 @@ class _Pass(nn.Module):
 
     def _losses(self, batch: Batch) -> ExampleLosses:
         place = place_of(batch.number, self.alpha)
-        with torch.set_grad_enabled(self.gradients):
-            batch = batch.detached()
+        with torch.set_grad_enabled(self.gradients), batch.lent() as own:
             with located("the model's forward", place):
-                outputs = batch.call(self.model, with_targets=self.loss.takes_targets)
+                outputs = own.call(self.model, with_targets=self.loss.takes_targets)
             with located(f"the loss {self.loss.name!r}", place):
-                found = evaluated(self.loss, outputs, batch.targets, batch.examples)
+                found = evaluated(self.loss, outputs, own.targets, own.examples)
         return found if not self.gradients else found._replace(values=_without_graph(found.values))
 
 

@@ -25,6 +25,9 @@ ROUNDING_UNITS = 4096
 DERIVATIVE_FACTOR = 16
 # A second α, at which what a model or a loss keeps from call to call has changed.
 OTHER_ALPHA = 0.61
+# On another machine or number of threads the examples may differ by so many rounding units of the type (2-norm); with
+# derivatives by so many times more, as a ReLU's input that is zero within rounding may fall on either side.
+ROUNDING_UNITS, DERIVATIVE_FACTOR = 4096, 16
 
 
 @dataclass(frozen=True)

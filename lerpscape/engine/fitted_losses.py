@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerpscape.base.errors import CallFailed, explain
+from lerpscape.base.errors import explain
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
 from lerpscape.networks.batches import Batch
@@ -106,7 +106,7 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
 def _mixes(objective: Objective, batch: Batch) -> bool:
     """Whether the loss of an example changes with the others in its batch, where batches can be cut."""
     count = batch.examples or 0
-    if count < 2 or layout(batch) is None or objective.loss.takes_targets or objective.loss.batch_dim:
+    if count < 4 or layout(batch) is None or objective.loss.takes_targets or objective.loss.batch_dim:
         return False
     if count > PROBE_EXAMPLES:
         batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
@@ -119,8 +119,8 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
             for each in (batch, batch.part(0, cut), batch.part(cut, count))
         )
         parts = np.concatenate(cuts)
-    except CallFailed:
-        return False  # a model of one batch size: there is nothing to compare
+    except Exception:  # a model or a loss of one batch size; what is wrong with the whole batch shows again
+        return False
     after = torch.default_generator.get_state()
     seed(objective.on_path.device)
     if not after.equal(torch.default_generator.get_state()):
@@ -133,9 +133,9 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
 
 
 def _cut(count: int) -> int:
-    """Where to cut a batch in two parts of other sizes than a caller would."""
-    cut = max(1, 3 * count // 8)
-    return cut if cut % 2 or cut == 1 else cut - 1
+    """Where to cut a batch in two parts of other sizes than a caller would, single rows aside where it can be."""
+    cut = max(3 * count // 8, min(2, count - 1))
+    return cut - 1 if cut > 3 and cut % 2 == 0 else cut
 
 
 def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | None]:

@@ -21,7 +21,7 @@ from lerpscape.engine.graph import CapturedOutputs
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
-from lerpscape.networks.rebatching import count_examples, rebatched
+from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 
 # With fewer α in one pass over the data, computing the first layer at both ends costs more than computing it at each α.
 FEWEST_TOGETHER = 3
@@ -102,10 +102,9 @@ class Group:
     def prepared(self) -> list[PreparedBatch]:
         """Batches for the graph, of sizes as equal as can be, with what all α share; computed at the first use."""
         assert self._graph is not None
-        examples, most = count_examples(self.batches), self._graph.plan.batch_size
-        size = -(-examples // -(-examples // most)) if examples else most
+        sizes = equal_sizes(count_examples(self.batches), self._graph.plan.batch_size)
         prepared = []
-        for batch in rebatched(self._with_captured(), size):
+        for batch in rebatched(self._with_captured(), sizes):
             inputs, start, end, derivatives = batch.inputs
             # A dual number made of a view has a derivative as large as the whole that it is a view of.
             at_start = CapturedOutputs(start, {layer: each.clone() for layer, each in derivatives.items()})

@@ -105,7 +105,7 @@ class ModelOnPath:
         """The real floating-point type of the module's first parameter, as it is computed with."""
         tensors = self.path.end.tensors
         name, known = next((name, self._names[name]) for name, _ in self.model.named_parameters())
-        dtype = self._cast(name, tensors[known][..., :0]).dtype
+        dtype = self._cast(name, tensors[known].flatten()[:0]).dtype
         return dtype.to_real() if dtype.is_complex else dtype
 
     def _parameters(self) -> list[str]:

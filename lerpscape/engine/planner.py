@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.comparison import DIFFERS, Operations, difference, rounding
+from lerpscape.engine.comparison import DIFFERS, WRITES, Operations, difference, rounding
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
 from lerpscape.engine.graph import Graph, Values
 from lerpscape.engine.groups import ENDS, Group
@@ -25,8 +25,9 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
-from lerpscape.networks.batches import Batch, decodes_labels
-from lerpscape.networks.rebatching import count_examples, evenly_spaced, first_examples, same_layout
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.calls import decodes_labels
+from lerpscape.networks.rebatching import count_examples, evenly_spaced, first_examples, same_layout, single
 from lerpscape.paths.line import Line
 
 # Points between the ends from which sharing work between them always pays. With fewer it pays from so many products
@@ -77,7 +78,7 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
     if isinstance(graph, str):
         return ExecutionPlan.by_module(graph)
     try:
-        sizes = _sizes(objective, graph, objective.place(first_examples(batches, 1)[0]))
+        sizes = _sizes(objective, graph, objective.place(first_examples(batches, 1)[0]).cloned())
     except OPERATION_ERRORS as error:
         return _fails(error)
     dtype, examples = objective.on_path.compute_dtype(), count_examples(batches)
@@ -93,6 +94,8 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
         return _fails(error)
     if operations.narrower is not None:
         return ExecutionPlan.by_module(f"it computes in {operations.narrower} inside")
+    if trial.is_written_to():
+        return ExecutionPlan.by_module(WRITES)
     try:
         losses, prepared = trial.by_graph(_on_trial(chosen, objective, graph, trial.examples))
     except OPERATION_ERRORS as error:
@@ -164,7 +167,7 @@ class Sizes:
 
 
 def _sizes(objective: Objective, graph: Graph, example: Batch) -> Sizes:
-    """The sizes of all results, measured on a batch of one example."""
+    """The sizes of all results for each example, measured on a small batch."""
     on_path, derivative = objective.on_path, objective.derivative
     largest = held = total = 0
 
@@ -180,7 +183,9 @@ def _sizes(objective: Objective, graph: Graph, example: Batch) -> Sizes:
     with tensors_at(on_path, 0.0, derivative=derivative) as tensors:
         prepared = graph.prepare(example.inputs, state, state, state if derivative else None)
         graph.outputs(prepared, tensors, 0.0, observe)
-    return Sizes(largest, held, total, sum(_bytes(value) for value in prepared.values()))
+    shared = sum(_bytes(value) for value in prepared.values())
+    rows = example.examples or 1  # two where there are two: a model may take a single one for something else
+    return Sizes(largest / rows, held / rows, total / rows, shared / rows)
 
 
 def _bytes(value: Any) -> int:
@@ -239,10 +244,11 @@ class _Trial:
 
     def __init__(self, objective: Objective, graph: Graph, batches: list[Batch], alphas: Floats) -> None:
         [together] = evenly_spaced(batches, PROBE_EXAMPLES)
-        self.examples = examples = count_examples([together])
+        examples = count_examples([together])
         first = max(1, int(FIRST_PART * examples))
         parts = [together.part(0, first), together.part(first, examples)] if examples > 1 else [together]
-        self._batches = [objective.place(part) for part in parts]
+        self._batches = [objective.place(part) for part in [*parts, *single(batches)]]
+        self.examples = count_examples(self._batches)
         self._objective = objective
         self._on_probe = objective.recalibrated_on(self._batches)
         self._graph = graph
@@ -250,6 +256,10 @@ class _Trial:
 
     def by_module(self) -> LossesAtAlpha:
         return ModuleExecution(self._on_probe).at(PROBE_ALPHA, self._batches)
+
+    def is_written_to(self) -> bool:
+        """Whether the module or the loss wrote to what it was lent."""
+        return any(batch.is_written_to for batch in self._batches)
 
     def by_graph(self, plan: ExecutionPlan) -> tuple[LossesAtAlpha, list[PreparedBatch]]:
         """The losses by the graph, and what it shares of the examples."""

@@ -193,8 +193,9 @@ class _Hessian:
                 leaves = [self._state[name].detach().requires_grad_() for name in self.names]
                 state = self._state | dict(zip(self.names, leaves, strict=True))
                 seed(self.on_path.device)
-                outputs = self.statistics.call(self._caller, state, placed)
-                values, _, weights = evaluated(self.loss, outputs, placed.targets, placed.examples)
+                with placed.lent() as own:
+                    outputs = self.statistics.call(self._caller, state, own)
+                    values, _, weights = evaluated(self.loss, outputs, own.targets, own.examples)
                 weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
                 gradients = torch.autograd.grad(
                     (values * weights).sum(), leaves, create_graph=True, materialize_grads=True

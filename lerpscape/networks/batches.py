@@ -8,24 +8,25 @@ of its keyword arguments.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import NotRepeatable, explain
-from lerpscape.networks.checksums import checksum, tensor_bytes
+from lerpscape.networks.calls import TARGET_KEYS, called
+from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
 from lerpscape.networks.foreign_calls import located, place_of
 from lerpscape.networks.losses import batch_size
+from lerpscape.networks.nested import Leaf, leaves, mapped, opaque_part, walk
 
 Data: TypeAlias = Iterable[Any]
 
-# Keys under which dict batches may hold the targets.
-TARGET_KEYS = ("labels", "label", "targets", "target")
 # Data is read in chunks of this size, each of which is evaluated at every α before the next one is read.
 CHUNK_BYTES = 1 << 30
 
@@ -34,7 +35,8 @@ CHUNK_BYTES = 1 << 30
 class Batch:
     """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known.
 
-    `key` is the name of the targets in a dict batch, `number` the batch's place in the data.
+    `key` is the name of the targets in a dict batch, `number` the batch's place in the data. A model and a loss get
+    what `lent` gives them, so that they may write to it by any means.
     """
 
     inputs: Any
@@ -42,88 +44,196 @@ class Batch:
     examples: int | None
     key: str | None = field(default=None, repr=False)
     number: int | None = field(default=None, repr=False, compare=False)
+    _known: _Known = field(default_factory=lambda: _Known(), init=False, repr=False, compare=False)
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
-        """The batch on a device, with its floating-point tensors in `dtype` unless that is None."""
+        """The batch on a device, with its floating-point tensors in `dtype` unless that is None.
 
-        def place(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        An object that has a method `to` moves itself to the device, a copy of it that is.
+        """
 
-        return replace(self, inputs=_mapped(self.inputs, place), targets=_mapped(self.targets, place))
+        def cast(leaf: Leaf) -> Leaf:
+            return leaf.to(dtype) if dtype and isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+        def place(leaf: Leaf) -> Leaf:
+            leaf = cast(leaf)
+            return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+        def place_object(value: Any) -> Any:
+            if all(isinstance(leaf, np.ndarray) or leaf.device == device for leaf in leaves(value)):
+                return mapped(value, cast)
+            if not callable(getattr(value, "to", None)):
+                return mapped(value, place)
+            return mapped(mapped(value, lambda leaf: leaf).to(device), cast)
+
+        if all(place(leaf) is leaf for leaf in leaves((self.inputs, self.targets))):
+            return self
+        placed = self._with(lambda part: mapped(part, place, place_object))
+        placed._known.copies = True  # nobody compares its memory with the data's at the end
+        return placed
 
     def call(self, model: nn.Module, *, with_targets: bool = False) -> Any:
-        """The model's output for the inputs of this batch, and its targets where it is to have them.
+        """The model's output for the inputs of this batch, and its targets where it is to have them."""
+        with self.lent() as own:
+            return called(model, own.inputs, own.targets, self.key, with_targets=with_targets)
 
-        Encoder–decoder models always have them: without labels they decode the source, or fail.
+    @contextmanager
+    def lent(self) -> Iterator[Batch]:
+        """What one call of a model and a loss may have of this batch, as a batch, which they may write to.
+
+        The first call has copies, which are compared with the batch afterwards. Where it wrote to them by any means,
+        all later calls have copies too; else they have the tensors themselves, whose versions are watched. Containers,
+        objects and arrays are always copies. A model may return views of its inputs to a loss that works in place: so
+        both are called with one copy.
+
+        Raises `NotRepeatable` where a later call writes to a tensor although the first did not.
         """
-        spread = isinstance(self.inputs, (tuple, list)) and not isinstance(self.inputs, PackedSequence)
-        named = dict(self.inputs) if isinstance(self.inputs, Mapping) else {}
-        rest = () if isinstance(self.inputs, Mapping) else tuple(self.inputs) if spread else (self.inputs,)
-        if (with_targets or decodes_labels(model)) and "decoder_input_ids" not in named and not self._in_inputs():
-            name = self._targets_name(model)
-            if name is None:
-                rest = (*rest, self.targets)
-            else:
-                named[name] = self.targets
-        return model(*rest, **named)
+        known, given = self._known, list[tuple[Leaf, Leaf, tuple[int, bool]]]()
+        copies = known.copies or not known.done
 
-    def detached(self) -> Batch:
-        """The same numbers in tensors of its own, so that a network which differentiates itself marks these."""
-        return replace(self, inputs=_mapped(self.inputs, Tensor.detach), targets=_mapped(self.targets, Tensor.detach))
+        def give(leaf: Leaf) -> Leaf:
+            own = cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
+            given.append((leaf, own, _state(own)))
+            return own
 
-    def _in_inputs(self) -> bool:
-        """Whether a dict batch has no targets of its own: all of it are inputs."""
-        return self.key is None and isinstance(self.inputs, Mapping) and isinstance(self.targets, Mapping)
+        yield _Lent(mapped(self.inputs, give), mapped(self.targets, give), self.examples, self.key, self.number)
+        wrote = any(_state(own) != before for _, own, before in given)
+        if wrote and not copies:
+            raise _altered()
+        if not known.done and not wrote:  # writing by `.data` or numpy counts no versions
+            wrote = not all(_same(own, leaf) for leaf, own, _ in given)
+        known.done, known.copies, known.wrote = True, known.copies or wrote, known.wrote or wrote
 
-    def _targets_name(self, model: nn.Module) -> str | None:
-        """The model's own name for the targets; None where it has none."""
-        parameters = inspect.signature(model.forward).parameters
-        name = next((name for name in (self.key, *TARGET_KEYS) if name in parameters), None)
-        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-        return name or (self.key or TARGET_KEYS[0] if takes_any else None)
+    @property
+    def is_written_to(self) -> bool:
+        """Whether a call wrote to what it was lent."""
+        return self._known.wrote
+
+    def check_intact(self) -> None:
+        """Make sure that the batch is as it was when it was digested.
+
+        Raises `NotRepeatable` where it is not.
+        """
+        if self._known.digest != self._digested():
+            raise _altered()
+
+    def cloned(self) -> Batch:
+        """The batch in memory of its own."""
+        return self._with(lambda part: mapped(part, cloned))
 
     def select(self, positions: Tensor) -> Batch:
         """The examples at these positions; every tensor of the batch must have a row for each example."""
 
-        def rows(tensor: Tensor) -> Tensor:
+        def rows(tensor: Any) -> Any:
             return tensor[positions.to(tensor.device)]
 
-        return replace(
-            self, inputs=_mapped(self.inputs, rows), targets=_mapped(self.targets, rows), examples=len(positions)
-        )
+        return self._with(lambda part: mapped(part, rows), len(positions))
 
     def part(self, first: int, last: int) -> Batch:
         """Views of the examples from `first` to `last` − 1; every tensor must have a row for each example."""
 
-        def rows(tensor: Tensor) -> Tensor:
+        def rows(tensor: Any) -> Any:
             return tensor[first:last]
 
-        examples = min(last, self.examples or 0) - first
-        return replace(self, inputs=_mapped(self.inputs, rows), targets=_mapped(self.targets, rows), examples=examples)
+        return self._with(lambda part: mapped(part, rows), min(last, self.examples or 0) - first)
 
     def digest(self) -> bytes:
-        """sha256 over the dtypes, shapes and checksums of the tensors of the batch, in order."""
+        """sha256 over the batch's structure, the dtypes, shapes and checksums of its tensors, and all other values.
+
+        It sees every part of an object that is not `opaque`. It is computed once.
+        """
+        self._known.digest = self._known.digest or self._digested()
+        return self._known.digest
+
+    def _digested(self) -> bytes:
         hasher = hashlib.sha256()
-        for tensor in _tensors((self.inputs, self.targets)):
-            hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            hasher.update(checksum(tensor_bytes(tensor)))
+        for part in chain(walk(self.inputs), walk(self.targets)):
+            if isinstance(part, Tensor):
+                for tensor in strided_parts(part):
+                    hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+                    hasher.update(checksum(tensor_bytes(tensor)))
+            elif isinstance(part, np.ndarray):
+                hasher.update(f"{part.dtype.str}|{part.shape}|".encode())
+                hasher.update(checksum(part.tobytes()))
+            elif isinstance(part, str):
+                hasher.update(f"{len(part)}|{part}|".encode())
         return hasher.digest()
 
+    @property
+    def opaque(self) -> str | None:
+        """The type of a part that no digest can see, such as a handle of a C library; None if there is none."""
+        return opaque_part((self.inputs, self.targets))
+
     def bytes(self) -> int:
-        """Size of the tensors of the batch in bytes."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors((self.inputs, self.targets)))
+        """Size of the tensors and arrays of the batch in bytes."""
+        parts = leaves((self.inputs, self.targets))
+        return sum(each.nbytes if isinstance(each, np.ndarray) else _tensor_size(each) for each in parts)
+
+    def _with(self, change: Callable[[Any], Any], examples: int | None = None) -> Batch:
+        examples = self.examples if examples is None else examples
+        return Batch(change(self.inputs), change(self.targets), examples, self.key, self.number)
 
 
-def decodes_labels(model: nn.Module) -> bool:
-    """Whether a model, or the one that it wraps, is an encoder–decoder by its configuration.
+class _Lent(Batch):
+    """A copy that belongs to one call."""
 
-    >>> decodes_labels(nn.Identity())
-    False
+    @contextmanager
+    def lent(self) -> Iterator[Batch]:
+        """Itself."""
+        yield self
+
+
+@dataclass
+class _Known:
+    """What is known of a batch: whether a call is done, whether all have copies, whether one wrote, and the digest."""
+
+    done: bool = False
+    copies: bool = False
+    wrote: bool = False
+    digest: bytes = b""
+
+
+def cloned(leaf: Leaf) -> Leaf:
+    """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
+
+    >>> cloned(torch.ones(1, requires_grad=True))
+    tensor([1.], requires_grad=True)
     """
-    return any(
-        getattr(getattr(module, "config", None), "is_encoder_decoder", False) is True
-        for module in (model, *model.children())
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
+    copy = leaf.detach().clone()
+    return copy.requires_grad_() if leaf.requires_grad else copy
+
+
+def _state(leaf: Leaf) -> tuple[int, bool]:
+    """What torch changes in a tensor that is written to, or made to ask for gradients."""
+    if isinstance(leaf, np.ndarray) or leaf.is_inference():
+        return 0, False
+    return leaf._version, leaf.requires_grad
+
+
+def _altered() -> NotRepeatable:
+    return NotRepeatable(
+        explain(
+            expected="a model and a loss that leave their inputs and targets alone, or write to them in every call.",
+            got="data that were altered in some calls only, so that the numbers of several α belong to different data.",
+            hint="Let the forward work on inputs.clone(); the data in memory may have to be made again.",
+        )
     )
+
+
+def _same(one: Leaf, other: Leaf) -> bool:
+    """Whether two tensors or arrays are the same, bit for bit."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and one.tobytes() == np.asarray(other).tobytes()
+    if one.layout is torch.strided and one.shape == other.shape and torch.equal(one, other):
+        return True
+    pairs = zip_longest(strided_parts(one), strided_parts(other), fillvalue=torch.empty(0))
+    return all(a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b) for a, b in pairs)
+
+
+def _tensor_size(tensor: Tensor) -> int:
+    return sum(part.numel() * part.element_size() for part in strided_parts(tensor))
 
 
 class Caller(nn.Module):
@@ -160,13 +270,16 @@ def batch_of(item: Any) -> Batch:
         return Batch(inputs, targets, batch_size(targets), key)
     if isinstance(item, (tuple, list)) and len(item) == 2:
         inputs, targets = item
-        return Batch(inputs, targets, batch_size(targets))
+        return Batch(dict(inputs) if isinstance(inputs, Mapping) else inputs, targets, batch_size(targets))
+    label = next((name for name in (*TARGET_KEYS, "y") if hasattr(item, name)), None)
     shape = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
     raise TypeError(
         explain(
             expected=f"batches that are (inputs, targets), or dicts with one of {', '.join(TARGET_KEYS)}.",
             got=f"{shape}.",
-            hint="Pair them: [(x, y) for x, y in ...]; where the model takes several inputs, ((a, b), y).",
+            hint=f"Pair each with its targets: (batch, batch.{label})."
+            if label
+            else "Pair them: [(x, y) for x, y in ...]; where the model takes several inputs, ((a, b), y).",
         )
     )
 
@@ -174,10 +287,11 @@ def batch_of(item: Any) -> Batch:
 class Reader:
     """Reads data in chunks that fit into memory, after checking that it can be read repeatedly.
 
-    The first chunk is read twice, and the two readings are compared by checksums. Lists and tuples need no check.
+    What a loader gives is copied, as it may fill the same memory again. Its first chunk is read twice, and every later
+    reading is compared with the first one by checksums. Lists and tuples need neither: their entries are the data.
 
-    Raises `TypeError` for an iterator or generator, `ValueError` for no data, and `NotRepeatable` if the second reading
-    differs.
+    Raises `TypeError` for an iterator or generator, `ValueError` for no data, and `NotRepeatable` if a later reading
+    differs or has parts that cannot be compared.
     """
 
     def __init__(self, data: Data, name: str = "data") -> None:
@@ -199,7 +313,10 @@ class Reader:
             )
         self.data = data
         self._name = name
-        self.first, self.complete = self._fill(self._numbered())
+        self._is_list = type(data) in (list, tuple)  # a class of its own may give what it likes
+        self._digests: list[bytes] = []  # of what a loader gave when it was first read
+        self._count: int | None = None  # how many batches it gave
+        self.first, self.complete = self._fill(self._numbered(), 0)
         if not self.first:
             raise ValueError(
                 explain(
@@ -208,7 +325,7 @@ class Reader:
                     hint="Check the loader's length and path.",
                 )
             )
-        if not isinstance(data, (list, tuple)):
+        if not self._is_list:
             self._check_repeats()
 
     def __len__(self) -> int:
@@ -220,21 +337,24 @@ class Reader:
     @property
     def in_memory(self) -> bool:
         """Whether all batches are in memory: the data fit into one chunk, or are a list or tuple."""
-        return self.complete or isinstance(self.data, (list, tuple))
+        return self.complete or self._is_list
 
     def chunks(self) -> Iterator[list[Batch]]:
         """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
+        _check_intact(self.first)
         if self.complete:
             return
         rest = self._numbered()
         # The first chunk is read again: keeping its iterator open would disturb a loader with persistent workers.
-        self._fill(rest)
+        position = len(self._fill(rest, 0)[0])
         complete = False
         while not complete:
-            chunk, complete = self._fill(rest)
+            chunk, complete = self._fill(rest, position)
+            position += len(chunk)
             if chunk:
                 yield chunk
+                _check_intact(chunk)
 
     def batches(self) -> Iterator[Batch]:
         """All batches in order."""
@@ -255,55 +375,83 @@ class Reader:
             yield replace(batch, number=number)
             number += 1
 
-    def _fill(self, items: Iterator[Batch]) -> tuple[list[Batch], bool]:
-        """The next chunk, and whether it is the last one."""
+    def _fill(self, items: Iterator[Batch], position: int) -> tuple[list[Batch], bool]:
+        """The next chunk, whose first batch has this number, and whether it is the last one."""
         chunk: list[Batch] = []
         size = 0
         for batch in items:
+            if self._is_list:
+                batch.digest()
+            else:
+                batch = batch.cloned()
+                self._compare(batch, position + len(chunk))
             chunk.append(batch)
             size += batch.bytes()
             if size >= CHUNK_BYTES:
                 return chunk, False
+        self._end(position + len(chunk))
         return chunk, True
 
     def _check_repeats(self) -> None:
-        index = -1
-        for index, (old, new) in enumerate(zip(self.first, self._numbered(), strict=False)):  # noqa: B007
-            if old.digest() != new.digest():
-                break
-        else:
-            if index + 1 == len(self.first):
+        opaque = next(filter(None, (batch.opaque for batch in self.first)), None)
+        if opaque:
+            raise NotRepeatable(
+                explain(
+                    expected=f"{self._name} whose batches can be compared with those of a second pass.",
+                    got=f"batches with a part of type {opaque}, which cannot be looked into.",
+                    hint=f"list({self._name}), if its batches fit in memory.",
+                )
+            )
+        count = 0
+        for count, batch in enumerate(self._numbered(), start=1):
+            if count > len(self.first) and not self.complete:
                 return
-        raise NotRepeatable(
+            self._compare(batch, count - 1)
+        self._end(count)
+
+    def _compare(self, batch: Batch, number: int) -> None:
+        """Make sure that a batch is the one that had this number before, if there was one."""
+        if number == len(self._digests) and self._count is None:
+            self._digests.append(batch.digest())
+        elif number >= len(self._digests) or self._digests[number] != batch.digest():
+            raise self._differs(f"a different batch {number} on a later pass, so it shuffles or augments.")
+
+    def _end(self, count: int) -> None:
+        """Make sure that so many batches came before, too."""
+        if self._count is None:
+            self._count = count
+        elif count != self._count:
+            few = f"{count} batches on a later pass instead of {self._count}."
+            raise self._differs(few if count else "nothing on the second pass, so it is used up after one.")
+
+    def _differs(self, got: str) -> NotRepeatable:
+        return NotRepeatable(
             explain(
                 expected=f"{self._name} that gives the same batches on every pass.",
-                got=f"a different batch {index} on the second pass, so it shuffles or augments."
-                if index >= 0
-                else "nothing on the second pass, so it is used up after one.",
+                got=got,
                 hint="DataLoader(..., shuffle=False) over a dataset without random transforms has the same mean loss.",
             )
         )
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A nested structure of tensors with a function applied to every tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(part, function) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(part, function) for part in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(part, function) for part in value)
-    return value
+def _check_intact(chunk: list[Batch]) -> None:
+    for batch in chunk:
+        batch.check_intact()
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
+def check_resumable(batches: Iterable[Batch]) -> None:
+    """Make sure that a measurement can be told from one of other data: that digests see all of these batches.
+
+    Raises `ValueError` where they do not.
+
+    >>> check_resumable([batch_of((torch.zeros(1), torch.zeros(1)))])
+    """
+    opaque = next(filter(None, (batch.opaque for batch in batches)), None)
+    if opaque:
+        raise ValueError(
+            explain(
+                expected="batches that can be recognised, for partial=, which goes on only with the same data.",
+                got=f"batches with a part of type {opaque}, which cannot be looked into.",
+                hint="Leave partial= out, or give the model what it needs as tensors, arrays or plain values.",
+            )
+        )

@@ -35,6 +35,26 @@ def checksum(data: memoryview | bytes) -> bytes:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor of any dtype, on any device, in row-major order."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    """The bytes of a strided tensor of any dtype, on any device, in row-major order."""
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def strided_parts(tensor: Tensor) -> list[Tensor]:
+    """The strided tensors that a tensor of any layout is made of.
+
+    >>> [part.tolist() for part in strided_parts(torch.eye(2).to_sparse())]
+    [[[0, 1], [0, 1]], [1.0, 1.0]]
+    """
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        return [part for one in tensor.unbind() for part in strided_parts(one)]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    if tensor.is_quantized:
+        return [tensor.int_repr(), tensor.dequantize()]
+    return [tensor if tensor.layout is torch.strided else tensor.to_dense()]

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.batches import Batch, decodes_labels
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.calls import decodes_labels
 from lerpscape.networks.class_losses import LEFT_OUT, cross_entropy, next_token
 from lerpscape.networks.losses import Loss
 

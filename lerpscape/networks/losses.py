@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.class_losses import (
@@ -391,7 +392,7 @@ def batch_size(targets: Any) -> int | None:
 def _lengths(targets: Any) -> list[int | None]:
     if isinstance(targets, Tensor):
         return [len(targets) if targets.dim() else None]
-    if isinstance(targets, (Mapping, tuple, list)):
+    if isinstance(targets, (Mapping, tuple, list)) and not isinstance(targets, PackedSequence):  # rows are steps
         parts = targets.values() if isinstance(targets, Mapping) else targets
         return [length for part in parts for length in _lengths(part)]
     return []

@@ -6,7 +6,7 @@ shape and dtype in every batch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -30,10 +30,11 @@ def layout(batch: Batch) -> Hashable:
 
 def _layout(value: Any, examples: int | None) -> Hashable:
     if isinstance(value, Tensor):
-        return (value.dtype, value.shape[1:]) if value.dim() and len(value) == examples else None
-    if not isinstance(value, Mapping | tuple | list):
+        has_rows = value.layout is torch.strided and not value.is_nested and value.dim() and len(value) == examples
+        return (value.dtype, value.shape[1:]) if has_rows else None
+    if type(value) not in (dict, tuple, list):  # only its own class knows what an object's rows are
         return None
-    parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+    parts = value.items() if type(value) is dict else enumerate(value)
     layouts = tuple((key, _layout(part, examples)) for key, part in parts)
     return None if not layouts or any(part is None for _, part in layouts) else (type(value), layouts)
 
@@ -63,27 +64,39 @@ def count_examples(batches: Sequence[Batch]) -> int:
     return sum(len(batch.targets) for batch in batches)
 
 
-def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The examples of batches of the same layout, in the same order, in batches of `size` (the last may be smaller).
+def equal_sizes(examples: int, most: int) -> list[int]:
+    """Sizes of at most about `most` that differ by at most one and add up to so many examples.
+
+    No size is one where there are more examples: a model may take a batch of a single example for something else.
+
+    >>> equal_sizes(9, 4), equal_sizes(8, 4), equal_sizes(3, 2), equal_sizes(1, 4), equal_sizes(0, 4)
+    ([3, 3, 3], [4, 4], [3], [1], [])
+    """
+    count = max(min(-(-examples // most), examples // 2), min(examples, 1))
+    return [examples // count + (place < examples % count) for place in range(count)]
+
+
+def rebatched(batches: Iterable[Batch], sizes: Iterable[int]) -> Iterator[Batch]:
+    """The examples of batches of the same layout, in the same order, in batches of these sizes, which add up to all.
 
     >>> from lerpscape.networks.batches import batch_of
     >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2)]
-    >>> [batch.examples for batch in rebatched(batches, 4)]
+    >>> [batch.examples for batch in rebatched(batches, [4, 1])]
     [4, 1]
     """
+    left = iter(sizes)
     pieces: list[Batch] = []
-    count = 0
+    missing = 0
     for batch in batches:
         done = 0
         while done < len(batch.targets):
-            taken = min(size - count, len(batch.targets) - done)
+            missing = missing or next(left)
+            taken = min(missing, len(batch.targets) - done)
             pieces.append(batch.part(done, done + taken))
-            done, count = done + taken, count + taken
-            if count == size:
+            done, missing = done + taken, missing - taken
+            if not missing:
                 yield concatenated(pieces)
-                pieces, count = [], 0
-    if pieces:
-        yield concatenated(pieces)
+                pieces = []
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
@@ -100,19 +113,33 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
 
 
 def first_examples(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The first `count` examples of batches of the same layout; the last batch is cut.
+    """The first `count` examples of batches of the same layout; the last batch is cut, not to less than two.
 
     >>> from lerpscape.networks.batches import batch_of
-    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 2)]
-    >>> [batch.examples for batch in first_examples(batches, 4)]
-    [3, 1]
+    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 4)]
+    >>> [[batch.examples for batch in first_examples(batches, count)] for count in (4, 5, 6)]
+    [[3, 2], [3, 2], [3, 3]]
     """
     first: list[Batch] = []
+    missing = count
     for batch in batches:
-        taken = min(count - count_examples(first), len(batch.targets))
+        taken = min(max(missing, 2), len(batch.targets)) if missing > 0 else 0
         if taken:
             first.append(batch.part(0, taken))
+        missing -= taken
     return first
+
+
+def single(batches: Sequence[Batch]) -> list[Batch]:
+    """The first batch of a single example, if there is one beside larger ones: a model may take it for something else.
+
+    >>> from lerpscape.networks.batches import batch_of
+    >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (3, 1, 1)]
+    >>> [batch.examples for batch in single(batches)], single(batches[1:])
+    ([1], [])
+    """
+    alone = [batch for batch in batches if len(batch.targets) == 1]
+    return alone[:1] if len(alone) < len(batches) else []
 
 
 def evenly_spaced(batches: Sequence[Batch], count: int) -> list[Batch]:
@@ -136,8 +163,8 @@ def evenly_spaced(batches: Sequence[Batch], count: int) -> list[Batch]:
 def grouped(batches: list[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
     """Groups of at most about `size` examples, and how many of the batches each group makes up.
 
-    Batches stay whole, except that those with more than 2·`size` examples are cut into pieces, each of which counts as
-    a fraction of a batch.
+    Batches stay whole, except that those with more than 2·`size` examples are cut into equal pieces, each of which
+    counts as a fraction of a batch.
 
     >>> from lerpscape.networks.batches import batch_of
     >>> batches = [batch_of((torch.ones(n, 1), torch.ones(n))) for n in (2, 2, 12)]
@@ -147,7 +174,8 @@ def grouped(batches: list[Batch], size: int) -> Iterator[tuple[list[Batch], floa
     group: list[Batch] = []
     count, share = 0, 0.0
     for batch in batches:
-        pieces = list(rebatched([batch], size)) if len(batch.targets) > 2 * size else [batch]
+        examples = len(batch.targets)
+        pieces = list(rebatched([batch], equal_sizes(examples, size))) if examples > 2 * size else [batch]
         for piece in pieces:
             if group and count + len(piece.targets) > size:
                 yield group, share
@@ -160,10 +188,8 @@ def grouped(batches: list[Batch], size: int) -> Iterator[tuple[list[Batch], floa
 
 def _concatenated(values: list[Any]) -> Any:
     first = values[0]
-    if isinstance(first, Mapping):
+    if isinstance(first, dict):
         return {key: _concatenated([value[key] for value in values]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(_concatenated(list(parts)) for parts in zip(*values, strict=True)))
     if isinstance(first, (tuple, list)):
         return type(first)(_concatenated(list(parts)) for parts in zip(*values, strict=True))
     return torch.cat(values)

@@ -89,7 +89,7 @@ def symmetry(model: nn.Module, inputs: Tensor) -> Symmetry:
     trace = traced(model, _ADVICE)
     if inputs.is_floating_point():
         inputs = inputs.to(next((each.dtype for each in model.parameters() if each.is_floating_point()), inputs.dtype))
-    ShapeProp(trace.module).propagate(inputs)
+    ShapeProp(trace.module).propagate(inputs.clone())
     follower = _Follower(model)
     for node in trace.graph.nodes:
         follower.follow(node)

@@ -55,7 +55,7 @@ def match_by_activations(model: nn.Module, symmetries: Symmetry, a: Params, b: P
     """
     correlations = [_Correlation(size) for size in symmetries.sizes]
     for batch in Reader(data).batches():
-        first, second = (_activations(model, symmetries, state, batch.inputs) for state in (a, b))
+        first, second = (_activations(model, symmetries, state, batch.cloned().inputs) for state in (a, b))
         for correlation, layers in zip(correlations, symmetries.nodes, strict=True):
             for node, axis, repeat in layers:
                 correlation.add(node, _by_unit(first[node], axis, repeat), _by_unit(second[node], axis, repeat))

@@ -20,7 +20,7 @@ from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batches import Data
+from lerpscape.networks.batches import Data, check_resumable
 from lerpscape.networks.losses import Loss, PerExample, find_loss
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
@@ -93,6 +93,8 @@ def profile(
                 precision = 1e-3 if precision is None else precision
                 evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
             else:
+                if partial:
+                    check_resumable(reader.first)
                 file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
                 evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(

@@ -128,9 +128,9 @@ class _LossesAt:
 
     def __call__(self, alpha: float, batch: Batch) -> ExampleLosses:
         state = self._statistics.apply(self._on_path.at(alpha), alpha)
-        placed = batch.to(self._on_path.device, None)
-        outputs = self._statistics.call(self._caller, state, placed)
-        return evaluated(self._loss, outputs, placed.targets, placed.examples)
+        with batch.to(self._on_path.device, None).lent() as own:
+            outputs = self._statistics.call(self._caller, state, own)
+            return evaluated(self._loss, outputs, own.targets, own.examples)
 
     def mean(self, batches: list[Batch]) -> float:
         """The mean over all examples and a few points of the curve."""

@@ -151,7 +151,8 @@ def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     choices = ["--loss", "mine:stopping", "--alphas", "10", "--held-out", "mine:held_out"]
 
     def run(stop_at: int, out: str) -> subprocess.CompletedProcess[str]:
-        settings = {**os.environ, "STOP_AT": str(stop_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+        folders = [str(Path(__file__).parents[up]) for up in (1, 2)]  # with the package that is tested
+        settings = {**os.environ, "STOP_AT": str(stop_at), "PYTHONPATH": os.pathsep.join(folders)}
         words = [sys.executable, "-m", "lerpscape", *command(*choices, "--out", out)]
         return subprocess.run(words, capture_output=True, text=True, env=settings)
 
