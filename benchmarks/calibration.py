@@ -89,7 +89,7 @@ def intervals_table(trials: int) -> None:
 def verdicts_table(trials: int, points: int = 13, examples: int = 4000, confidence: float = 0.95) -> None:
     print("| first | losses | flat: called rising | rising: called lower | rising: called higher |")
     print("|---:|---|---:|---:|---:|")
-    for first in (interim_analyses.LEAST_EXAMPLES, 256, 1024):
+    for first in (interim_analyses.LEAST_EXAMPLES, 1024):
         counts = [count for count in sample_sizes(first, examples) if count < examples]
         error = (1 - confidence) / len(counts)
         for kind in KINDS:

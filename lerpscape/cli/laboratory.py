@@ -73,7 +73,7 @@ def sweep_command(
     if action == "list":
         _list(runs, as_json=json_)
         return
-    results = Store(store)
+    results = Store(store) if action == "run" else Store.existing(store)
     if action == "retry":
         count = retry_failed(runs, results)
         print(f"{count} failed runs will be tried again by `lerpscape sweep run {sweep} --store {store}`")
@@ -90,7 +90,7 @@ def sweep_command(
     else:
         status = sweep_status(runs, results)
     if json_:
-        failures = [{"run": name, "error": error} for name, error in status.failures]
+        failures = [{"run": name, "error": error} for name, error in (*status.failures, *status.damaged)]
         print(json.dumps({"sweep": status.sweep, "runs": status.runs, **status.states, "failures": failures}))
     else:
         print(status)
@@ -146,7 +146,7 @@ def table_command(
     require_writable(out, plot)
     runs = Sweep.load(sweep_file(sweep))
     layouts = [Layout.from_dict(layout) for layout in runs.tables] or [Layout()]
-    rows = sweep_records(runs, Store(store))
+    rows = sweep_records(runs, Store.existing(store))
     tables = [tabulate(rows, layout, runs.counts_below) for layout in layouts]
     if json_:
         print(json.dumps([filled.to_dict() for filled in tables], allow_nan=False))
@@ -188,5 +188,11 @@ def export_command(
     from lerpscape.lab.tables.records import export, store_records
 
     require_writable(out)
-    rows = export(store_records(Store(store)), out)
-    print(f"{rows} rows\nwrote {out}")
+    results = Store.existing(store)
+    records = store_records(results)
+    for name in results.unreadable():
+        print(f"left out runs/{name}: its config.json is damaged")
+    for record in records:
+        if record.state == "damaged":
+            print(f"no numbers of runs/{record.config.name}: {record.error}")
+    print(f"{export(records, out)} rows\nwrote {out}")

@@ -29,7 +29,7 @@ PROBE_ALPHAS = 0.3729, 0.8191
 # A disagreement must be seen again so far away, where no kink of the first place can be.
 AWAY = 1.37e-3
 # Rounding of a value, in units of its type times 1 + |value|, is at most this, or what neighbouring values show.
-ROUNDINGS = 256
+ROUNDINGS = 32
 # A network with more weights is compared in its own type, as copies in float64 would take gigabytes.
 FLOAT64_WEIGHTS = 1 << 26
 

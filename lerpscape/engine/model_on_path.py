@@ -102,11 +102,23 @@ class ModelOnPath:
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
-        """The real floating-point type of the module's first parameter, as it is computed with."""
+        """The real floating-point type of the module's first parameter, as it is computed with.
+
+        Without parameters that of its first buffer on the path; raises `ValueError` for a module without either.
+        """
         tensors = self.path.end.tensors
-        name, known = next((name, self._names[name]) for name, _ in self.model.named_parameters())
-        dtype = self._cast(name, tensors[known].flatten()[:0]).dtype
-        return dtype.to_real() if dtype.is_complex else dtype
+        for name in (*(name for name, _ in self.model.named_parameters()), *self._names):
+            tensor = tensors[self._names[name]]
+            if tensor.is_floating_point() or tensor.is_complex():
+                dtype = self._cast(name, tensor[..., :0] if tensor.dim() else tensor).dtype
+                return dtype.to_real() if dtype.is_complex else dtype
+        raise ValueError(
+            explain(
+                expected="a model with parameters or floating-point buffers, which the path moves.",
+                got=f"{type(self.model).__name__}, which has none.",
+                hint="Give the model whose checkpoints these are.",
+            )
+        )
 
     def _parameters(self) -> list[str]:
         return [self._names[name] for name, _ in self.model.named_parameters()]

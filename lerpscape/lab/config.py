@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
@@ -155,7 +156,10 @@ class RunConfig:
         return f"{self.key}/{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON types; options stand beside the fields."""
+        """The fields that differ from their defaults, as JSON types; options stand beside the fields.
+
+        Those with a name that beside the fields would be taken for a misprint of one are under "options".
+        """
         return _differences(self)
 
     def flat(self) -> dict[str, Any]:
@@ -198,10 +202,19 @@ def _differences(section: Any) -> dict[str, Any]:
             if value:
                 differences[entry.name] = value
         elif entry.name == "options":
-            differences |= {name: _json(option) for name, option in value.items()}
+            known = {entry.name for entry in fields(section)}
+            options = {name: _json(option) for name, option in value.items()}
+            beside = {name: option for name, option in options.items() if not _resembles(name, known)}
+            alike = {name: option for name, option in options.items() if name not in beside}
+            differences |= beside | ({"options": alike} if alike else {})
         elif value != getattr(default, entry.name):
             differences[entry.name] = _json(value)
     return differences
+
+
+def _resembles(name: str, known: Collection[str]) -> bool:
+    """Whether a key is so like that of a field that, beside the fields, it is taken for a misprint."""
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.8))
 
 
 def _json(value: Any) -> Any:
@@ -233,14 +246,23 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
     open_ended = "options" in known
     values: dict[str, Any] = {}
-    options = dict(table.get("options", {})) if open_ended else {}
+    options = table.get("options", {}) if open_ended else {}
+    if not isinstance(options, Mapping) or any(name in table for name in options if name not in known):
+        raise ConfigError(
+            explain(
+                expected=f"{where}.options to be a table of options that do not stand beside it too.",
+                got=f"{options!r}.",
+                hint=f'Write each option once, as {where}.NAME = "…"',
+            )
+        )
+    options = dict(options)
     for name, value in table.items():
         place = f"{where}.{name}" if where else name
         if name == "options" and open_ended:
             continue
         if name not in known:
             # An unknown key of data or model is an option, unless it resembles a field.
-            if open_ended and not difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            if open_ended and not _resembles(name, known):
                 options[name] = value
                 continue
             prefix = f"{where}." if where else ""
@@ -251,6 +273,46 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
     if open_ended:
         values["options"] = options
     return cls(**values)
+
+
+def _check_values(config: RunConfig) -> None:
+    """Refuse what has no canonical JSON, or the same as another value, since runs are named by it."""
+    for part in fields(config):
+        section = getattr(config, part.name)
+        known = {entry.name for entry in fields(section)} if is_dataclass(section) else set()
+        for name in known & {*getattr(section, "options", ())}:
+            # Options stand beside the fields, so that such an option would pass for the field in the run's name.
+            raise ConfigError(
+                explain(
+                    expected=f"options of {part.name} with names that are not fields of it.",
+                    got=f"{part.name}.options.{name}.",
+                    hint=f"Write {part.name}.{name} for the field, or rename the option.",
+                )
+            )
+    options = {f"{part} options": getattr(config, part).options for part in ("data", "model")}
+    for name, value in {**config.flat(), **options}.items():
+        wrong = _without_json(value)
+        if wrong:
+            raise ConfigError(
+                explain(
+                    expected=f"finite numbers, words, true or false, lists and tables of these for {name}.",
+                    got=f"{wrong}.",
+                    hint="Correct the value, or leave it out for the default.",
+                )
+            )
+
+
+def _without_json(value: Any) -> str:
+    """The first part of a value that JSON cannot hold, in words; "" if there is none."""
+    if isinstance(value, Mapping):
+        keys = (repr(key) for key in value if type(key) is not str)
+        return next(keys, "") or next(filter(None, map(_without_json, value.values())), "")
+    if isinstance(value, (tuple, list)):
+        return next(filter(None, map(_without_json, value)), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return "" if plain else f"{value!r} ({type(value).__name__})"
 
 
 def _check(config: RunConfig) -> None:
@@ -268,6 +330,7 @@ def _check(config: RunConfig) -> None:
          "a momentum above 0 with nesterov"),
         ("seed", 0 <= config.seed < 2**31, "a whole number from 0 to 2³¹ − 1"),
     )  # fmt: skip
+    _check_values(config)
     flat = config.flat()
     for name, holds, wanted in rules:
         if not holds:

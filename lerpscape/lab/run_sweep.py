@@ -19,12 +19,13 @@ SHOWN = 5  # failures listed in a status
 
 @dataclass(frozen=True)
 class Status:
-    """The number of runs of a sweep in each state, and the names and errors of those that failed."""
+    """The number of runs of a sweep in each state, and what is wrong with those that failed or are damaged, by name."""
 
     sweep: str
     runs: int
     states: dict[State, int]
     failures: tuple[tuple[str, str], ...]
+    damaged: tuple[tuple[str, str], ...] = ()
 
     @property
     def pending(self) -> int:
@@ -37,6 +38,7 @@ class Status:
         lines += [f"  failed {name}: {' '.join(error.split())}" for name, error in self.failures[:SHOWN]]
         if len(self.failures) > SHOWN:
             lines.append(f"  and {len(self.failures) - SHOWN} more failed")
+        lines += [f"  damaged {name}: {damage}; `sweep run` does it again" for name, damage in self.damaged]
         return "\n".join(lines)
 
 
@@ -48,15 +50,19 @@ def sweep_status(sweep: Sweep, store: Store) -> Status:
     two: 2 runs: 2 pending
     """
     states: Counter[State] = Counter()
-    failures = []
+    failures, damaged = [], []
     for config in sweep.runs:
         folder = store.run(config)
         state = folder.state
         states[state] += 1
         if state == "failed":
             failures.append((config.name, str(folder.read_json("failed.json")["error"])))
-    order: tuple[State, ...] = ("done", "diverged", "failed", "trained", "started", "pending")
-    return Status(sweep.name, len(sweep.runs), {state: states[state] for state in order}, tuple(failures))
+        if state == "damaged":
+            damaged.append((config.name, folder.damage()))
+    order: tuple[State, ...] = ("done", "diverged", "failed", "damaged", "trained", "started", "pending")
+    return Status(
+        sweep.name, len(sweep.runs), {state: states[state] for state in order}, tuple(failures), tuple(damaged)
+    )
 
 
 def run_sweep(

@@ -89,7 +89,9 @@ def perform(item: WorkItem) -> State | str:
         if not ours:
             return "busy"
         folder = store.run(item.config)
-        if folder.state in ("done", "diverged", "failed") and not _quarantined_if_damaged(folder):
+        if damage := folder.damage():
+            folder.quarantine(damage)
+        if folder.state in ("done", "diverged", "failed"):
             return folder.state
         with one_thread():
             try:
@@ -112,15 +114,6 @@ def _train_and_measure(folder: RunFolder, item: WorkItem) -> None:
     folder.remove("resume.safetensors")
     if folder.read_json("trained.json")["outcome"] != "diverged" and not folder.intact(f"{folder.measured}/done.json"):
         _measure(folder, config, data, loss)
-
-
-def _quarantined_if_damaged(folder: RunFolder) -> bool:
-    """Whether a committed file is missing or changed; if so, the run is moved to quarantine."""
-    commits = [name for name in ("trained.json", f"{folder.measured}/done.json") if folder.exists(name)]
-    damaged = [name for name in commits if not folder.intact(name)]
-    if damaged:
-        folder.quarantine(f"files listed in {damaged[0]} are missing or changed")
-    return bool(damaged)
 
 
 def new_model(config: RunConfig, data: DataSet) -> nn.Module:
@@ -182,9 +175,12 @@ def _resumed_state(folder: RunFolder) -> TrainingState | None:
     return state if folder.exists("start.safetensors") else None
 
 
-def measured_examples(split: Split, config: RunConfig) -> Split:
-    """The training examples with the labels of the last epoch, label noise included, as they are measured."""
-    noisy = config.data.label_noise and config.training.epochs > config.data.label_noise_from
+def measured_examples(split: Split, config: RunConfig, epochs: int) -> Split:
+    """The training examples with the labels of the last of the `epochs` trained, label noise included.
+
+    A run that `stop_below` ended before `label_noise_from` never saw the noise, and is measured without it.
+    """
+    noisy = config.data.label_noise and epochs > config.data.label_noise_from
     return split.corrupted(config.data.label_noise, seed=config.seed) if noisy else split
 
 
@@ -192,7 +188,8 @@ def _measure(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) ->
     wanted = config.measure
     start, end = (load_weights(folder.read(f"{name}.safetensors")) for name in ("start", "end"))
     model, line = new_model(config, data), Line(start, end)
-    train_batches = FirstExamples(measured_examples(data.train, config).batches(wanted.batch_size), wanted.examples)
+    learnt = measured_examples(data.train, config, folder.read_json("trained.json")["epochs"])
+    train_batches = FirstExamples(learnt.batches(wanted.batch_size), wanted.examples)
     parts: dict[str, Any] = {"train": train_batches}
     if wanted.held_out:
         parts["held-out"] = FirstExamples(data.test.batches(wanted.batch_size), wanted.examples)
@@ -234,7 +231,7 @@ def _write_result(folder: RunFolder, name: str, result: dict[str, Any]) -> str:
 
 def _try_measuring(config: RunConfig, data: DataSet, loss: Loss) -> None:
     """Measure a line between two initialisations on a few examples, so that a refusal comes before training."""
-    model, end = new_model(config, data), new_model(config.with_seed(config.seed + 1), data)
+    model, end = new_model(config, data), new_model(config.with_seed(config.seed ^ 1), data)
     few = FirstExamples(data.train.batches(TRIAL_EXAMPLES), TRIAL_EXAMPLES)
     policy = named_policy(config.measure.batch_norm, few)
     profile(model, Line(model, end), few, loss=loss, alphas=2, batch_norm=policy, derivative=False, progress=False)

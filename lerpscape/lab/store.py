@@ -24,12 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from lerpscape.base.errors import ConfigError, StoreConflict, explain
+from lerpscape.base.errors import ConfigError, StoreConflict, explain, missing_file
 from lerpscape.base.saving import write_file
 from lerpscape.lab.config import RunConfig
 
 FORMAT = "lerpscape store 1"
-State: TypeAlias = Literal["done", "diverged", "failed", "trained", "started", "pending"]
+URL = r"[a-z][a-z0-9+.-]+:/"
+State: TypeAlias = Literal["done", "diverged", "failed", "damaged", "trained", "started", "pending"]
+# What every commit file lists; the files of snapshots, held-out data and Gauss lengths depend on the configuration.
+TRAINED_FILES = {"config.json", "start.safetensors", "end.safetensors", "history.json"}
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,37 @@ class RunFolder:
 
     def intact(self, name: str) -> bool:
         """Whether the commit file exists and every file that it lists still has its SHA-256."""
-        if not self.exists(name):
-            return False
+        return self.exists(name) and not self._damage(name)
+
+    def damage(self) -> str:
+        """What differs from what was committed, in words; "" if nothing does. Reads every committed file."""
+        commits = ("failed.json", "config.json", "trained.json", f"{self.measured}/done.json")
+        return next((found for name in commits if self.exists(name) and (found := self._damage(name))), "")
+
+    def _damage(self, name: str) -> str:
         try:
-            digests = self.read_json(name)["files"]
-            return all(hashlib.sha256(self.read(file)).hexdigest() == digest for file, digest in digests.items())
+            content = self.read_json(name)
+            if name == "failed.json":
+                return "" if isinstance(content["error"], str) else "failed.json cannot be read"
+            if name == "config.json":
+                return ""
+            digests = dict(content["files"])
+            measured = {f"{self.measured}/{part}.json" for part in ("config", "train")}
+            lacking = (TRAINED_FILES if name == "trained.json" else measured) - digests.keys()
+            if lacking or (name == "trained.json" and content["outcome"] not in ("finished", "diverged")):
+                return f"{name} is incomplete"
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return False
+            return f"{name} cannot be read"
+        for file, digest in digests.items():
+            if not self.exists(file) or hashlib.sha256(self.read(file)).hexdigest() != digest:
+                return f"files listed in {name} are missing or changed: {file}"
+        return ""
 
     @property
     def state(self) -> State:
-        """The state of the run, read from its commit files."""
+        """The state of the run, from its commit files; "damaged" if one of the files that they list was changed."""
+        if self.damage():
+            return "damaged"
         if self.exists("failed.json"):
             return "failed"
         if self.exists("trained.json"):
@@ -100,8 +123,11 @@ class RunFolder:
         return "started" if self.exists("resume.safetensors") else "pending"
 
     def add_seconds(self, **seconds: float) -> None:
-        """Add durations, by name, to those in seconds.json."""
-        before = self.read_json("seconds.json") if self.exists("seconds.json") else {}
+        """Add durations, by name, to those in seconds.json; an unreadable one is begun anew."""
+        try:
+            before = dict(self.read_json("seconds.json"))
+        except (FileNotFoundError, ValueError, TypeError):
+            before = {}
         total = {name: round(before.get(name, 0) + spent, 3) for name, spent in seconds.items()}
         self.write_json("seconds.json", before | total)
 
@@ -127,7 +153,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder), re.IGNORECASE):
+        if re.match(URL, str(folder), re.IGNORECASE):
             raise ConfigError(
                 explain(
                     expected="a folder for the store.",
@@ -169,7 +195,7 @@ class Store:
             try:
                 stored = folder.read_json("config.json")
             except ValueError:
-                stored = None
+                return folder  # damaged, and so is its state
             if stored != wanted:
                 raise StoreConflict(
                     explain(
@@ -187,16 +213,39 @@ class Store:
 
     def configs(self) -> list[RunConfig]:
         """One configuration for each measurement of each run; for a run without any, the default measurement."""
-        configs = []
+        return [config for _, config in self._configurations() if config is not None]
+
+    def unreadable(self) -> list[str]:
+        """The folders below runs/ whose config.json cannot be read, or is not that of their name."""
+        return [place for place, config in self._configurations() if config is None]
+
+    def _configurations(self) -> Iterator[tuple[str, RunConfig | None]]:
+        """The folder below runs/ of each measurement, and its configuration; None where that is damaged."""
         for name in self.names():
             run = self.root / "runs" / name
             if not (run / "config.json").exists():
                 continue
-            trained = json.loads((run / "config.json").read_bytes())
-            measured = run / "measured"
-            measures = [json.loads((measured / key / "config.json").read_bytes()) for key in folder_entries(measured)]
-            configs += [RunConfig.from_dict({**trained, "measure": measure}) for measure in measures or [{}]]
-        return configs
+            for key in folder_entries(run / "measured") or [""]:
+                place = f"{name}/measured/{key}" if key else name
+                try:
+                    trained = json.loads((run / "config.json").read_bytes())
+                    measure = json.loads((run / "measured" / key / "config.json").read_bytes()) if key else {}
+                    config = RunConfig.from_dict({**trained, "measure": measure})
+                except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, ConfigError):
+                    yield place, None
+                    continue
+                right = config.name == name and key in ("", config.measure_key)
+                yield place, config if right else None
+
+    @classmethod
+    def existing(cls, folder: str | Path) -> Store:
+        """The store in a folder, for reading; unlike `Store`, creates none.
+
+        Raises `FileNotFoundError` where there is no store, and what `Store` raises.
+        """
+        if not re.match(URL, str(folder), re.IGNORECASE) and not (Path(folder) / "store.json").exists():
+            raise missing_file("a store, which `lerpscape sweep run` writes", folder)
+        return cls(folder)
 
     @contextmanager
     def lock(self, config: RunConfig, wait: bool = False) -> Iterator[bool]:

@@ -24,10 +24,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,11 @@ class Sweep:
             raise ConfigError(
                 explain(expected="seeds as a list of whole numbers.", got=f"{seeds!r}.", hint="Write seeds = [0, 1, 2]")
             )
+        counts_below = table.get("counts_below")
+        if not isinstance(counts_below, (int, float, NoneType)) or counts_below != counts_below:
+            raise ConfigError(
+                explain(expected="counts_below as a number.", got=f"{counts_below!r}.", hint="Leave it out for all.")
+            )
         unique: dict[tuple[str, str], RunConfig] = {}
         requested = 0
         for overlay in _overlays(table):
@@ -104,7 +111,7 @@ class Sweep:
             name=table.get("name", name),
             about=table.get("about", ""),
             runs=runs,
-            counts_below=table.get("counts_below"),
+            counts_below=counts_below,
             tables=tuple(table.get("tables", [])),
             repeated=requested - len(runs),
             varied=varied_fields(runs),
@@ -200,6 +207,14 @@ def _sample(path: str, kind: str, spec: list[Any], draws: int, generator: np.ran
             )
         )
     low, high = spec
+    if not all(type(end) in (int, float) and math.isfinite(end) for end in spec) or low > high:
+        raise ConfigError(
+            explain(expected=f"a finite range for {path}.", got=f"{kind} = {spec!r}.", hint=f"{kind} = [low, high]")
+        )
+    if kind == "log_uniform" and low <= 0:
+        raise ConfigError(
+            explain(expected=f"ends above 0 for {path}.", got=f"{kind} = {spec!r}.", hint="log_uniform = [1e-4, 1.0]")
+        )
     if kind == "integers":
         return [int(value) for value in generator.integers(low, high, size=draws, endpoint=True)]
     if kind == "uniform":

@@ -15,7 +15,7 @@ import numpy as np
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.profiles.bounded_means import least_differences
-from lerpscape.readings.intervals import covariance_root
+from lerpscape.readings.intervals import SKEWNESS, covariance_root
 
 # A sample of fewer examples, of losses without bounds, decides nothing: `benchmarks/calibration.py` measured that
 # skewed losses then break the confidence.
@@ -72,7 +72,9 @@ def interim_analysis(
     In the limit of many examples each fails with probability `error`; a sample of fewer than 256 gives the bracket
     (0, ∞), unless it is of all examples. Both margins are widened, never narrowed,
     by the first term of the Cornish–Fisher expansion for the studentised mean of a skewed finite population,
-    γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), where f = n/N and γ_ij is the skewness of the difference.
+    γ_ij ((2 − f) z² + 1 − 2f) / (6 √(n (1 − f))), where f = n/N and γ_ij is the skewness of the difference. For `lower`
+    it is taken to be at least 6.2, that of a lognormal variable with σ = 1: among many pairs, those whose sample lacks
+    the large losses seem to rise most, and show the least skewness.
 
     `bounds` are the least and the greatest possible loss of one example. With them both ends come from
     `least_differences`, where `lower` divides the error among the pairs, and hold for every n. `seed` is that of the
@@ -137,7 +139,7 @@ def _gaussian(losses: Floats, mean: Floats, rise: Floats, of: int, error: float,
 
     one = NormalDist().inv_cdf(1 - error)
     every = _largest_quantile(covariance, varies, deviation, error, seed) if varies.any() else 0.0
-    return rise - margin(every, -skewness), rise + margin(one, skewness)
+    return rise - margin(every, np.maximum(-skewness, SKEWNESS)), rise + margin(one, skewness)
 
 
 def _largest_quantile(

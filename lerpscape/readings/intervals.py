@@ -183,7 +183,7 @@ def rise_interval(
         noise /= math.sqrt(generator.chisquare(examples - 1) / (examples - 1))
         studentised = (noise[second] - noise[first]) / error
         largest[draw], largest_magnitude[draw] = studentised.max(), np.abs(studentised).max()
-    margin = error * _widened(np.quantile(largest_magnitude, level, method="higher"), examples)
+    margin = error * _widened(np.asarray(np.quantile(largest_magnitude, level, method="higher")), examples)
     certain = max(0.0, float(exact.max())) if len(exact) else 0.0  # the largest rise without sampling error
     reached = int(np.sum(_widened(np.maximum(largest, 0), examples) >= (difference / error).max()))
     return RiseInterval(

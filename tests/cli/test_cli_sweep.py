@@ -33,8 +33,6 @@ def test_from_the_list_to_the_table(file: Path, tmp_path: Path, capsys: pytest.C
     place = ["--store", str(tmp_path / "store")]
     main(["sweep", "list", str(file)])
     assert capsys.readouterr().out.splitlines()[-1] == "tiny: 2 runs"
-    main(["sweep", "status", str(file), *place])
-    assert capsys.readouterr().out == "tiny: 2 runs: 2 pending\n"
     main(["sweep", "run", str(file), *place, "--first", "1"])
     assert capsys.readouterr().out == "tiny: 1 runs: 1 done\n"
     main(["sweep", "status", str(file), *place, "--json"])
@@ -59,6 +57,17 @@ def test_failed_runs_make_the_command_fail(file: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().out.startswith("2 failed runs will be tried again by `lerpscape sweep run")
     main(["sweep", "status", str(file), *place])
     assert capsys.readouterr().out == "tiny: 2 runs: 2 pending\n"
+
+
+@pytest.mark.parametrize("words", ["table FILE", "sweep status FILE", "sweep retry FILE", "export --out OUT"])
+def test_reading_refuses_a_store_that_is_not_there(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    line = words.replace("FILE", str(file)).replace("OUT", str(tmp_path / "r.parquet")).split()
+    with pytest.raises(SystemExit) as stopped:
+        main([*line, "--store", str(tmp_path / "typo")])
+    assert stopped.value.code == 2 and "expected: the path of a store" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists() and not (tmp_path / "r.parquet").exists()
 
 
 def test_a_published_sweep_by_name_unless_there_is_such_a_file(

@@ -328,7 +328,7 @@ def test_batches_that_are_objects_are_told_by_their_attributes(tmp_path: Path) -
 
 def test_data_whose_content_cannot_be_told_are_refused(tmp_path: Path) -> None:
     data = [((Graphs(x, threading.Lock()),), y) for x, y in DATA]  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"(?s)content can be told.*name, a lock.*Leave partial= out"):
+    with pytest.raises(ValueError, match=r"(?s)for partial=.*_thread.lock.*Leave partial= out"):
         kept(tmp_path / "kept", model=OfGraphs().double(), data=data)
 
 

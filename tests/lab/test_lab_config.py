@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
-from lerpscape.lab.config import MeasureConfig, OptimizerConfig, RunConfig, TrainingConfig
+from lerpscape.lab.config import DataConfig, MeasureConfig, OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.sweep import Sweep, deep_merge
 
 
@@ -172,3 +174,72 @@ def test_deep_merge_changes_neither_table() -> None:
     base: dict[str, Any] = {"a": {"x": 1}}
     assert deep_merge(base, {"a": {"y": 2}, "b": 3}) == {"a": {"x": 1, "y": 2}, "b": 3}
     assert base == {"a": {"x": 1}}
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"model": {"scale": INF}}, r"finite numbers.* for model\.scale\.\ngot: inf\."),
+        ({"model": {"widths": [[1, NAN]]}}, r"for model\.widths\.\ngot: nan"),
+        ({"data": {"deep": {"er": -INF}}}, r"for data\.deep\.\ngot: -inf"),
+        ({"training": {"clip": INF}}, r"for training\.clip\.\ngot: inf"),
+        ({"training": {"stop_below": NAN}}, r"for training\.stop_below"),
+        ({"optimizer": {"lr": INF}}, r"for optimizer\.lr"),
+        ({"data": {"since": datetime.date(2020, 1, 1)}}, r"for data\.since\.\ngot: datetime\.date"),
+        ({"model": {"table": {1: 2}}}, r"for model\.table\.\ngot: 1\."),
+        ({"data": {"options": {"label_noise": 0.2}}}, r"names that are not fields.*\ngot: data\.options\.label_noise"),
+        ({"model": {"options": {"name": "mine"}}}, r"got: model\.options\.name"),
+        ({"model": {"options": {"options": {}}}}, r"got: model\.options\.options"),
+        (
+            {"model": {"depth": 1, "options": {"depth": 2}}},
+            r"model\.options to be a table of options that do",
+        ),
+        ({"model": {"options": 3}}, r"model\.options to be a table"),
+        ({"seed": -1}, r"from 0 to 2³¹ − 1"),
+        ({"seed": 2**31}, r"from 0 to 2³¹ − 1"),
+        ({"seed": 2**63}, r"from 0 to 2³¹ − 1"),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_refused(table: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sweep.from_dict({"runs": [table]})
+
+
+def test_different_configurations_have_different_keys() -> None:
+    """Every table that is accepted can be read back from what names it, so that no two share a name."""
+    draw = np.random.default_rng(0)
+    values = [0, 1, 2.5, -1, True, False, "1", "", "label_noise", [1, 2], [[1], 2], {"a": 1}, {"a": {"a": 1}}, {}]
+    names = [*(field.name for field in dataclasses.fields(DataConfig)), "a", "b", "seed", "label_noise_"]
+    found: dict[str, RunConfig] = {}
+    for _ in range(3000):
+        table: dict[str, Any] = {}
+        for section in ("data", "model"):
+            options = {names[draw.integers(len(names))]: values[draw.integers(len(values))] for _ in range(2)}
+            table[section] = {"options": options} if draw.random() < 0.5 else options
+        try:
+            config = RunConfig.from_dict(table)
+        except ConfigError:
+            continue
+        assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        known = found.setdefault(config.key, config)
+        assert known == config
+    assert len(found) > 150
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"counts_below": NAN}, "counts_below as a number"),
+        ({"counts_below": "low"}, "counts_below as a number"),
+        ({"random": {"draws": 2, "optimizer": {"lr": {"log_uniform": [0.0, 1.0]}}}}, "ends above 0 for optimizer.lr"),
+        ({"random": {"draws": 2, "optimizer": {"lr": {"uniform": [1.0, 0.1]}}}}, "a finite range for optimizer.lr"),
+        ({"random": {"draws": 2, "optimizer": {"lr": {"uniform": [0.1, INF]}}}}, "a finite range for optimizer.lr"),
+        ({"random": {"draws": 2, "training": {"epochs": {"integers": ["a", 3]}}}}, "a finite range for training.epoch"),
+    ],
+)
+def test_numbers_of_a_sweep_that_are_none(table: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sweep.from_dict(table)

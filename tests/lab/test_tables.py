@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import shutil
@@ -23,7 +24,7 @@ from lerpscape.lab.sweep import Sweep
 from lerpscape.lab.tables.formats import FORMATS
 from lerpscape.lab.tables.plots import curves, heat_map
 from lerpscape.lab.tables.records import Record, export, store_records, sweep_records
-from lerpscape.lab.tables.table import Layout, tabulate
+from lerpscape.lab.tables.table import Cell, Layout, Table, tabulate
 from lerpscape.readings.intervals import wilson_interval
 
 TEXT = """
@@ -255,3 +256,18 @@ def test_a_record_without_a_run_is_pending(tmp_path: Path) -> None:
     [record] = sweep_records(Sweep.from_dict({}), Store(tmp_path))
     assert isinstance(record, Record) and record.state == "pending" and record.final_loss is None
     assert record.row("train")["state"] == "pending"
+
+
+def test_cells_are_neither_formulas_nor_markup() -> None:
+    layout = Layout(rows=("model.name",), columns=("optimizer.lr",), title="a|b\n<i>")
+    words = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "fine", "a|b\n<script>"]
+    rows = tuple((word,) for word in words)
+    cells = {(row, (-0.5,)): Cell(-0.25, -0.5, -0.1, 3) for row in rows}
+    table = Table(layout, layout.title, rows, ((-0.5,),), cells, ("note\n=1",))
+    text = FORMATS["csv"](table)
+    _, *read, note = csv.reader(io.StringIO(text))
+    assert [row[0] for row in read[:3]] == ["'=1+1", "'+1", "'-1"]
+    assert all(row[0][0] not in "=+-@\t\r\n" for row in read) and note == ["# note =1"]
+    assert all(row[1:] == ["-0.5", "-0.25", "-0.5", "-0.1", "3"] for row in read)  # numbers stay numbers
+    marked = FORMATS["markdown"](table)
+    assert "<" not in marked and len(marked.splitlines()) == 2 + 2 + len(words) + 2

@@ -138,3 +138,9 @@ def test_batches_of_other_lengths_types_or_names_are_not_alike() -> None:
     ):
         assert not same_layout([batch_of(one), batch_of(other)])
     assert same_layout([batch_of(one), batch_of(dict(one))]) and not same_layout([])
+
+
+def test_a_single_example_with_a_stride_of_its_own_has_a_digest() -> None:
+    labels = torch.arange(6).view(3, 2)[:1, 0]
+    assert labels.stride() == (2,)
+    assert batch_of((torch.ones(1, 2), labels)).digest() == batch_of((torch.ones(1, 2), labels.clone())).digest()

@@ -135,8 +135,9 @@ def test_analyses_are_those_of_the_losses_in_the_order_of_the_sample() -> None:
         expected = interim_analysis(losses[:, order[: each.examples]], COUNT, 0.1 / 5, seed=4 + number)
         assert (each.first, each.second) == (expected.first, expected.second)
         assert each.upper == pytest.approx(expected.upper, rel=1e-5)  # float32 losses
-        # Their last digits turn the eigenvectors and so the draws: a quantile with 20 draws beyond moves by a per cent.
-        assert each.lower == pytest.approx(expected.lower, rel=0.02)
+        # Their last digits turn the eigenvectors and so the draws: a quantile with 20 draws beyond moves by a
+        # per cent, and the margin for skewness by twice that.
+        assert each.lower == pytest.approx(expected.lower, rel=0.04)
 
 
 def test_seeds_workers_and_readers_give_one_answer() -> None:

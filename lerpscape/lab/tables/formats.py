@@ -11,6 +11,7 @@ from typing import Any
 from lerpscape.lab.tables.table import Cell, Table, field_label
 
 EMPTY = "—"
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def as_text(table: Table) -> str:
@@ -24,10 +25,11 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A GitHub table."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in _grid(table)]
+    lines = [[_markdown(cell) for cell in line] for line in _grid(table)]
     head, *body = ["| " + " | ".join(line) + " |" for line in lines]
     rule = "|" + "|".join(" --- " for _ in lines[0]) + "|"
-    return "\n".join([f"**{table.title}**", "", head, rule, *body, "", *(f"{note}  " for note in table.notes)]).rstrip()
+    notes = [f"{_markdown(note)}  " for note in table.notes]
+    return "\n".join([f"**{_markdown(table.title)}**", "", head, rule, *body, "", *notes]).rstrip()
 
 
 def as_latex(table: Table) -> str:
@@ -60,13 +62,13 @@ def as_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     layout = table.layout
-    writer.writerow([*layout.rows, *layout.columns, "value", "lower", "upper", "n"])
+    writer.writerow([*map(_csv, (*layout.rows, *layout.columns)), "value", "lower", "upper", "n"])
     for row in table.rows:
         for column in table.columns:
             cell = table.cells.get((row, column))
             numbers = ["", "", "", 0] if cell is None else [cell.value, cell.lower, cell.upper, cell.n]
-            writer.writerow([*map(value_label, row), *map(value_label, column), *numbers])
-    out.writelines(f"# {note}\n" for note in table.notes)
+            writer.writerow([*map(_csv, (*row, *column)), *numbers])
+    out.writelines(f"# {' '.join(note.split())}\n" for note in table.notes)
     return out.getvalue().rstrip("\n")
 
 
@@ -109,6 +111,23 @@ def value_label(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return EMPTY if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _csv(value: Any) -> str:
+    """The label of a value as a CSV cell that no spreadsheet takes for a formula; numbers stay numbers.
+
+    >>> _csv("=1+1"), _csv(-0.5), _csv((-1, 2))
+    ("'=1+1", '-0.5', "'-1-2")
+    """
+    label = value_label(value)
+    formula = not isinstance(value, (int, float)) and label.startswith(FORMULA_BEGINS)
+    return ("'" if formula else "") + label.replace("\r", " ")  # csv leaves a carriage return bare
+
+
+def _markdown(text: str) -> str:
+    """Text that neither ends its cell nor is HTML."""
+    text = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 _LATEX = {

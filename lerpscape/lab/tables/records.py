@@ -74,6 +74,8 @@ def sweep_records(sweep: Sweep, store: Store) -> list[Record]:
 def read_record(folder: RunFolder) -> Record:
     """The record of one run."""
     state = folder.state
+    if state == "damaged":
+        return Record(folder.config, state, {}, error=folder.damage())
     if state == "failed":
         return Record(folder.config, state, {}, error=str(folder.read_json("failed.json")["error"]))
     if state not in ("done", "diverged", "trained"):
@@ -83,18 +85,19 @@ def read_record(folder: RunFolder) -> Record:
     if state != "done":
         return Record(folder.config, state, {}, epochs=epochs, training_loss=loss)
     profiles = {}
+    committed = folder.read_json(f"{folder.measured}/done.json")["files"]
     for part in ("train", "held-out"):
-        if folder.exists(f"{folder.measured}/{part}.json"):
+        if f"{folder.measured}/{part}.json" in committed:
             profiles[part] = Profile.from_dict(folder.read_json(f"{folder.measured}/{part}.json"))
     gauss = None
-    if folder.exists(f"{folder.measured}/gauss.json"):
+    if f"{folder.measured}/gauss.json" in committed:
         turning = folder.read_json(f"{folder.measured}/gauss.json")
         gauss = None if "undefined" in turning else GaussLength.from_dict(turning)
     return Record(folder.config, state, profiles, gauss, epochs, loss)
 
 
 def store_records(store: Store) -> list[Record]:
-    """One record for each measurement of each run in a store, from whichever sweep."""
+    """One record for each measurement of each run in a store, from whichever sweep; see also `Store.unreadable`."""
     return [read_record(store.run(config)) for config in store.configs()]
 
 

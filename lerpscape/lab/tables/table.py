@@ -73,6 +73,10 @@ class Layout:
                     hint="Choose one of them.",
                 )
             )
+        if not isinstance(layout.tolerance, (int, float)) or math.isnan(layout.tolerance):
+            raise ConfigError(
+                explain(expected="tolerance as a number.", got=f"{layout.tolerance!r}.", hint="tolerance = 1e-3")
+            )
         return layout
 
 
@@ -195,6 +199,7 @@ def _notes(chosen: list[Record], counted: list[Record], layout: Layout, counts_b
         f"{states['diverged']} diverged",
         f"{states['failed']} failed",
         f"{unfinished} not finished",
+        f"{states['damaged']} damaged",
     ]
     counts_line = f"{len(counted)} of {len(chosen)} runs; {rule}. " + ", ".join(left_out) + "."
     legend = {
@@ -202,7 +207,8 @@ def _notes(chosen: list[Record], counted: list[Record], layout: Layout, counts_b
         "mean_rise": f"Over runs with {MIN_DELTA} > {layout.tolerance:g}{unit}; ± one standard error.",
         "reading": "± one standard error.",
     }[layout.kind]
-    return counts_line, legend
+    damaged = [f"{record.config.name} ({record.error})" for record in chosen if record.state == "damaged"]
+    return counts_line, legend, *([f"Damaged: {'; '.join(damaged)}."] if damaged else [])
 
 
 def field_label(name: str) -> str:
