@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         studies as studies,
     )
     from lerpscape.base.errors import (
+        CallFailed as CallFailed,
         ConfigError as ConfigError,
         Diverged as Diverged,
         EndpointMismatch as EndpointMismatch,

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 import lerpscape as ls
+from lerpscape.lab.store import Store
 
 ROOT = Path(ls.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -217,6 +218,7 @@ def test_start_up_imports_nothing_heavy(statement: str) -> None:
 
 def test_looking_at_a_sweep_does_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("seeds = [0, 1]\n")
+    Store(tmp_path / "store")
     for action in ("list", "status"):
         code = (
             "import sys; from lerpscape.cli.main import main\n"

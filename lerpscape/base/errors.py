@@ -21,6 +21,10 @@ class Diverged(LerpscapeError):
     """Training the control point of a curve ended with a higher loss than it started with."""
 
 
+class CallFailed(LerpscapeError, RuntimeError):
+    """The model, the loss or the data raised an exception, which is the `__cause__`."""
+
+
 class NotRepeatable(LerpscapeError):
     """A second pass over the data did not give the same data as the first."""
 

@@ -98,6 +98,10 @@ class BatchNormStatistics:
         """Whether the answer depends on how the examples are grouped into batches."""
         return isinstance(self.policy, BatchStatistics)
 
+    def changes_with_data(self) -> bool:
+        """Whether statistics come from data: those of each batch, or of the policy."""
+        return self.estimates() or self.by_batch()
+
     def describe(self) -> str | None:
         """The policy in words; None for a model without batch norm."""
         return self.policy.describe() if self.policy else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lerpscape.base.errors import CallFailed
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batches import Batch
@@ -49,7 +50,10 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
         try:
             _, slopes = losses_at(objective, probe)(PROBE_ALPHAS[0], True)
         except (NotImplementedError, RuntimeError) as error:  # anything else wrong shows again without derivatives
-            return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
+            cause = error.__cause__ if isinstance(error, CallFailed) else error
+            if not isinstance(cause, (NotImplementedError, RuntimeError)):
+                raise
+            return f"an operation has no forward-mode derivative: {str(cause).splitlines()[0]}"
     if slopes is None:
         return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
     double = in_float64(objective.on_path)

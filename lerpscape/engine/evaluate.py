@@ -194,8 +194,9 @@ def evaluate_adaptively(
             matrix = evaluate_all(evaluator, alphas, chunks, workers=workers, tell=tell)
             known |= {alpha: matrix[position] for position, alpha in enumerate(alphas.tolist())}
             every = np.array(sorted(known))
-            losses = np.array([float(known[alpha].losses.mean()) for alpha in every])
-            slopes = _mean_slopes([known[alpha] for alpha in every])
+            totals = np.array([known[alpha].total() for alpha in every])
+            losses = totals[:, 0] / totals[:, 2]
+            slopes = totals[:, 1] / totals[:, 2] if objective.derivative else None
             alphas = next_points(every, losses, slopes, precision, pilot)
             evaluator, chunks = evaluator.compared(), reader.chunks()
         sums = Accumulator(len(every))
@@ -221,14 +222,11 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     matrix = or_by_module(
         plan, lambda plan, _: evaluate_all(Evaluator(pilot, plan), PILOT_GRID, [sample]), lambda _: None
     )
-    losses = matrix.numbers()[0]
-    mean = losses.mean(axis=1)
+    losses, weights = matrix.numbers()[0], matrix.weights
+    if weights is not None and not weights.any():
+        return None
+    mean = np.average(losses, axis=1, weights=weights)
     return PilotSample(mean, losses.shape[1]) if np.isfinite(mean).all() else None
-
-
-def _mean_slopes(losses: list[LossesAtAlpha]) -> Floats | None:
-    slopes = [at_alpha.slopes for at_alpha in losses if at_alpha.slopes is not None]
-    return np.array([float(at_alpha.mean()) for at_alpha in slopes]) if slopes else None
 
 
 def _digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch]]:

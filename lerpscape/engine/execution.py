@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lerpscape.base.errors import explain
+from lerpscape.base.errors import CallFailed, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
@@ -21,7 +21,8 @@ from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
-from lerpscape.networks.losses import LOSSES, Loss, values_and_correct
+from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
+from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -31,8 +32,6 @@ from lerpscape.paths.checkpoints import Params
 Tell: TypeAlias = Callable[[int], object]
 # The same batch alone and after others may differ by so many rounding units of the type.
 ROUNDING_UNITS = 64
-# One loss per example, and which predictions are right where the loss knows.
-BatchLosses: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,16 @@ class ModuleExecution:
         """The losses of all batches at α. Random numbers that the model draws are the same at every α.
 
         With `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm statistics have the
-        policy's values but do not move.
+        policy's values but do not move. A network that differentiates itself is run again with gradients.
+
+        Raises `CallFailed` for what the model or the loss raises.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
         batches = list(batches)
 
         def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
             seed(on_path.device)
+            self._pass.alpha = alpha
             with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
                 if held:
                     parts = statistics.call_held(self._pass, state, alpha, some)
@@ -91,7 +93,13 @@ class ModuleExecution:
                     parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
                 return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
 
-        losses, last = parts_of(batches if tell is None else _told(batches, tell))
+        try:
+            losses, last = parts_of(batches if tell is None else _told(batches, tell))
+        except CallFailed as error:
+            if self._pass.gradients or not needs_gradients(error):
+                raise
+            self._pass.gradients = True
+            losses, last = parts_of(batches if tell is None else _told(batches, tell))
         if on_path.lender.changed and len(batches) > 1 and not self._compared:
             self._compared, changed = True, on_path.lender.changed
             _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
@@ -101,6 +109,7 @@ class ModuleExecution:
         """The losses of all batches at α, without derivatives, where batch norm normalises with `running`."""
         on_path = self._objective.on_path
         seed(on_path.device)
+        self._pass.alpha = alpha
         with tensors_at(on_path, alpha, derivative=False) as state:
             return _joined(self._objective.statistics.call(self._pass, state | running, batches))
 
@@ -176,19 +185,21 @@ class GraphExecution:
                 moments, outputs = exact_statistics(self._graph, batches, state, alpha)
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
-            losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+            with located("the loss", place_of(None, alpha)):
+                losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
             return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
-    def _losses(self, output: Any, batch: PreparedBatch) -> BatchLosses:
+    def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
         loss = self._objective.loss
         targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
-        losses, right = values_and_correct(loss, output, targets, batch.examples)
+        losses, right, weights = evaluated(loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
-        return losses.clone() if hold(losses) else losses, right.clone() if right is not None and hold(right) else right
+        own = losses.clone() if hold(losses) else losses
+        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
 
     def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
         """The statistics, estimated by the graph where the plan says so."""
@@ -295,19 +306,29 @@ def tensors_at(
 
 
 class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once."""
+    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
+
+    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
+    """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.alpha = 0.0
+        self.gradients = False
 
-    def forward(self, batches: Iterable[Batch]) -> list[BatchLosses]:
-        losses = []
-        for batch in batches:
-            with batch.lent() as own:
-                losses.append(values_and_correct(self.loss, own.call(self.model), own.targets, own.examples))
-        return losses
+    def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
+        return [self._losses(batch) for batch in batches]
+
+    def _losses(self, batch: Batch) -> ExampleLosses:
+        place = place_of(batch.number, self.alpha)
+        with torch.set_grad_enabled(self.gradients), batch.lent() as own:
+            with located("the model's forward", place):
+                outputs = own.call(self.model, with_targets=self.loss.takes_targets)
+            with located(f"the loss {self.loss.name!r}", place):
+                found = evaluated(self.loss, outputs, own.targets, own.examples)
+        return found if not self.gradients else found._replace(values=_without_graph(found.values))
 
 
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
@@ -315,6 +336,12 @@ def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         tell(1)
+
+
+def _without_graph(values: Tensor) -> Tensor:
+    """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
+    value, change = forward_ad.split(values)
+    return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
 
 
 def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
@@ -331,11 +358,17 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
         )
 
 
-def _joined(parts: list[BatchLosses]) -> LossesAtAlpha:
-    losses, slopes = forward_ad.split(torch.cat([losses for losses, _ in parts]))
-    right = [correct for _, correct in parts if correct is not None]
+def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+    losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
+    weights = [each.weights for each in parts if each.weights is not None]
+    right = [
+        (each.correct if each.weights is None else each.correct * each.weights).double()
+        for each in parts
+        if each.correct is not None
+    ]
     return LossesAtAlpha(
         losses.detach(),
         None if slopes is None else slopes.detach(),
-        torch.cat(right).double().sum() if right else None,
+        torch.cat(right).sum() if right else None,
+        torch.cat(weights) if weights else None,
     )

@@ -13,8 +13,8 @@ from torch import Tensor
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 
-# Losses, slopes and the number of right predictions at an α, in float64.
-Numbers: TypeAlias = tuple[Floats, Floats | None, float | None]
+# Losses, slopes, the weight of right predictions at an α, and the weights of the examples, in float64.
+Numbers: TypeAlias = tuple[Floats, Floats | None, float | None, Floats | None]
 
 
 @dataclass(frozen=True)
@@ -22,32 +22,44 @@ class LossesAtAlpha:
     """The examples of one group at one α: losses, derivatives dℓ/dα, and how many predictions are right.
 
     They stay on the device, so that the next α need not wait for a transfer. `slopes` and `right` are None where they
-    are not wanted or do not exist.
+    are not wanted or do not exist. `weights` are those of the examples in the mean, None where all are 1; `right` is
+    weighed by them.
     """
 
     losses: Tensor
     slopes: Tensor | None
     right: Tensor | None
+    weights: Tensor | None = None
 
     def numbers(self) -> Numbers:
         """The numbers in float64, to be sent to another process."""
-        slopes = None if self.slopes is None else _on_host(self.slopes)
-        return _on_host(self.losses), slopes, None if self.right is None else float(self.right)
+        slopes, weights = (None if part is None else _on_host(part) for part in (self.slopes, self.weights))
+        return _on_host(self.losses), slopes, None if self.right is None else float(self.right), weights
+
+    def total(self) -> Floats:
+        """Σ wℓ, Σ w dℓ/dα (0 without derivatives) and Σ w, in float64."""
+        losses, slopes, _, weights = self.numbers()
+        weights = np.ones(len(losses)) if weights is None else weights
+        return np.array([losses @ weights, 0.0 if slopes is None else slopes @ weights, weights.sum()])
 
     @classmethod
-    def of(cls, losses: Floats, slopes: Floats | None, right: float | None) -> LossesAtAlpha:
+    def of(
+        cls, losses: Floats, slopes: Floats | None, right: float | None, weights: Floats | None = None
+    ) -> LossesAtAlpha:
         """The losses of which these are the `numbers`."""
         return cls(
             torch.tensor(losses),
             None if slopes is None else torch.tensor(slopes),
             None if right is None else torch.tensor(right, dtype=torch.float64),
+            None if weights is None else torch.tensor(weights),
         )
 
 
 class LossMatrix:
     """The losses of the same examples at every α of a grid, added one α at a time.
 
-    Everything is in float64, on the device of the losses: `losses` and `slopes` of shape (α, examples), `right` (α,).
+    Everything is in float64, on the device of the losses: `losses` and `slopes` of shape (α, examples), `right` (α,),
+    `weights` (examples,), as they are the same at every α.
     Memory is taken once, when the first α comes. (One tensor per α would fragment it: each would lie between the memory
     that the network uses at two successive α, which could then not be used again.)
 
@@ -60,6 +72,7 @@ class LossMatrix:
     def __init__(self, points: int) -> None:
         self._points = points
         self._count = 0
+        self._weights: Tensor | None = None
         self._columns: list[Tensor | None] = []  # losses, slopes and right predictions, α as the first dimension
 
     @classmethod
@@ -79,6 +92,8 @@ class LossMatrix:
         )
         matrix = cls(len(groups[0]))
         matrix._count = matrix._points
+        weights = [group._weights for group in groups if group._weights is not None]
+        matrix._weights = torch.cat(weights) if weights else None
         matrix._columns = [
             torch.cat(losses, 1),
             torch.cat(slopes, 1) if slopes else None,
@@ -97,7 +112,7 @@ class LossMatrix:
     def __getitem__(self, position: int) -> LossesAtAlpha:
         losses, slopes, right = (None if column is None else column[position] for column in self._columns)
         assert losses is not None
-        return LossesAtAlpha(losses, slopes, right)
+        return LossesAtAlpha(losses, slopes, right, self._weights)
 
     def append(self, at_alpha: LossesAtAlpha) -> None:
         """Copy the losses of the next α.
@@ -106,6 +121,7 @@ class LossMatrix:
         """
         parts = at_alpha.losses, at_alpha.slopes, at_alpha.right
         if not self._columns:
+            self._weights = at_alpha.weights
             self._columns = [None if part is None else self._empty(part) for part in parts]
         for column, part in zip(self._columns, parts, strict=True):
             if column is None or part is None:
@@ -121,6 +137,11 @@ class LossMatrix:
                 )
             column[self._count] = part
         self._count += 1
+
+    @property
+    def weights(self) -> Floats | None:
+        """The weights of the examples on the host; None where all are 1."""
+        return None if self._weights is None else _on_host(self._weights)
 
     def numbers(self) -> tuple[Floats, Floats | None, Floats | None]:
         """Losses, slopes and right predictions on the host; before the first α, losses of shape (0, 0)."""

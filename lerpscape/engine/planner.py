@@ -26,6 +26,7 @@ from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
 from lerpscape.networks.batches import Batch
+from lerpscape.networks.calls import decodes_labels
 from lerpscape.networks.rebatching import count_examples, evenly_spaced, first_examples, same_layout, single
 from lerpscape.paths.line import Line
 
@@ -131,6 +132,9 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
         return f"the weights are {on_path.compute_dtype()}"
     if statistics.by_batch():
         return "each batch is normalised by itself"
+    loss = objective.loss
+    if loss.per == "batch" or loss.batch_dim or loss.takes_targets or decodes_labels(on_path.model):
+        return "its loss is one of whole batches"
     if not same_layout(batches):
         return "the batches are not tensors with a row of one kind for each example"
     convolves = any(isinstance(module, nn.Conv2d) for module in on_path.model.modules())

@@ -12,11 +12,12 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.saving import import_optional, versions
 from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
+from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.curvature_results import Curvature
 from lerpscape.networks.batches import Batch, Caller, Data
-from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
+from lerpscape.networks.losses import Loss, PerExample, evaluated, weighted_mean
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath
@@ -75,7 +76,7 @@ def curvature(
     columns: dict[str, list[float]] = {name: [] for name in ("top", "top_error", "bottom", "bottom_error")}
     columns |= {name: [] for name in ("trace", "trace_error", "along", "speed")}
     with opened(curvature, model, path, data, options) as measurement:
-        hessian = _Hessian(measurement, find_loss(loss))
+        hessian = _Hessian(measurement, fitted(loss, measurement).loss)
         total = len(measurement.reader) * len(grid) * (min(iterations, hessian.size) + probes + 1)
         with measurement.progress_bar(total, "curvature") as hessian.report:
             for alpha in grid:
@@ -121,8 +122,9 @@ class _Hessian:
         self.size = sum(shape.numel() for shape in self.shapes)
         self.device, self.dtype = self.on_path.device, self.on_path.compute_dtype()
         self.examples = 0
+        self.weight = 0.0
         self.report: Any = lambda _: None
-        self._caller = Caller(self.on_path.model)
+        self._caller = Caller(self.on_path.model, with_targets=loss.takes_targets)
         self._alpha = 0.0
         self._state: Params = {}
         if not self.on_path.batch_norms:  # whose statistics move with α, but do not count in H
@@ -140,7 +142,7 @@ class _Hessian:
                 with torch.enable_grad(), forward_mode(on_path.model):
                     leaves = {name: state[name].detach().requires_grad_(derivative) for name in velocity}
                     outputs = self.statistics.call(self._caller, state | leaves, placed)
-                    mean = per_example_values(self.loss, outputs, placed.targets, placed.examples).mean()
+                    mean = weighted_mean([evaluated(self.loss, outputs, placed.targets, placed.examples)])
                     if not derivative or not mean.requires_grad:
                         return mean.detach()[None], None
                     gradient = torch.autograd.grad(mean, list(leaves.values()), materialize_grads=True)
@@ -184,7 +186,7 @@ class _Hessian:
         sizes = [shape.numel() for shape in self.shapes]
         parts = [part.view(shape) for part, shape in zip(torch.split(vector, sizes), self.shapes, strict=True)]
         total = torch.zeros_like(vector)
-        self.examples = 0
+        self.examples, self.weight = 0, 0.0
         for batch in self.reader.batches():
             placed = batch.to(self.device, self.on_path.dtype)
             with torch.enable_grad(), forward_mode(self.on_path.model):
@@ -193,14 +195,18 @@ class _Hessian:
                 seed(self.on_path.device)
                 with placed.lent() as own:
                     outputs = self.statistics.call(self._caller, state, own)
-                    values = per_example_values(self.loss, outputs, own.targets, own.examples)
-                gradients = torch.autograd.grad(values.sum(), leaves, create_graph=True, materialize_grads=True)
+                    values, _, weights = evaluated(self.loss, outputs, own.targets, own.examples)
+                weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
+                gradients = torch.autograd.grad(
+                    (values * weights).sum(), leaves, create_graph=True, materialize_grads=True
+                )
                 inner = torch.stack([(g * part).sum() for g, part in zip(gradients, parts, strict=True)]).sum()
                 bends = inner.requires_grad  # not where the loss is linear in every parameter
                 product = torch.autograd.grad(inner, leaves, materialize_grads=True) if bends else None
             if product is not None:
                 total += torch.cat([part.reshape(-1) for part in product])
-            self.examples += len(values)
+            self.examples += int((weights > 0).sum())
+            self.weight += float(weights.sum())
             self.report(1)
         if not torch.isfinite(total).all():
             raise NonFiniteLoss(
@@ -210,7 +216,7 @@ class _Hessian:
                     hint="profile() shows whether the loss itself is finite there; dtype=torch.float64 may help.",
                 )
             )
-        return total / self.examples
+        return total / self.weight
 
 
 def _extremes(library: Any, operator: Any, iterations: int, seed: int) -> tuple[Floats, Floats]:

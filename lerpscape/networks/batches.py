@@ -8,28 +8,26 @@ its keyword arguments, or an object of any class.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import NotRepeatable, explain
 from lerpscape.networks import nested
+from lerpscape.networks.calls import TARGET_KEYS, called
 from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
+from lerpscape.networks.foreign_calls import located, place_of
 from lerpscape.networks.losses import batch_size
 from lerpscape.networks.nested import Leaf
 
 Data: TypeAlias = Iterable[Any]
 
-# Keys under which dict batches may hold the targets.
-TARGET_KEYS = ("labels", "label", "targets", "target")
 # Data is read in chunks of this size, each of which is evaluated at every α before the next one is read.
 CHUNK_BYTES = 1 << 30
 
@@ -38,12 +36,15 @@ CHUNK_BYTES = 1 << 30
 class Batch:
     """The inputs of a model for one batch, the targets of the loss, and the number of examples, if it is known.
 
-    A model and a loss get what `lent` gives them, so that they may write to it by any means.
+    `key` is the name of the targets in a dict batch, `number` the batch's place in the data. A model and a loss get
+    what `lent` gives them, so that they may write to it by any means.
     """
 
     inputs: Any
     targets: Any
     examples: int | None
+    key: str | None = field(default=None, repr=False)
+    number: int | None = field(default=None, repr=False, compare=False)
     _known: _Known = field(default_factory=lambda: _Known(), init=False, repr=False, compare=False)
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
@@ -72,10 +73,10 @@ class Batch:
         placed._known.copies = True  # nobody compares its memory with the data's at the end
         return placed
 
-    def call(self, model: nn.Module) -> Any:
-        """The model's output for the inputs of this batch."""
+    def call(self, model: nn.Module, *, with_targets: bool = False) -> Any:
+        """The model's output for the inputs of this batch, and its targets where it is to have them."""
         with self.lent() as own:
-            return _called(model, own.inputs)
+            return called(model, own.inputs, own.targets, self.key, with_targets=with_targets)
 
     @contextmanager
     def lent(self) -> Iterator[Batch]:
@@ -96,7 +97,8 @@ class Batch:
             given.append((leaf, own, nested.state(own)))
             return own
 
-        yield _Lent(nested.mapped(self.inputs, give), nested.mapped(self.targets, give), self.examples)
+        inputs, targets = nested.mapped(self.inputs, give), nested.mapped(self.targets, give)
+        yield _Lent(inputs, targets, self.examples, self.key, self.number)
         wrote = any(nested.state(own) != before for _, own, before in given)
         if wrote and not copies:
             raise _altered()
@@ -167,7 +169,8 @@ class Batch:
         return sum(nested.byte_count(leaf) for leaf in nested.leaves((self.inputs, self.targets)))
 
     def _with(self, change: Callable[[Any], Any], examples: int | None = None) -> Batch:
-        return Batch(change(self.inputs), change(self.targets), self.examples if examples is None else examples)
+        examples = self.examples if examples is None else examples
+        return Batch(change(self.inputs), change(self.targets), examples, self.key, self.number)
 
 
 class _Lent(Batch):
@@ -198,24 +201,6 @@ def _altered() -> NotRepeatable:
     )
 
 
-def _called(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    several = type(inputs) in (tuple, list) or (hasattr(inputs, "_fields") and _takes_all(model, inputs))
-    return model(*inputs) if several else model(inputs)
-
-
-def _takes_all(model: nn.Module, inputs: Any) -> bool:
-    """Whether a model takes the fields of a named tuple one by one, instead of the tuple as one object."""
-    if isinstance(inputs, PackedSequence):
-        return False
-    try:
-        inspect.signature(model.forward).bind(*inputs)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 class Caller(nn.Module):
     """A module that calls a model on one batch.
 
@@ -223,13 +208,14 @@ class Caller(nn.Module):
     tensor([1.])
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, with_targets: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._with_targets = with_targets
 
     def forward(self, batch: Batch) -> Any:
         """The model's output for the batch."""
-        return batch.call(self.model)
+        return batch.call(self.model, with_targets=self._with_targets)
 
 
 def batch_of(item: Any) -> Batch:
@@ -246,7 +232,7 @@ def batch_of(item: Any) -> Batch:
         key = next((key for key in TARGET_KEYS if key in item), None)
         targets = item if key is None else item[key]
         inputs = {name: value for name, value in item.items() if name != key}
-        return Batch(inputs, targets, batch_size(targets))
+        return Batch(inputs, targets, batch_size(targets), key)
     if isinstance(item, (tuple, list)) and len(item) == 2:
         inputs, targets = item
         return Batch(dict(inputs) if isinstance(inputs, Mapping) else inputs, targets, batch_size(targets))
@@ -295,7 +281,7 @@ class Reader:
         self._is_list = type(data) in (list, tuple)  # a class of its own may give what it likes
         self._digests: list[bytes] = []  # of what a loader gave when it was first read
         self._count: int | None = None  # how many batches it gave
-        self.first, self.complete = self._fill(iter(data), 0)
+        self.first, self.complete = self._fill(self._numbered(), 0)
         if not self.first:
             raise ValueError(
                 explain(
@@ -325,7 +311,7 @@ class Reader:
             batch.check_intact()
         if self.complete:
             return
-        rest = iter(self.data)
+        rest = self._numbered()
         # The first chunk is read again: keeping its iterator open would disturb a loader with persistent workers.
         position = len(self._fill(rest, 0)[0])
         complete = False
@@ -342,12 +328,25 @@ class Reader:
         for chunk in self.chunks():
             yield from chunk
 
-    def _fill(self, items: Iterator[Any], position: int) -> tuple[list[Batch], bool]:
+    def _numbered(self) -> Iterator[Batch]:
+        """The batches from the first one on, each with its number."""
+        number, items = 0, None
+        while True:
+            with located(f"reading {self._name}", place_of(number)):
+                try:
+                    items = iter(self.data) if items is None else items
+                    item = next(items)
+                except StopIteration:
+                    return
+                batch = batch_of(item)
+            yield replace(batch, number=number)
+            number += 1
+
+    def _fill(self, items: Iterator[Batch], position: int) -> tuple[list[Batch], bool]:
         """The next chunk, whose first batch has this number, and whether it is the last one."""
         chunk: list[Batch] = []
         size = 0
-        for item in items:
-            batch = batch_of(item)
+        for batch in items:
             if self._is_list:
                 batch.digest()
             else:
@@ -371,10 +370,10 @@ class Reader:
                 )
             )
         count = 0
-        for count, item in enumerate(self.data, start=1):
+        for count, batch in enumerate(self._numbered(), start=1):
             if count > len(self.first) and not self.complete:
                 return
-            self._compare(batch_of(item), count - 1)
+            self._compare(batch, count - 1)
         self._end(count)
 
     def _compare(self, batch: Batch, number: int) -> None:

@@ -35,7 +35,9 @@ def checksum(data: memoryview | bytes) -> bytes:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a strided tensor of any dtype, on any device, in row-major order."""
+    """The bytes of a strided tensor of any dtype, on any device, in row-major order; none on `meta`."""
+    if tensor.is_meta:
+        return memoryview(b"")
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     flat = flat.as_strided(flat.shape, (1,))  # a single element may keep any stride, which `view` refuses
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -1,63 +1,150 @@
-"""Losses with one value per example, by name or by a function, and which predictions are correct."""
+"""Losses by name or by a function: one value per example, its weight in the mean, and which predictions are correct."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.cross_entropy import entropies, entropies_and_correct
+from lerpscape.networks.class_losses import (
+    LEFT_OUT,
+    ClassesLast,
+    arrangement,
+    correct_class,
+    correct_token,
+    counted_examples,
+    counted_positions,
+    counted_tokens,
+    cross_entropy,
+    mean_of_kept,
+    next_token,
+    output_tensor,
+    unfitting,
+    values_and_correct_of,
+)
+from lerpscape.networks.own_losses import own_loss
 
 PerExample: TypeAlias = Callable[[Any, Any], Tensor]
+Weights: TypeAlias = Callable[[Any], Tensor] | Literal["positions"]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: `values` maps outputs and targets to one value per example, in `unit`.
+    """A loss: `values` maps outputs and targets to one value per example, in `unit`; the mean is Σ wℓ / Σ w.
 
-    `correct` maps them to one value per example, 1 for a correct prediction and 0 for a wrong one; None for losses
-    without correct predictions. Any callable with the signature of `values` can be passed as a loss; this class adds a
-    name, a unit and an accuracy.
+    Any callable with the signature of `values` can be passed as a loss; this class adds what else there is to say.
+    `Loss("cross_entropy", ignore=255)` is the loss of that name with what is said differently.
+
+    * `correct`: maps outputs and targets to one value per example, 1 for a correct prediction and 0 for a wrong one;
+      None for losses without correct predictions.
+    * `weights`: maps the targets to one weight w ≥ 0 per example; None weighs all alike. An example of weight 0 does
+      not count. `"positions"` weighs every example by its labels that are not left out: the mean over all tokens or
+      pixels.
+    * `ignore`: a label to leave out besides −100, for class and binary labels.
+    * `class_dim`: the dimension of the outputs that is that of the classes, for `"cross_entropy"`, where shapes fit
+      both 1 (torch, images) and −1 (language models).
+    * `batch_dim`: the dimension of outputs and targets that counts the examples, 1 for networks that put time first; it
+      is moved to the front before anything else. None is 0. 0 says that it is known to be so, although examples
+      influence each other.
+    * `per`: `"batch"` for a loss that exists for a whole batch only, such as a mean, which `weights` then has to weigh:
+      its standard error counts batches.
+    * `takes_targets`: whether the model is called with the targets too, as models that compute their loss are.
+
+    Raises `TypeError` for a name that is not known without `values`, `ValueError` for what the loss has no use for.
 
     >>> halved = Loss("half squared error", lambda z, y: 0.5 * (z - y).square().flatten(1).sum(1), unit="units²")
     >>> halved.values(torch.tensor([[2.0]]), torch.tensor([[0.0]]))
     tensor([2.])
+    >>> Loss("cross_entropy", ignore=255).unit
+    'nats'
     """
 
     name: str
-    values: PerExample
+    values: PerExample = None  # type: ignore[assignment]
     unit: str = ""
     correct: PerExample | None = None
+    weights: Weights | None = None
+    ignore: int | None = None
+    class_dim: int | None = None
+    batch_dim: int | None = None
+    per: Literal["example", "batch"] = "example"
+    takes_targets: bool = False
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            known = LOSSES.get(self.name)
+            if known is None:
+                raise TypeError(
+                    explain(
+                        expected=f"values, or the name of a known loss: {', '.join(LOSSES)}.",
+                        got=f"{self.name!r} alone.",
+                        hint="Loss(name, values): values is a function (outputs, targets) -> one value per example.",
+                    )
+                )
+            for field in ("values", "unit", "correct", "weights", "per", "takes_targets"):
+                if getattr(self, field) == Loss.__dataclass_fields__[field].default:
+                    object.__setattr__(self, field, getattr(known, field))
+        for option, useful in (("ignore", _WITH_LABELS), ("class_dim", (cross_entropy,))):
+            if getattr(self, option) is not None and self.values not in useful:
+                raise ValueError(
+                    explain(
+                        expected=f"{option}= with {', '.join(repr(each.__name__) for each in useful)}.",
+                        got=f"{option}={getattr(self, option)} with {self.name!r}.",
+                        hint="A loss of your own can leave out and turn what it wants itself.",
+                    )
+                )
+        if self.weights == "positions" and self.values not in _WITH_LABELS:
+            raise ValueError(
+                explain(
+                    expected=f'weights="positions" with {", ".join(repr(each.__name__) for each in _WITH_LABELS)}.',
+                    got=f"{self.name!r}.",
+                    hint="Pass a function of the targets that gives one weight per example.",
+                )
+            )
+        if self.weights is not None and self.weights != "positions" and not callable(self.weights):
+            raise TypeError(
+                explain(
+                    expected="weights that are a function of the targets, one weight per example.",
+                    got=f"{type(self.weights).__name__}.",
+                    hint="Put numbers beside the targets, (x, (y, w)), and pass weights=lambda targets: targets[1].",
+                )
+            )
+
+    def read(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Outputs and targets as `values` takes them: examples first, −100 at every label that is left out."""
+        targets = self.read_targets(targets)
+        if self.batch_dim:
+            outputs = output_tensor(outputs).movedim(self.batch_dim, 0)
+        if self.class_dim is not None:
+            outputs = ClassesLast(output_tensor(outputs).movedim(self.class_dim, -1))
+        return outputs, targets
+
+    def read_targets(self, targets: Any) -> Any:
+        """The targets as `values` and `weights` take them."""
+        if not isinstance(targets, Tensor):
+            return targets
+        if self.batch_dim:
+            targets = targets.movedim(self.batch_dim, 0)
+        if self.class_dim is not None and targets.is_floating_point():
+            targets = targets.movedim(self.class_dim, -1)
+        if self.ignore is not None:
+            wide = targets if targets.is_floating_point() else targets.long()
+            targets = wide.masked_fill(wide == self.ignore, LEFT_OUT)
+        return targets
 
 
-def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
-    """−log softmax(z)_y per example, in nats, averaged over the positions of a sequence.
+class ExampleLosses(NamedTuple):
+    """One loss per example, whether its prediction is correct, and its weight; None where there is no such thing."""
 
-    `outputs` are logits of shape (examples, classes) or (examples, positions, classes). `targets` are class numbers of
-    shape (examples,) or (examples, positions), with −100 at positions to leave out, or probabilities of the outputs'
-    shape. The loss of a sequence whose positions are all left out is NaN.
-
-    Raises `ValueError` for shapes that do not fit.
-
-    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
-    tensor([1.3863])
-    """
-    logits = _tensor(outputs)
-    if targets.shape == logits.shape and targets.is_floating_point():
-        return _per_example(-(targets * logits.log_softmax(-1)).sum(-1))
-    if targets.shape != logits.shape[:-1] or logits.dim() < 2:
-        raise _shapes("class numbers for logits of shape (examples, …, classes)", logits, targets)
-    return _over_positions(entropies(logits.flatten(0, -2), targets.flatten()).view(targets.shape), targets)
-
-
-def _over_positions(values: Tensor, targets: Tensor) -> Tensor:
-    """The average over each example's positions that are not left out; values without positions are unchanged."""
-    return values.flatten(1).sum(1) / (targets != -100).flatten(1).sum(1) if values.dim() > 1 else values
+    values: Tensor
+    correct: Tensor | None
+    weights: Tensor | None
 
 
 def squared_error(outputs: Any, targets: Tensor) -> Tensor:
@@ -87,36 +174,59 @@ def mean_squared_error(outputs: Any, targets: Tensor) -> Tensor:
 def binary_cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
     """−y log σ(z) − (1−y) log(1−σ(z)) per example, in nats, averaged over the labels of an example.
 
-    `outputs` are logits and `targets` numbers in [0, 1], both of shape (examples,), (examples, 1) or (examples, …).
+    `outputs` are logits and `targets` numbers in [0, 1], both of shape (examples,), (examples, 1) or (examples, …);
+    labels of −100 are left out.
 
-    Raises `ValueError` for shapes that differ.
+    Raises `ValueError` for shapes that differ, and for labels that are not in [0, 1].
 
     >>> binary_cross_entropy(torch.zeros(2, 1), torch.tensor([0, 1]))
     tensor([0.6931, 0.6931])
     """
     logits, labels = _binary(outputs, targets)
-    return _per_example(F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none"))
-
-
-def _correct_class(outputs: Any, targets: Tensor) -> Tensor:
-    """Share of an example's positions at which the target has the largest logit; 0 or 1 without positions."""
-    logits = _tensor(outputs)
-    if targets.shape == logits.shape:
-        targets = targets.argmax(-1)
-    return _over_positions(logits.argmax(-1) == targets, targets)
+    kept = labels != LEFT_OUT
+    wrong = labels[kept & ~((labels >= 0) & (labels <= 1))]
+    if wrong.numel():
+        raise ValueError(
+            explain(
+                expected="labels from 0 to 1, or −100 to leave out.",
+                got=f"{wrong[0].item():g} ({wrong.numel()} such labels of {labels.numel()}).",
+                hint=f'loss=Loss("binary_cross_entropy", ignore={wrong[0].item():g}) leaves them out.',
+            )
+        )
+    inside = labels.to(logits.dtype).clamp(0, 1)
+    return mean_of_kept(F.binary_cross_entropy_with_logits(logits, inside, reduction="none"), labels)
 
 
 def _correct_sign(outputs: Any, targets: Tensor) -> Tensor:
     """Share of an example's labels for which the sign of the logit is that of target − ½."""
     logits, labels = _binary(outputs, targets)
-    return _per_example(((logits > 0) == (labels > 0.5)).to(logits.dtype))
+    return mean_of_kept(((logits > 0) == (labels > 0.5)).to(logits.dtype), labels)
 
 
-LOSSES = {
-    "cross_entropy": Loss("cross_entropy", cross_entropy, "nats", _correct_class),
+def _counted_binary(targets: Tensor) -> Tensor:
+    return (_binary_positions(targets) > 0).double()
+
+
+def _binary_positions(targets: Tensor) -> Tensor:
+    kept = targets != LEFT_OUT
+    return (kept.flatten(1).sum(1) if kept.dim() > 1 else kept).double()
+
+
+# The losses that read labels, and how many labels of every example they count.
+_WITH_LABELS: dict[Any, Callable[[Any], Tensor]] = {
+    cross_entropy: counted_positions,
+    next_token: counted_tokens,
+    binary_cross_entropy: _binary_positions,
+}
+
+LOSSES: dict[str, Loss] = {}
+LOSSES |= {
+    "cross_entropy": Loss("cross_entropy", cross_entropy, "nats", correct_class, counted_examples),
     "squared_error": Loss("squared_error", squared_error, "squared output units"),
     "mean_squared_error": Loss("mean_squared_error", mean_squared_error, "squared output units"),
-    "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, "nats", _correct_sign),
+    "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, "nats", _correct_sign, _counted_binary),
+    "next_token": Loss("next_token", next_token, "nats", correct_token, "positions"),
+    "model": Loss("model", own_loss, takes_targets=True),
 }
 
 
@@ -149,31 +259,81 @@ def find_loss(loss: str | PerExample | Loss) -> Loss:
     )
 
 
-def per_example_values(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Tensor:
-    """The values of a loss, checked to be a vector with one value per example.
+def evaluated(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> ExampleLosses:
+    """The losses of a batch, checked to be one per example, with their weights; what weighs nothing has the loss 0.
+
+    `examples` is how many there are, None if the targets do not tell. A loss per batch gives one value, weighed by all
+    its examples.
 
     Raises `TypeError` for another shape, such as the scalar of a mean over the batch, and `ValueError` for another
     number of values.
+
+    >>> evaluated(find_loss("cross_entropy"), torch.eye(2), torch.tensor([0, -100]), 2).values
+    tensor([0.3133, 0.0000])
     """
-    return _checked(loss, loss.values(outputs, targets), examples)
+    outputs, targets = loss.read(outputs, targets)
+    examples = len(targets) if loss.batch_dim and isinstance(targets, Tensor) else examples
+    arrange = arrangement(loss.values, loss.correct)
+    if arrange is not None:
+        values, correct = values_and_correct_of(*arrange(outputs, targets))
+    else:
+        values, correct = loss.values(outputs, targets), loss.correct(outputs, targets) if loss.correct else None
+    scalar = loss.per == "batch" and isinstance(values, Tensor) and values.dim() == 0
+    values = values.reshape(1) if scalar else _checked(loss, values, examples)
+    weights = _weights(loss, targets, None if scalar else len(values), values)
+    if weights is not None:
+        counts = weights != 0
+        values = torch.where(counts, values, torch.zeros_like(values))
+        correct = None if correct is None else torch.where(counts, correct.to(weights.dtype), 0)
+    parts = ExampleLosses(values, correct, weights)
+    return _as_one(parts) if loss.per == "batch" else parts
 
 
-def values_and_correct(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> tuple[Tensor, Tensor | None]:
-    """The `per_example_values`, and which predictions are correct, None for losses without correct predictions.
+def per_example_values(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Tensor:
+    """The values of `evaluated` alone.
 
-    >>> values_and_correct(find_loss("cross_entropy"), torch.eye(2), torch.tensor([0, 0]), 2)
-    (tensor([0.3133, 1.3133]), tensor([ True, False]))
+    >>> per_example_values(find_loss("cross_entropy"), torch.eye(2), torch.tensor([0, 0]), 2)
+    tensor([0.3133, 1.3133])
     """
-    if loss.values is cross_entropy and loss.correct is _correct_class and isinstance(targets, Tensor):
-        logits = _tensor(outputs)
-        if logits.dim() > 1 and targets.shape == logits.shape[:-1]:
-            values, correct = (
-                _over_positions(part.view(targets.shape), targets)
-                for part in entropies_and_correct(logits.flatten(0, -2), targets.flatten())
+    return evaluated(loss, outputs, targets, examples).values
+
+
+def weighted_mean(parts: list[ExampleLosses]) -> Tensor:
+    """Σ wℓ / Σ w over the examples of all parts."""
+    values = torch.cat([each.values for each in parts])
+    weights = torch.cat([torch.ones_like(each.values) if each.weights is None else each.weights for each in parts])
+    return (values.double() * weights).sum() / weights.sum()
+
+
+def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tensor | None:
+    if loss.weights is None:
+        return None
+    function = _WITH_LABELS[loss.values] if loss.weights == "positions" else loss.weights
+    weights = function(targets)
+    if isinstance(weights, Tensor) and count is None:
+        weights = weights.sum().reshape(1)
+    if not isinstance(weights, Tensor) or weights.shape != (count or 1,):
+        got = f"a tensor of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(
+            explain(
+                expected=f"one weight per example, a tensor of shape ({count or 1},).",
+                got=f"{got} from the weights of {loss.name!r}.",
+                hint="Weights are a function of the targets alone.",
             )
-            return _checked(loss, values, examples), correct
-    values = per_example_values(loss, outputs, targets, examples)
-    return values, loss.correct(outputs, targets) if loss.correct else None
+        )
+    return weights.detach().to(like.device, torch.float64)
+
+
+def _as_one(parts: ExampleLosses) -> ExampleLosses:
+    """The examples of a batch as one: their weighted mean, with the weight of all."""
+    values, correct, weights = parts
+    if weights is None:
+        weights = torch.ones(len(values), dtype=torch.float64, device=values.device)
+    total = weights.sum()
+    share = torch.where(total > 0, weights / total, 0)
+    mean = (values * share.to(values.dtype)).sum().reshape(1)
+    right = None if correct is None else (correct.double() * share).sum().reshape(1)
+    return ExampleLosses(mean, right, total.reshape(1))
 
 
 def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
@@ -183,7 +343,8 @@ def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
             explain(
                 expected="a loss that gives one value per example, a tensor of shape (examples,).",
                 got=f"{shape} from {loss.name!r}.",
-                hint='Use reduction="none" and average over all dimensions but the first.',
+                hint='Use reduction="none" and average over all dimensions but the first; of a mean over the batch, '
+                'say its weight: Loss(name, values, per="batch", weights=…).',
             )
         )
     if examples is not None and len(values) != examples:
@@ -191,71 +352,50 @@ def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
             explain(
                 expected=f"{examples} losses, one for each example of the batch.",
                 got=f"{len(values)} from {loss.name!r}.",
-                hint="Average over positions inside an example, never over examples.",
+                hint="Average over positions inside an example, never over examples; where the targets have time "
+                "first, Loss(name, values, batch_dim=1) is given them with examples first.",
             )
         )
     return values
 
 
-def _tensor(outputs: Any) -> Tensor:
-    if isinstance(outputs, Tensor):
-        return outputs
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    raise TypeError(
-        explain(
-            expected="a model whose output is a tensor, or has one called logits.",
-            got=f"{type(outputs).__name__}.",
-            hint="Pass loss=a function (outputs, targets) that picks the part it needs.",
-        )
-    )
-
-
 def _squares(outputs: Any, targets: Tensor) -> Tensor:
-    values = _tensor(outputs)
+    values = output_tensor(outputs)
     if values.shape != targets.shape:
-        raise _shapes("targets shaped like the outputs (nothing is broadcast)", values, targets)
+        raise unfitting("targets shaped like the outputs (nothing is broadcast)", values, targets)
     squares = F.mse_loss(values, targets, reduction="none")
     return squares.flatten(1) if values.dim() > 1 else squares[:, None]
 
 
 def _binary(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-    logits = _tensor(outputs)
+    logits = output_tensor(outputs)
     if logits.dim() == targets.dim() + 1 and logits.shape[-1] == 1:
         logits = logits.squeeze(-1)
     if logits.shape != targets.shape:
-        raise _shapes("one target in [0, 1] per logit", logits, targets)
+        raise unfitting("one target in [0, 1] per logit", logits, targets)
     return logits, targets
 
 
-def _per_example(values: Tensor) -> Tensor:
-    return values.flatten(1).mean(1) if values.dim() > 1 else values
-
-
-def _shapes(expected: str, outputs: Tensor, targets: Tensor) -> ValueError:
-    return ValueError(
-        explain(
-            expected=f"{expected}.",
-            got=f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}, {targets.dtype}.",
-            hint="Reshape the targets in the data, or pass a loss of your own.",
-        )
-    )
-
-
 def batch_size(targets: Any) -> int | None:
-    """Number of examples in a batch, by the first tensor among its targets; None if there is none.
+    """Number of examples in a batch: the length of its targets, where all tensors among them agree on it.
 
-    >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3)}), batch_size("no")
+    None where they do not, as for lengths beside concatenated labels: the loss then says how many examples there are.
+
+    >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3), "b": torch.zeros(3, 2)}), batch_size("no")
     (5, 3, None)
+    >>> batch_size((torch.zeros(12), torch.zeros(3)))
     """
+    lengths = set(_lengths(targets))
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _lengths(targets: Any) -> list[int | None]:
     if isinstance(targets, Tensor):
-        return len(targets) if targets.dim() else None
-    if isinstance(targets, Mapping):
-        return next((size for size in map(batch_size, targets.values()) if size is not None), None)
-    if isinstance(targets, (tuple, list)) and not isinstance(targets, PackedSequence):  # it has a row for each step
-        return next((size for size in map(batch_size, targets) if size is not None), None)
-    return None
+        return [len(targets) if targets.dim() else None]
+    if isinstance(targets, (Mapping, tuple, list)) and not isinstance(targets, PackedSequence):  # rows are steps
+        parts = targets.values() if isinstance(targets, Mapping) else targets
+        return [length for part in parts for length in _lengths(part)]
+    return []
 
 
 __all__ = [
@@ -265,5 +405,6 @@ __all__ = [
     "cross_entropy",
     "find_loss",
     "mean_squared_error",
+    "next_token",
     "squared_error",
 ]

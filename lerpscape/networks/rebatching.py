@@ -7,6 +7,7 @@ shape and dtype in every batch.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -108,7 +109,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     inputs, targets = (_concatenated([getattr(batch, part) for batch in batches]) for part in ("inputs", "targets"))
-    return Batch(inputs, targets, sum(batch.examples or 0 for batch in batches))
+    return replace(batches[0], inputs=inputs, targets=targets, examples=sum(each.examples or 0 for each in batches))
 
 
 def first_examples(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.execution import ModuleExecution, Objective
+from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.networks.batches import Data
@@ -44,25 +45,29 @@ def example_curves(
     (0.25, True, (3, 0.25))
     """
     grid = alpha_grid(alphas)
-    chosen = find_loss(loss)
+    find_loss(loss)  # refuses a wrong one before the data are read
     with opened(example_curves, model, path, data, options) as measurement:
-        reader = measurement.reader
+        reader, found = measurement.reader, fitted(loss, measurement)
+        chosen = found.loss
         objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
         module = ModuleExecution(objective)
         losses: list[Floats] = []
+        weights: list[Floats] = []
         targets: list[Any] = []
         with measurement.progress_bar(len(reader) * len(grid), "examples") as report:
             for chunk in reader.chunks():
                 placed = [objective.place(batch) for batch in chunk]
                 matrix = LossMatrix.of(len(grid), (module.at(float(alpha), placed, tell=report) for alpha in grid))
                 losses.append(matrix.numbers()[0])
+                weights.append(np.ones(losses[-1].shape[1]) if matrix.weights is None else matrix.weights)
                 targets += [b.targets.cpu().numpy() if isinstance(b.targets, Tensor) else [[]] for b in chunk]
         return ExampleCurves(
             alphas=grid,
             losses=np.concatenate(losses, axis=1),
+            weights=np.concatenate(weights),
             classes=classes_of(targets),
             unit=chosen.unit,
             loss_name=chosen.name,
             label=measurement.label,
-            how=measurement.how(),
+            how=measurement.how(example=found.describe()),
         )

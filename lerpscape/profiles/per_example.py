@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 class ExampleCurves(Result):
     """Losses of shape (points, examples) at `alphas`, in the order of the data; `classes` if targets are class numbers.
 
+    `weights` of shape (examples,) are those in the mean, None where all are 1; an example of weight 0
+    does not count, and has the loss 0.
+
     If no example's loss rises, their mean does not. The reverse does not hold: see `hidden_by_averaging`,
     `made_by_a_minority` and `cancels_between_classes`.
     """
 
-    FORMAT = "lerpscape example curves 1"
+    FORMAT = "lerpscape example curves 2"
     PLOT = "attribution.plot_examples"
     PAGE = (7.2, 4.4)
 
@@ -37,11 +40,12 @@ class ExampleCurves(Result):
     loss_name: str
     label: str
     how: dict[str, Any] = field(repr=False)
+    weights: Floats | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> Floats:
         """The mean loss at every α, shape (points,)."""
-        mean: Floats = self.losses.mean(axis=1)
+        mean: Floats = np.average(self.losses, axis=1, weights=self._weights())
         return mean
 
     @property
@@ -53,7 +57,7 @@ class ExampleCurves(Result):
 
     def share_rising(self, tolerance: float) -> float:
         """Share of examples whose own loss rises by more than the tolerance, in the unit of the loss."""
-        return float(np.mean(self.rise > tolerance))
+        return float(np.mean(self.rise[self._weights() > 0] > tolerance))
 
     def largest_rise(self) -> tuple[float, float]:
         """The two α between which the mean loss rises most.
@@ -79,12 +83,12 @@ class ExampleCurves(Result):
         return self.largest_rise() if max_rise(self.mean) else (float(self.alphas[0]), float(self.alphas[-1]))
 
     def contributions(self, between: tuple[float, float] | None = None) -> Floats:
-        """The part of each example in L(b) − L(a): (ℓ(b) − ℓ(a)) / n, shape (examples,).
+        """The part of each example in L(b) − L(a): w (ℓ(b) − ℓ(a)) / Σ w, shape (examples,).
 
         `between` are two α of the grid; None takes the largest rise of the mean.
         """
         left, right = (self._position(alpha) for alpha in between or self.largest_rise())
-        parts: Floats = (self.losses[right] - self.losses[left]) / self.losses.shape[1]
+        parts: Floats = self._weights() * (self.losses[right] - self.losses[left]) / self._weights().sum()
         return parts
 
     def ranked(self, between: tuple[float, float] | None = None) -> list[tuple[int, float]]:
@@ -102,9 +106,10 @@ class ExampleCurves(Result):
         parts = self.contributions(between or self.interval)
         rise = self.rise
         curves = []
-        for number in np.unique(self.classes):
-            members = self.classes == number
-            curve: Floats = self.losses[:, members].mean(axis=1)
+        counts = self._weights() > 0
+        for number in np.unique(self.classes[counts]):
+            members = (self.classes == number) & counts
+            curve: Floats = np.average(self.losses[:, members], axis=1, weights=self._weights()[members])
             curves.append(
                 ClassCurve(
                     int(number),
@@ -125,7 +130,7 @@ class ExampleCurves(Result):
         """Whether the loss of most examples does not increase over the largest rise of the mean."""
         if max_rise(self.mean) == 0:
             return False
-        return float(np.mean(self.contributions() > 0)) < 0.5
+        return float(np.mean(self.contributions()[self._weights() > 0] > 0)) < 0.5
 
     def cancels_between_classes(self, tolerance: float) -> tuple[int, ...]:
         """Classes whose mean loss rises although that of all examples does not."""
@@ -140,11 +145,11 @@ class ExampleCurves(Result):
 
     def verdict(self, tolerance: float) -> str:
         """How many examples rise, and whether the mean hides it, in a sentence or two."""
-        n, unit = self.losses.shape[1], f" {self.unit}" if self.unit else ""
+        n, unit = int((self._weights() > 0).sum()), f" {self.unit}" if self.unit else ""
         share = f"{100 * self.share_rising(tolerance):.3g} % of {n} examples rise by more than {tolerance:g}{unit}"
         if max_rise(self.mean) > tolerance:
             left, right = self.largest_rise()
-            upward = float(np.mean(self.contributions() > 0))
+            upward = float(np.mean(self.contributions()[self._weights() > 0] > 0))
             text = (
                 f"The mean loss rises by {max_rise(self.mean):.4g}{unit} from α = {left:.4g} to {right:.4g}; {share}."
             )
@@ -163,6 +168,9 @@ class ExampleCurves(Result):
         columns: dict[str, Any] = {} if self.classes is None else {"class": self.classes}
         columns |= {"first_loss": self.losses[0], "last_loss": self.losses[-1], "max_rise": self.rise}
         return data_frame(columns)
+
+    def _weights(self) -> Floats:
+        return np.ones(self.losses.shape[1]) if self.weights is None else self.weights
 
     def _position(self, alpha: float) -> int:
         positions = np.flatnonzero(np.abs(self.alphas - alpha) < 1e-12)

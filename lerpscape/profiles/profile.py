@@ -16,6 +16,7 @@ from lerpscape.engine.derivative_check import why_no_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.fingerprint import fingerprint
+from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
@@ -43,7 +44,8 @@ def profile(
     * `model`: any module; its own values are not used and nothing in it changes. Evaluated in evaluation mode.
     * `path`: a `Line` or another path; its ends are met bit for bit.
     * `data`: any re-iterable of `(inputs, targets)` or dict batches, unshuffled and unaugmented.
-    * `loss`: `"cross_entropy"`, `"squared_error"`, `"mean_squared_error"`, `"binary_cross_entropy"`, a callable
+    * `loss`: `"cross_entropy"`, `"squared_error"`, `"mean_squared_error"`, `"binary_cross_entropy"`,
+      `"next_token"`, `"model"` (the loss that the module returns), a callable
       `(outputs, targets) -> (examples,)`, or a `Loss`.
     * `alphas`: how many evenly spaced points on [0, 1], or the increasing values themselves, also beyond [0, 1]; or
       `"adaptive"`: points are added where the curve is not yet known well enough.
@@ -77,10 +79,12 @@ def profile(
     _check_adaptive(adaptive, precision, partial)
     if partial is not None:
         check_writable(partial)
-    chosen = find_loss(loss)
+    find_loss(loss)  # refuses a wrong one before the data are read
     with opened(profile, model, path, data, options) as measurement:
         on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
+        found = fitted(loss, measurement)
+        chosen = found.by_unit()
         objective = Objective(on_path, chosen, measurement.statistics, derivative)
         reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
         objective = replace(objective, derivative=reason is None)
@@ -95,29 +99,28 @@ def profile(
                 evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(
             data_digest=evaluation.data_digest,
+            example=found.describe(),
             largest_batch=max((batch.examples or 0) for batch in reader.first),
             plan=evaluation.plan.describe(),
             adaptive=evaluation.adaptive,
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
         )
+        dtype = on_path.compute_dtype()
     sums = evaluation.sums
-    count = sums.moments.count
-    finite = np.abs(sums.moments.mean[np.isfinite(sums.moments.mean)])
-    how["noise_floor"] = float(finite.max(initial=0.0)) * torch.finfo(on_path.compute_dtype()).eps
-    slope = sums.slopes / count
+    mean = sums.mean()
+    how["noise_floor"] = float(np.abs(mean[np.isfinite(mean)]).max(initial=0.0)) * torch.finfo(dtype).eps
+    slope, slope_error = sums.slope_and_error()
     distance, relative_distance = on_path.distances()
-    with np.errstate(invalid="ignore"):  # inf − inf: an infinite derivative has no error
-        slope_variance = np.maximum(sums.slope_squares / count - slope**2, 0)
     return Profile(
         alphas=evaluation.alphas,
-        loss=sums.moments.mean,
-        accuracy=None if np.isnan(sums.right).any() else sums.right / count,
+        loss=mean,
+        accuracy=sums.accuracy(),
         derivative=slope if objective.derivative else None,
-        derivative_error=np.sqrt(slope_variance / (count - 1 or np.nan)) if objective.derivative else None,
+        derivative_error=slope_error if objective.derivative else None,
         derivative_reason=reason,
-        covariance=sums.moments.covariance(),
-        examples=count,
+        covariance=sums.covariance(),
+        examples=sums.count,
         unit=chosen.unit,
         loss_name=chosen.name,
         label=measurement.label,

@@ -16,6 +16,8 @@ from lerpscape.engine import planner
 from lerpscape.engine.evaluate import evaluate_all, or_by_module
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import ModuleExecution, Objective, Tell
+from lerpscape.engine.fitted_losses import fitted
+from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
@@ -83,8 +85,9 @@ def sequential_verdict(
     """
     grid = alpha_grid(alphas)
     _check(grid, tolerance, confidence, bounds, first, budget)
-    chosen = find_loss(loss)
+    find_loss(loss)  # refuses a wrong one before the data are read
     with opened(sequential_verdict, model, path, data, options) as measurement:
+        chosen = fitted(loss, measurement).loss
         sample = Sample(measurement.reader, seed)
         check_workers(workers, measurement.on_path.device)
         objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
@@ -102,6 +105,7 @@ def sequential_verdict(
             for new_parts in parts:
                 for part in new_parts:
                     new = evaluate_all(evaluator, grid, [list(sample.batches(*part))], workers=workers, tell=tell)
+                    _check_alike(new, chosen)
                     losses = np.hstack([losses, new.numbers()[0]])
                 _check_losses(losses, grid, bounds)
                 last = interim_analysis(losses, len(sample), error, bounds=bounds, seed=seed + len(analyses))
@@ -211,6 +215,23 @@ def _check_independent(objective: Objective, probe: Batch) -> None:
                 got=f"losses that differ by {np.nanmax(np.abs(whole - in_halves)):.2g} when a batch is cut in two"
                 + (f" (batch norm: {statistics.describe()})." if statistics.by_batch() else "."),
                 hint="Another batch-norm policy, where it is BatchStatistics; else profile(), on batches as they are.",
+            )
+        )
+
+
+def _check_alike(losses: LossMatrix, loss: Loss) -> None:
+    """Make sure that every example counts alike in the mean, as a sample of them assumes.
+
+    Raises `ValueError` where they do not.
+    """
+    weights = losses.weights
+    if loss.per == "batch" or (weights is not None and np.ptp(weights) > 0):
+        raise ValueError(
+            explain(
+                expected="a loss per example, each of which counts alike.",
+                got=f"{loss.name!r}, "
+                + ("one value per batch." if loss.per == "batch" else "whose examples have other weights."),
+                hint="profile() weighs them; or leave out of the data what does not count.",
             )
         )
 

@@ -12,10 +12,11 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.engine.derivative_check import why_no_derivative
 from lerpscape.engine.execution import ModuleExecution, Objective
+from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
 from lerpscape.networks.batch_norm import InterpolateStatistics
 from lerpscape.networks.batches import Data
-from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.losses import Loss, PerExample
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile
@@ -69,7 +70,7 @@ def layer_contributions(
     if between is None:
         between = largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
     with opened(layer_contributions, model, path, data, options) as measurement:
-        slopes = _Slopes(measurement, find_loss(loss))
+        slopes = _Slopes(measurement, fitted(loss, measurement).loss)
         groups: dict[str, Part] = {name: (names, False) for name, names in slopes.groups(by).items()}
         return slopes.contributions(groups, between, precision, budget)
 
@@ -108,7 +109,7 @@ def statistics_contributions(
     if between is None:
         between = largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
     with opened(statistics_contributions, model, path, data, options) as measurement:
-        slopes = _Slopes(measurement, find_loss(loss))
+        slopes = _Slopes(measurement, fitted(loss, measurement).loss)
         if not slopes.on_path.batch_norms:
             raise ValueError(
                 explain(
@@ -217,17 +218,19 @@ class _Slopes:
 
     def _sums(self, alphas: list[float], parts: Mapping[str, Part]) -> tuple[Floats, Floats]:
         """Mean losses of shape (points,) and mean derivatives of shape (points, parts)."""
-        losses, slopes = np.zeros(len(alphas)), np.zeros((len(alphas), len(parts)))
+        losses, slopes, weight = np.zeros(len(alphas)), np.zeros((len(alphas), len(parts))), 0.0
         self.examples = 0
         for chunk in self.reader.chunks():
             placed = [self.objective.place(batch) for batch in chunk]
             for i, alpha in enumerate(alphas):
                 for j, (only, held) in enumerate(parts.values()):
                     row = self.module.at(alpha, placed, only=only, held=held, tell=self.report)
-                    slopes[i, j] += 0.0 if row.slopes is None else float(row.slopes.double().sum())
-                losses[i] += float(row.losses.double().sum())
-            self.examples += len(row.losses)
-        return losses / self.examples, slopes / self.examples
+                    total, slope, group_weight = row.total()
+                    slopes[i, j] += slope
+                losses[i] += total
+            self.examples += len(row.losses) if row.weights is None else int((row.weights > 0).sum())
+            weight += group_weight
+        return losses / weight, slopes / weight
 
 
 def largest_rise(profile: Profile) -> tuple[float, float]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lerpscape.base.errors import Diverged, explain
 from lerpscape.base.progress import Progress
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
+from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, Recalibrate
 from lerpscape.networks.batches import Batch, Caller, Data
-from lerpscape.networks.losses import Loss, PerExample, find_loss, per_example_values
+from lerpscape.networks.losses import ExampleLosses, Loss, PerExample, evaluated, weighted_mean
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
 from lerpscape.paths.line import Line
@@ -72,10 +73,11 @@ def connect(
                 hint="Train with BatchStatistics() and measure the curve with Recalibrate(data).",
             )
         )
-    line, chosen = Line(start, end), find_loss(loss)
+    line = Line(start, end)
     with opened(
         connect, model, line, data, {"batch_norm": batch_norm, "device": device, "progress": progress}
     ) as measurement:
+        chosen = fitted(loss, measurement).loss
         batches = list(measurement.reader.batches())
         on_device = measurement.on_path.device
         curve, control = _trainable(line, on_device)
@@ -90,7 +92,7 @@ def connect(
                     optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
                     alpha = float(torch.rand((), generator=generator, dtype=torch.float64))
                     with torch.enable_grad():
-                        mean = losses_at(alpha, batches[index]).mean()
+                        mean = weighted_mean([losses_at(alpha, batches[index])])
                         optimizer.zero_grad()
                         torch.autograd.backward(mean)
                     if not math.isfinite(float(mean)):
@@ -121,19 +123,18 @@ class _LossesAt:
     def __init__(self, on_path: ModelOnPath, loss: Loss, batch_norm: BatchNormPolicy | None) -> None:
         self._on_path = on_path
         self._statistics = BatchNormStatistics(on_path, batch_norm)
-        self._caller = Caller(on_path.model)
+        self._caller = Caller(on_path.model, with_targets=loss.takes_targets)
         self._loss = loss
 
-    def __call__(self, alpha: float, batch: Batch) -> Tensor:
+    def __call__(self, alpha: float, batch: Batch) -> ExampleLosses:
         state = self._statistics.apply(self._on_path.at(alpha), alpha)
         with batch.to(self._on_path.device, None).lent() as own:
             outputs = self._statistics.call(self._caller, state, own)
-            return per_example_values(self._loss, outputs, own.targets, own.examples)
+            return evaluated(self._loss, outputs, own.targets, own.examples)
 
     def mean(self, batches: list[Batch]) -> float:
         """The mean over all examples and a few points of the curve."""
-        losses = [self(alpha, batch).detach().double() for alpha in _COMPARED for batch in batches]
-        return float(torch.cat(losses).mean())
+        return float(weighted_mean([self(alpha, batch) for alpha in _COMPARED for batch in batches]).detach())
 
 
 def _diverged(what: str, learning_rate: float) -> Diverged:
