@@ -172,7 +172,8 @@ def cloned(leaf: Leaf) -> Leaf:
     if isinstance(leaf, np.ndarray):
         return leaf.copy()
     copy = leaf.detach().clone()
-    if type(leaf) is Tensor and lie_alike(copy, leaf) and leaf.device.type == "cpu" and leaf.data_ptr() % ALIGNED:
+    dense = type(leaf) is Tensor and leaf.layout is torch.strided and not leaf.is_nested and not leaf.is_quantized
+    if dense and lie_alike(copy, leaf) and leaf.device.type == "cpu" and leaf.data_ptr() % ALIGNED:
         shift = leaf.data_ptr() % ALIGNED // leaf.element_size()
         memory = torch.empty(leaf.numel() + shift, dtype=leaf.dtype)
         copy = memory.as_strided(leaf.shape, leaf.stride(), shift).copy_(copy)
