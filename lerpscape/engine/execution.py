@@ -19,10 +19,11 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batches import Batch, cloned
+from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
 from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
+from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params

@@ -1,7 +1,7 @@
 """One batch of data: what the model and the loss are given, copied where they write to it.
 
-A batch is `(inputs, targets)` or a dict. Inputs are a tensor, a tuple of positional arguments of the model, or a dict
-of its keyword arguments.
+A batch is `(inputs, targets)` or a dict. Inputs are a tensor, a tuple of positional arguments of the model, a dict of
+its keyword arguments, or an object of any class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.base.errors import NotRepeatable, explain
+from lerpscape.networks import nested
 from lerpscape.networks.calls import TARGET_KEYS, called
 from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
 from lerpscape.networks.losses import batch_size
-from lerpscape.networks.nested import Leaf, leaves, mapped, opaque_part, walk
+from lerpscape.networks.nested import Leaf
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class Batch:
             return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
         def place_object(value: Any) -> Any:
-            if all(isinstance(leaf, np.ndarray) or leaf.device == device for leaf in leaves(value)):
-                return mapped(value, cast)
+            if all(isinstance(leaf, np.ndarray) or leaf.device == device for leaf in nested.leaves(value)):
+                return nested.mapped(value, cast)
             if not callable(getattr(value, "to", None)):
-                return mapped(value, place)
-            return mapped(mapped(value, lambda leaf: leaf).to(device), cast)
+                return nested.mapped(value, place)
+            return nested.mapped(nested.mapped(value, lambda leaf: leaf).to(device), cast)
 
-        if all(place(leaf) is leaf for leaf in leaves((self.inputs, self.targets))):
+        if all(place(leaf) is leaf for leaf in nested.leaves((self.inputs, self.targets))):
             return self
-        placed = self._with(lambda part: mapped(part, place, place_object))
+        placed = self._with(lambda part: nested.mapped(part, place, place_object))
         placed._known.copies = True  # nobody compares its memory with the data's at the end
         return placed
 
@@ -85,17 +86,19 @@ class Batch:
         copies = known.copies or not known.done
 
         def give(leaf: Leaf) -> Leaf:
-            own = cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
-            given.append((leaf, own, _state(own)))
+            own = nested.cloned(leaf) if copies or isinstance(leaf, np.ndarray) else leaf
+            given.append((leaf, own, nested.state(own)))
             return own
 
-        yield _Lent(mapped(self.inputs, give), mapped(self.targets, give), self.examples, self.key, self.number)
-        wrote = any(_state(own) != before for _, own, before in given)
+        inputs, targets = nested.mapped(self.inputs, give), nested.mapped(self.targets, give)
+        yield _Lent(inputs, targets, self.examples, self.key, self.number)
+        wrote = any(nested.state(own) != before for _, own, before in given)
         if wrote and not copies:
             raise _altered()
         if not known.done and not wrote:  # writing by `.data` or numpy counts no versions
-            wrote = not all(_same(own, leaf) for leaf, own, _ in given)
-        known.done, known.copies, known.wrote = True, known.copies or wrote, known.wrote or wrote
+            wrote = not all(nested.same_bits(own, leaf) for leaf, own, _ in given)
+        apart = not all(nested.lie_alike(own, leaf) for leaf, own, _ in given)  # all calls are to round alike
+        known.done, known.copies, known.wrote = True, known.copies or wrote or apart, known.wrote or wrote
 
     @property
     def is_written_to(self) -> bool:
@@ -103,16 +106,13 @@ class Batch:
         return self._known.wrote
 
     def check_intact(self) -> None:
-        """Make sure that the batch is as it was when it was digested.
-
-        Raises `NotRepeatable` where it is not.
-        """
+        """Raise `NotRepeatable` where the batch is not as it was when it was digested."""
         if self._known.digest != self._digested():
             raise _altered()
 
     def cloned(self) -> Batch:
         """The batch in memory of its own."""
-        return self._with(lambda part: mapped(part, cloned))
+        return self._with(lambda part: nested.mapped(part, nested.cloned))
 
     def select(self, positions: Tensor) -> Batch:
         """The examples at these positions; every tensor of the batch must have a row for each example."""
@@ -120,7 +120,7 @@ class Batch:
         def rows(tensor: Any) -> Any:
             return tensor[positions.to(tensor.device)]
 
-        return self._with(lambda part: mapped(part, rows), len(positions))
+        return self._with(lambda part: nested.mapped(part, rows), len(positions))
 
     def part(self, first: int, last: int) -> Batch:
         """Views of the examples from `first` to `last` − 1; every tensor must have a row for each example."""
@@ -128,7 +128,7 @@ class Batch:
         def rows(tensor: Any) -> Any:
             return tensor[first:last]
 
-        return self._with(lambda part: mapped(part, rows), min(last, self.examples or 0) - first)
+        return self._with(lambda part: nested.mapped(part, rows), min(last, self.examples or 0) - first)
 
     def digest(self) -> bytes:
         """sha256 over the batch's structure, the dtypes, shapes and checksums of its tensors, and all other values.
@@ -140,7 +140,7 @@ class Batch:
 
     def _digested(self) -> bytes:
         hasher = hashlib.sha256()
-        for part in chain(walk(self.inputs), walk(self.targets)):
+        for part in chain(nested.walk(self.inputs), nested.walk(self.targets)):
             if isinstance(part, Tensor):
                 for tensor in strided_parts(part):
                     hasher.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -155,12 +155,11 @@ class Batch:
     @property
     def opaque(self) -> str | None:
         """The type of a part that no digest can see, such as a handle of a C library; None if there is none."""
-        return opaque_part((self.inputs, self.targets))
+        return nested.opaque_part((self.inputs, self.targets))
 
     def bytes(self) -> int:
         """Size of the tensors and arrays of the batch in bytes."""
-        parts = leaves((self.inputs, self.targets))
-        return sum(each.nbytes if isinstance(each, np.ndarray) else _tensor_size(each) for each in parts)
+        return sum(nested.byte_count(leaf) for leaf in nested.leaves((self.inputs, self.targets)))
 
     def _with(self, change: Callable[[Any], Any], examples: int | None = None) -> Batch:
         examples = self.examples if examples is None else examples
@@ -178,31 +177,11 @@ class _Lent(Batch):
 
 @dataclass
 class _Known:
-    """What is known of a batch: whether a call is done, whether all have copies, whether one wrote, and the digest."""
-
+    # whether a call is done, whether all have copies, whether one wrote
     done: bool = False
     copies: bool = False
     wrote: bool = False
     digest: bytes = b""
-
-
-def cloned(leaf: Leaf) -> Leaf:
-    """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
-
-    >>> cloned(torch.ones(1, requires_grad=True))
-    tensor([1.], requires_grad=True)
-    """
-    if isinstance(leaf, np.ndarray):
-        return leaf.copy()
-    copy = leaf.detach().clone()
-    return copy.requires_grad_() if leaf.requires_grad else copy
-
-
-def _state(leaf: Leaf) -> tuple[int, bool]:
-    """What torch changes in a tensor that is written to, or made to ask for gradients."""
-    if isinstance(leaf, np.ndarray) or leaf.is_inference():
-        return 0, False
-    return leaf._version, leaf.requires_grad
 
 
 def _altered() -> NotRepeatable:
@@ -213,21 +192,6 @@ def _altered() -> NotRepeatable:
             hint="Let the forward work on inputs.clone(); the data in memory may have to be made again.",
         )
     )
-
-
-def _same(one: Leaf, other: Leaf) -> bool:
-    """Whether two tensors or arrays are the same, bit for bit."""
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return isinstance(one, np.ndarray) and one.tobytes() == np.asarray(other).tobytes()
-    strided = one.layout is torch.strided and one.shape == other.shape
-    if strided and (one.is_meta or torch.equal(one, other)):  # nothing on `meta` has values
-        return True
-    pairs = zip_longest(strided_parts(one), strided_parts(other), fillvalue=torch.empty(0))
-    return all(a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b) for a, b in pairs)
-
-
-def _tensor_size(tensor: Tensor) -> int:
-    return sum(part.numel() * part.element_size() for part in strided_parts(tensor))
 
 
 class Caller(nn.Module):

@@ -11,13 +11,19 @@ import copyreg
 import enum
 import types
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lerpscape.networks.checksums import strided_parts, tensor_bytes
+
 Leaf: TypeAlias = Tensor | np.ndarray[Any, Any]
+
+# torch allocates memory at multiples of so many bytes.
+ALIGNED = 64
 
 # Values without parts, told apart by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device, torch.Size)
@@ -153,3 +159,71 @@ def mapped(value: Any, function: Callable[[Leaf], Leaf], of_object: Callable[[An
         elif id(part) not in memo:
             memo[id(part)] = function(part)
     return copy.deepcopy(value, memo)
+
+
+def cloned(leaf: Leaf) -> Leaf:
+    """A tensor or an array in memory of its own; a tensor that asks for gradients still does.
+
+    A dense tensor lies in its memory as the given one does: kernels round otherwise in another order or alignment.
+
+    >>> cloned(torch.ones(1, requires_grad=True))
+    tensor([1.], requires_grad=True)
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
+    copy = leaf.detach().clone()
+    if type(leaf) is Tensor and lie_alike(copy, leaf) and leaf.device.type == "cpu" and leaf.data_ptr() % ALIGNED:
+        shift = leaf.data_ptr() % ALIGNED // leaf.element_size()
+        memory = torch.empty(leaf.numel() + shift, dtype=leaf.dtype)
+        copy = memory.as_strided(leaf.shape, leaf.stride(), shift).copy_(copy)
+    return copy.requires_grad_() if leaf.requires_grad else copy
+
+
+def lie_alike(one: Leaf, other: Leaf) -> bool:
+    """Whether the elements of two tensors of one shape have the same order and distances in memory.
+
+    >>> lie_alike(torch.ones(2, 3), torch.ones(3, 2).T), lie_alike(torch.ones(2, 3), torch.ones(2, 3))
+    (False, True)
+    """
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return True
+    strided = one.layout is other.layout is torch.strided and not one.is_nested
+    return not strided or one.stride() == other.stride()
+
+
+def state(leaf: Leaf) -> tuple[int, bool]:
+    """What torch changes in a tensor that is written to, or made to ask for gradients.
+
+    >>> values = torch.ones(1)
+    >>> state(values), state(values.mul_(2))
+    ((0, False), (1, False))
+    """
+    if isinstance(leaf, np.ndarray) or leaf.is_inference():
+        return 0, False
+    return leaf._version, leaf.requires_grad
+
+
+def same_bits(one: Leaf, other: Leaf) -> bool:
+    """Whether two tensors or arrays are the same, bit for bit.
+
+    >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")])), same_bits(torch.ones(1), np.ones(1))
+    (True, False)
+    """
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and one.tobytes() == np.asarray(other).tobytes()
+    strided = one.layout is torch.strided and one.shape == other.shape
+    if strided and (one.is_meta or torch.equal(one, other)):  # nothing on `meta` has values
+        return True
+    pairs = zip_longest(strided_parts(one), strided_parts(other), fillvalue=torch.empty(0))
+    return all(a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b) for a, b in pairs)
+
+
+def byte_count(leaf: Leaf) -> int:
+    """Size of a tensor or an array in bytes.
+
+    >>> byte_count(torch.zeros(3)), byte_count(np.zeros(3))
+    (12, 24)
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf.nbytes
+    return sum(part.numel() * part.element_size() for part in strided_parts(leaf))

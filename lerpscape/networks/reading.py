@@ -77,7 +77,8 @@ class Reader:
     def chunks(self) -> Iterator[list[Batch]]:
         """All batches in order, as lists of about `CHUNK_BYTES` each."""
         yield self.first
-        _check_intact(self.first)
+        for batch in self.first:
+            batch.check_intact()
         if self.complete:
             return
         rest = self._numbered()
@@ -89,7 +90,8 @@ class Reader:
             position += len(chunk)
             if chunk:
                 yield chunk
-                _check_intact(chunk)
+                for batch in chunk:
+                    batch.check_intact()
 
     def batches(self) -> Iterator[Batch]:
         """All batches in order."""
@@ -167,11 +169,6 @@ class Reader:
                 hint="DataLoader(..., shuffle=False) over a dataset without random transforms has the same mean loss.",
             )
         )
-
-
-def _check_intact(chunk: list[Batch]) -> None:
-    for batch in chunk:
-        batch.check_intact()
 
 
 def check_resumable(batches: Iterable[Batch]) -> None:

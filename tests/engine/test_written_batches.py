@@ -12,6 +12,7 @@ from cases import assert_same, batches, by_graph, by_module, classes, ends, rand
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.networks.batches import batch_of
 from lerpscape.profiles.examples import example_curves
 
 INPUTS, TARGETS = random(23, 4, seed=0), classes(23, seed=1)
@@ -182,3 +183,23 @@ def test_writing_at_some_alphas_only_is_refused_where_the_data_would_change(
         plain.load_state_dict(line.at(float(alpha)))
         outputs = plain((INPUTS - float(alpha > 0)).float())
         np.testing.assert_allclose(loss, F.cross_entropy(outputs, TARGETS).item(), rtol=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [INPUTS[3:8], INPUTS.T.contiguous().T[3:8], random(5, 8, seed=2)[:, ::2], INPUTS[:1].expand(5, 4)],
+    ids=["not aligned", "columns first", "every other column", "one row many times"],
+)
+def test_copies_lie_in_memory_as_the_data_do_in_later_calls(inputs: Tensor) -> None:
+    """A kernel may round otherwise on another layout: a resumed measurement has copies at another α."""
+    seen = []
+
+    class Watching(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            seen.append((inputs.stride(), inputs.data_ptr() % 64))
+            return super().forward(inputs)
+
+    batch, model = batch_of((inputs, TARGETS[:5])), Watching(4, 3).double()
+    for _ in range(3):
+        batch.call(model)
+    assert len(set(seen)) == 1
