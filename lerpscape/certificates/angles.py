@@ -23,7 +23,7 @@ from lerpscape.certificates.network import Network
 from lerpscape.certificates.rounding import UNIT
 from lerpscape.certificates.taylor_models import Form
 from lerpscape.engine.measurement import MeasurementOptions
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.line import Line
 
 # Number of examples that are enclosed together on all intervals.

@@ -22,8 +22,8 @@ from lerpscape.certificates.network import Network
 from lerpscape.certificates.results import Certificate
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
 from lerpscape.networks.batch_norm import EndStatistics
-from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.losses import find_loss
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.paths.line import Line
 
 # Number of intervals to begin with, how many are halved at a time, and the narrowest that is halved.

@@ -20,7 +20,8 @@ from lerpscape.certificates.loss_enclosures import LossRule
 from lerpscape.certificates.network import ELEMENTS, Network, Parameters
 from lerpscape.certificates.rounding import UNIT
 from lerpscape.networks.altered_calls import is_plain
-from lerpscape.networks.batches import Batch, Reader
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import Reader
 
 # Largest number of intervals and points in one pass over the data; each needs a copy of the weights.
 AT_ONCE = 12

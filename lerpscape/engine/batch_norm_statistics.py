@@ -17,8 +17,9 @@ from lerpscape.base.errors import explain
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
-from lerpscape.networks.batches import Batch, Caller, Data, Reader
+from lerpscape.networks.batches import Batch, Caller
 from lerpscape.networks.channel_moments import ExponentialMoments, PooledMoments
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.paths.checkpoints import Params
 
 # The mean and the variance of each batch-norm layer, by its name, at the given tensors of an α.

@@ -25,7 +25,8 @@ from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import Workers, evaluate_in_parallel
-from lerpscape.networks.batches import Batch, Reader
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import Reader
 from lerpscape.networks.rebatching import count_examples, evenly_spaced, same_layout
 
 Result = TypeVar("Result")

@@ -15,7 +15,8 @@ from lerpscape.engine.contents import Contents
 from lerpscape.engine.derivative_check import few_examples, losses_at
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.planner import PROBE_ALPHA
-from lerpscape.networks.batches import Batch, Reader
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import Reader
 
 # Version of the partial files. A file of another version is taken for another measurement's.
 PARTIAL_FORMAT = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.label_meaning import check_meaning
-from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.losses import Loss, PerExample, Weights, find_loss
 from lerpscape.networks.own_losses import MEANS
 from lerpscape.networks.rebatching import layout
 from lerpscape.networks.undisturbed import seed
@@ -172,7 +172,7 @@ def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | N
             )
         )
     name = next(iter(possible))
-    return replace(per_batch, weights=possible[name], unit=objective.loss.unit), name
+    return replace(per_batch, weights=cast(Weights, possible[name]), unit=objective.loss.unit), name
 
 
 def _pieces(batches: list[Batch]) -> Iterator[tuple[Batch, Batch, Batch]]:

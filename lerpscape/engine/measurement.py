@@ -22,7 +22,7 @@ from lerpscape.base.saving import versions
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy
-from lerpscape.networks.batches import Data, Reader
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.networks.torch_state import plain_torch
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath

@@ -19,8 +19,8 @@ from lerpscape.geometry.gauss_length import FIRST_GRID
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.turning import STILL, max_angle, secants, turning
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 
 if TYPE_CHECKING:

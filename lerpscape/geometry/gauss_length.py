@@ -20,7 +20,8 @@ from lerpscape.geometry.gauss_length_results import GaussLength, Level
 from lerpscape.geometry.grid_refinement import Refinement, Track, in_blocks
 from lerpscape.geometry.outputs import OutputsOnPath, Per
 from lerpscape.geometry.turning import angle, directions, max_angle, rounding, secants, tangent_integral, turning
-from lerpscape.networks.batches import Batch, Data
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import Data
 from lerpscape.networks.rebatching import evenly_spaced, same_layout
 from lerpscape.paths.path import ParamPath
 

@@ -19,7 +19,8 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.geometry.outputs import Layout, OutputsOnPath
 from lerpscape.geometry.turning import every_second
-from lerpscape.networks.batches import Batch, Reader
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import Reader
 
 # Computes one number per row from a grid and the samples on it, shape (points, derivatives, rows, size).
 Reading: TypeAlias = Callable[[Floats, Floats], Floats]

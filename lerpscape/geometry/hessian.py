@@ -16,8 +16,9 @@ from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.curvature_results import Curvature
-from lerpscape.networks.batches import Batch, Caller, Data
+from lerpscape.networks.batches import Batch, Caller
 from lerpscape.networks.losses import Loss, PerExample, evaluated, weighted_mean
+from lerpscape.networks.reading import Data
 from lerpscape.networks.undisturbed import forward_mode, seed
 from lerpscape.paths.checkpoints import Params
 from lerpscape.paths.path import ParamPath

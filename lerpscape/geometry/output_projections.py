@@ -19,7 +19,7 @@ from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid,
 from lerpscape.geometry.grid_refinement import Refinement
 from lerpscape.geometry.outputs import OutputsOnPath
 from lerpscape.geometry.turning import STILL
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 
 Projection: TypeAlias = Literal["pca", "random"]

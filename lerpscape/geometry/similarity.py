@@ -15,7 +15,7 @@ from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.features import Features
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 
 

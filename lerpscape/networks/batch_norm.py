@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 
 
 @dataclass(frozen=True)

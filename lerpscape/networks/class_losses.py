@@ -129,7 +129,8 @@ def counted_positions(targets: Any) -> Tensor:
     if targets.is_floating_point() and targets.dim() < 3:
         return torch.ones(len(targets), dtype=torch.float64, device=targets.device)
     kept = targets != LEFT_OUT
-    return (kept.flatten(1).sum(1) if kept.dim() > 1 else kept).double()
+    counts: Tensor = kept.flatten(1).sum(1) if kept.dim() > 1 else kept
+    return counts.double()
 
 
 def counted_tokens(targets: Any) -> Tensor:
@@ -147,7 +148,8 @@ def tokens_of(targets: Any) -> Tensor:
     Raises `TypeError` for targets that are no tokens.
     """
     if isinstance(targets, Mapping) and isinstance(targets.get("input_ids"), Tensor):
-        tokens, mask = targets["input_ids"], targets.get("attention_mask")
+        tokens: Tensor = targets["input_ids"]
+        mask = targets.get("attention_mask")
         return tokens if mask is None else tokens.masked_fill(mask == 0, LEFT_OUT)
     if isinstance(targets, Tensor) and targets.dim() == 2 and not targets.is_floating_point():
         return targets

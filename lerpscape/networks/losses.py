@@ -77,8 +77,8 @@ class Loss:
     takes_targets: bool = False
 
     def __post_init__(self) -> None:
-        if self.values is None:
-            known = LOSSES.get(self.name)
+        if not callable(self.values):
+            known = LOSSES.get(self.name)  # type: ignore[unreachable]
             if known is None:
                 raise TypeError(
                     explain(
@@ -274,10 +274,12 @@ def evaluated(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> E
     outputs, targets = loss.read(outputs, targets)
     examples = len(targets) if loss.batch_dim and isinstance(targets, Tensor) else examples
     arrange = arrangement(loss.values, loss.correct)
+    correct: Tensor | None
     if arrange is not None:
         values, correct = values_and_correct_of(*arrange(outputs, targets))
     else:
-        values, correct = loss.values(outputs, targets), loss.correct(outputs, targets) if loss.correct else None
+        values = loss.values(outputs, targets)
+        correct = loss.correct(outputs, targets) if loss.correct else None
     scalar = loss.per == "batch" and isinstance(values, Tensor) and values.dim() == 0
     values = values.reshape(1) if scalar else _checked(loss, values, examples)
     weights = _weights(loss, targets, None if scalar else len(values), values)

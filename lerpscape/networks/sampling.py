@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.batches import CHUNK_BYTES, Batch, Data, Reader
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.reading import CHUNK_BYTES, Data, Reader
 from lerpscape.networks.rebatching import concatenated, layout
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.base.errors import EndpointMismatch, explain
-from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.lending import Lender, independent
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.networks.symmetries import Symmetry, rearranged, symmetry
 from lerpscape.networks.undisturbed import preserved_generators, undisturbed
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, as_vector, checkpoint, in_dtype

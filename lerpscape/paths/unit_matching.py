@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.lending import Lender
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.networks.symmetries import Symmetry, Tie, in_order
 from lerpscape.paths.checkpoints import STATISTICS, Params
 

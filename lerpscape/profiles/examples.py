@@ -12,8 +12,8 @@ from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.losses_by_alpha import LossMatrix
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.per_example import ExampleCurves, classes_of
 

@@ -20,8 +20,8 @@ from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batches import Data, check_resumable
 from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.reading import Data, check_resumable
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.results import Invalid, Profile
 

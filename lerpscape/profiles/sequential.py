@@ -22,8 +22,9 @@ from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid,
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.planner import LARGEST_GROUP, PROBE_ALPHA, PROBE_EXAMPLES
 from lerpscape.engine.workers import check_workers
-from lerpscape.networks.batches import Batch, Data
+from lerpscape.networks.batches import Batch
 from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.reading import Data
 from lerpscape.networks.sampling import Sample
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.interim_analyses import InterimAnalysis, check_confidence, interim_analysis, sample_sizes

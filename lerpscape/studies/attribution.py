@@ -15,8 +15,8 @@ from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
 from lerpscape.networks.batch_norm import InterpolateStatistics
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile

@@ -19,8 +19,8 @@ from lerpscape.networks.batch_norm import (
     InterpolateStatistics,
     Recalibrate,
 )
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile

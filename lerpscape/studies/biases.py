@@ -13,9 +13,9 @@ from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, check_options
-from lerpscape.networks.batches import Data
 from lerpscape.networks.bias_depths import bias_depths
 from lerpscape.networks.losses import Loss, PerExample
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint
 from lerpscape.paths.line import Line
 from lerpscape.paths.path import Path

@@ -14,8 +14,9 @@ from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import opened
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batch_norm import BatchNormPolicy, Recalibrate
-from lerpscape.networks.batches import Batch, Caller, Data
+from lerpscape.networks.batches import Batch, Caller
 from lerpscape.networks.losses import ExampleLosses, Loss, PerExample, evaluated, weighted_mean
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source
 from lerpscape.paths.curves import Bezier
 from lerpscape.paths.line import Line

@@ -10,7 +10,7 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.results import Result
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import abbreviated

@@ -12,7 +12,7 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.engine.measurement import check_options
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Params, Source
 from lerpscape.paths.line import Line
 from lerpscape.paths.planes import Plane, PointList

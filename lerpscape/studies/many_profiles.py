@@ -9,8 +9,8 @@ from torch import nn
 
 from lerpscape.base.progress import progress_bar
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, check_options
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
+from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
 from lerpscape.profiles.profile import profile
 from lerpscape.profiles.results import Profile

@@ -11,7 +11,7 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Source, checkpoint
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.snapshots import Snapshots, snapshots

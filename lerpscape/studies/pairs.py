@@ -15,7 +15,7 @@ from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.engine.measurement import alpha_grid
 from lerpscape.networks.batch_norm import EndStatistics
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.line import Line
 from lerpscape.paths.snapshots import Snapshots, snapshots
 from lerpscape.readings.monotonicity import BarrierKind, max_rise

@@ -14,8 +14,8 @@ from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.geometry.outputs import OutputsOnPath
-from lerpscape.networks.batches import Data, Reader
 from lerpscape.networks.bias_depths import bias_depths
+from lerpscape.networks.reading import Data, Reader
 from lerpscape.paths.path import ParamPath
 
 if TYPE_CHECKING:

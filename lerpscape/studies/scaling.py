@@ -15,8 +15,8 @@ from lerpscape.base.results import Result
 from lerpscape.base.saving import data_frame
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, check_options, opened
 from lerpscape.geometry.outputs import OutputsOnPath
-from lerpscape.networks.batches import Data
 from lerpscape.networks.losses import Loss, PerExample
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source, as_vector, checkpoint
 from lerpscape.paths.endpoints import noise_like, zeros_like
 from lerpscape.paths.line import Line

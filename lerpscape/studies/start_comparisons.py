@@ -12,7 +12,7 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source, checkpoint
 from lerpscape.paths.endpoints import fresh_init, noise_like, zeros_like
 from lerpscape.paths.line import Line, moving

@@ -13,7 +13,7 @@ from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.base.results import Result
 from lerpscape.engine.measurement import check_options
-from lerpscape.networks.batches import Data
+from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, as_vector
 from lerpscape.paths.distances import distance
 from lerpscape.paths.line import Line

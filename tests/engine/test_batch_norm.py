@@ -199,6 +199,6 @@ def test_statistics_of_an_alpha_are_estimated_once_for_all_chunks(monkeypatch: p
         return original(self, state, policy, alpha)
 
     monkeypatch.setattr(BatchNormStatistics, "_recalibrated", counted)
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 1)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 1)
     ls.profile(start, line, CNN.data(), batch_norm=ls.Recalibrate(CNN.data()), alphas=3)
     assert [alpha for alpha in passes if alpha in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]  # others are probes

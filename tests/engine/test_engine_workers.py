@@ -28,7 +28,7 @@ def measured(case: Any, policy: Any = None, **choices: Any) -> ls.Profile:
 def test_several_processes_give_the_same_profile(
     name: str, case: Any, policy: Any, chunk_bytes: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     seen: list[int] = []
     alone = measured(case, policy)
     shared = measured(case, policy, workers=workers, progress=lambda done, total: seen.append(done))
@@ -75,7 +75,7 @@ def test_no_workers_are_refused(workers: int) -> None:
 
 
 def test_stopped_and_resumed_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 1)  # every batch a chunk
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 1)  # every batch a chunk
     whole = measured(CASES[0], workers=2)
     file = tmp_path / "kept"
 
@@ -114,7 +114,7 @@ def local_ray() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["mlp", "cnn-pooled", "cnn-batch"])
 @pytest.mark.usefixtures("local_ray")
 def test_ray_gives_the_same_profile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 300 if name == "mlp" else 1 << 30)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 300 if name == "mlp" else 1 << 30)
     case, policy = next((case, policy) for found, case, policy in VARIANTS if found == name)
     seen: list[int] = []
     alone = measured(case, policy)

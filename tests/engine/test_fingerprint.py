@@ -234,7 +234,7 @@ def test_another_request_is_told(second: dict[str, Any], what: str, tmp_path: Pa
 def test_data_beyond_the_first_chunk_are_told(
     second: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 1)  # every batch a chunk
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 1)  # every batch a chunk
     refused(tmp_path / "kept", {}, {"data": second}, what)
 
 

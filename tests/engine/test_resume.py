@@ -49,7 +49,7 @@ def same(one: ls.Profile, other: ls.Profile) -> bool:
 def test_stopped_anywhere_and_resumed_is_the_same_bit_for_bit(
     name: str, case: Case, policy: Any, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     whole = measured(case, policy, None)
     file = tmp_path / "work.partial"
     for stop_after in (0, 3, 5, 8):

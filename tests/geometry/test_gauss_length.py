@@ -284,7 +284,7 @@ def test_results_do_not_depend_on_batches_or_memory(monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr("lerpscape.geometry.grid_refinement.SAMPLE_BYTES", 1000)  # one batch at a time, in files
             patch.setattr("lerpscape.geometry.grid_refinement.BLOCK_BYTES", 1000)  # one row at a time
-            patch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 100)
+            patch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 100)
             small = ls.gauss_length(model, line, data, method=method, alphas=17, precision=1e-9, budget=33)
         for name in ("per_example", "error", "max_angle", "degenerate", "example"):
             assert_allclose(getattr(split, name), getattr(expected, name), atol=1e-7)

@@ -157,7 +157,7 @@ def test_the_same_average_for_other_batches_and_chunks(name: str, policy: str, m
     here = profiled(name, policy, alphas=3)
     inputs, targets = (torch.cat(parts) for parts in zip(*data_of(name), strict=True))
     order = torch.randperm(12, generator=generator(5))
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 700)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 700)
     there = profiled(name, policy, alphas=3, data=batches(inputs[order], targets[order], 5))
     np.testing.assert_allclose(there.loss, here.loss, rtol=1e-11)
     np.testing.assert_allclose(there.derivative, here.derivative, rtol=1e-8, atol=1e-11)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
-from lerpscape.networks.batches import Reader, batch_of
+from lerpscape.networks.batches import batch_of
+from lerpscape.networks.reading import Reader
 from lerpscape.networks.rebatching import count_examples, equal_sizes, evenly_spaced, grouped, rebatched, same_layout
 
 IMAGES, LABELS = random(20, 3, seed=0), classes(20, seed=1)
@@ -72,7 +73,7 @@ def test_data_that_does_not_repeat_is_refused(data: object, message: str) -> Non
 
 @pytest.mark.parametrize("chunk_bytes", [1, 400, 1 << 30])
 def test_chunks_hold_every_batch_once_in_order(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=6)
     reader = Reader(loader)
     for _ in range(2):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import lerpscape as ls
-from lerpscape.networks.batches import Reader, batch_of
+from lerpscape.networks.batches import batch_of
+from lerpscape.networks.reading import Reader
 from lerpscape.networks.rebatching import same_layout
 
 INPUTS, TARGETS = random(20, 4, seed=0), classes(20, seed=1)
@@ -194,7 +195,7 @@ class ListOfOneBuffer(list[Any]):
 )
 @pytest.mark.parametrize("chunk_bytes", [1, 400, 1 << 30])
 def test_loaders_may_fill_one_buffer_again(loader: Any, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     reader = Reader(loader)
     for _ in range(2):
         found = [batch for chunk in reader.chunks() for batch in chunk]
@@ -206,7 +207,7 @@ def test_loaders_may_fill_one_buffer_again(loader: Any, chunk_bytes: int, monkey
 def test_a_buffer_that_differs_from_pass_to_pass_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ls.NotRepeatable, match="a different batch 0 on a later pass"):
         Reader(OneBuffer("noise"))
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 400)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 400)
     reader = Reader(OneBuffer("later noise"))  # from the third pass on
     with pytest.raises(ls.NotRepeatable, match="a different batch 0 on a later pass"):
         list(reader.batches())

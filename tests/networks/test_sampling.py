@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import lerpscape as ls
-from lerpscape.networks import batches as reading
+from lerpscape.networks import reading
 from lerpscape.networks.sampling import Sample
 
 NUMBERS = torch.arange(23)

@@ -113,7 +113,7 @@ def test_data_in_several_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     )
     whole = ls.profiles.example_curves(start, line, CASES[0].data(), alphas=3)
     parts = ls.studies.layer_contributions(start, line, CASES[0].data(), between=(0, 1))
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 300)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 300)
     assert ls.profiles.example_curves(start, line, loader, alphas=3).losses == pytest.approx(whole.losses, rel=1e-12)
     again = ls.studies.layer_contributions(start, line, loader, between=(0, 1))
     assert again.parts == pytest.approx(parts.parts, rel=1e-9)

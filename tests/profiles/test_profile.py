@@ -247,7 +247,7 @@ def test_chunks_of_the_data_give_the_same_profile(
     name: str, case: Case, policy: Any, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = measured(case, policy)
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     parts = measured(case, policy)
     np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-13)
     np.testing.assert_allclose(parts.derivative, whole.derivative, rtol=1e-9, atol=1e-13)
@@ -528,7 +528,7 @@ def test_nan_is_marked_and_has_no_verdict(derivative: bool) -> None:
 def test_the_first_invalid_example_is_counted_over_batches_and_chunks(
     chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", chunk_bytes)
     model = nn.Linear(1, 1, bias=False).double()
     line = ls.Line({"weight": torch.ones(1, 1).double()}, {"weight": 2 * torch.ones(1, 1).double()})
     x = torch.tensor([[1.0], [1.0], [1.0], [float("inf")], [1.0]]).double()

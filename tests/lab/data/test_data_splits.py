@@ -20,8 +20,8 @@ import lerpscape as ls
 from lerpscape.base.errors import ConfigError
 from lerpscape.lab.data import Split, augment, load
 from lerpscape.lab.data._images import channel_statistics, image_set
-from lerpscape.networks.batches import Reader
 from lerpscape.networks.losses import squared_error
+from lerpscape.networks.reading import Reader
 
 
 def pixels(n: int, *shape: int, seed: int = 0) -> Tensor:
@@ -133,7 +133,7 @@ def test_profile_reads_a_split_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ls.profile(model, line, [found.train.batch(slice(None))], alphas=3).loss
     np.testing.assert_allclose(one, whole, rtol=1e-6)  # float32 products of other sizes
     np.testing.assert_allclose(other, whole, rtol=1e-12)
-    monkeypatch.setattr("lerpscape.networks.batches.CHUNK_BYTES", 1)
+    monkeypatch.setattr("lerpscape.networks.reading.CHUNK_BYTES", 1)
     assert len(Reader(found.train.batches(100))) == 15
 
 
