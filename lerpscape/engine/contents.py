@@ -33,6 +33,8 @@ _CLASS_ATTRIBUTES = frozenset(dir(type("Plain", (), {}))) - {"__init__", "__eq__
     "__abstractmethods__",
     "_abc_impl",
     "__slotnames__",  # which copy and pickle leave there
+    "__dataclass_fields__",  # the class attributes and __init__ say the same
+    "__dataclass_params__",
 }
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = tuple(

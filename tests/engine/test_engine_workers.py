@@ -12,6 +12,7 @@ import torch
 from cases import CASES, variants
 
 import lerpscape as ls
+from lerpscape.base.errors import CallFailed
 
 VARIANTS = [each for each in variants() if each[0] in ("mlp", "cnn-recalibrate", "cnn-pooled", "cnn-batch", "lstm")]
 
@@ -53,7 +54,7 @@ def test_an_exception_in_a_worker_arrives_here() -> None:
         return outputs.square().sum(1)
 
     parent = os.getpid()
-    with pytest.raises(LookupError, match="as planned"):
+    with pytest.raises(CallFailed, match=r"(?s)the loss 'loss' to work on batch 0 at α = 0.*LookupError.*as planned"):
         measured(CASES[0], loss=loss, workers=2)
 
 

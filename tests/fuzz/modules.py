@@ -230,12 +230,12 @@ def _weight_norm(shape, rng):
     return parametrizations.weight_norm(nn.Linear(shape[0], 5)), (5,)
 
 
-@block("orthogonal")
+@block("orthogonal", special=True)
 def _orthogonal(shape, rng):
     return parametrizations.orthogonal(nn.Linear(shape[0], shape[0]))
 
 
-@block("spectral_norm")
+@block("spectral_norm", special=True)
 def _spectral_norm(shape, rng):
     return parametrizations.spectral_norm(nn.Linear(shape[0], 5)), (5,)
 

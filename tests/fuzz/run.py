@@ -63,7 +63,11 @@ def judged(case: Case | Proof) -> Outcome:
 
 
 def _judge(case: Case, outcome: Outcome, file: Path) -> None:
-    model, path, container = _owned(case)
+    try:
+        model, path, container = _owned(case)
+    except LerpscapeError as error:  # no line between such tensors has a meaning
+        _judge_error(case, outcome, error)
+        return
     # A buffer that is filled again by each pass has no value of its own, and a loader draws a seed.
     kept = container if isinstance(container, (list, tuple)) else None
     owned = Remembered(model, path, kept)
