@@ -188,7 +188,8 @@ class BatchNormStatistics:
             for layer, moments in self._estimator(state, alpha).items():
                 state = state | dict(zip((statistic(layer, "mean"), statistic(layer, "var")), moments, strict=True))
             return state
-        single = not isinstance(self._batches, Reader) and len(self._batches) == 1
+        alone = None if isinstance(self._batches, Reader) or len(self._batches) > 1 else self._batches[0]
+        single = alone is not None and alone.examples != 1  # torch normalises no single row by itself
         if policy.pooled or single:
             pooled = {name: PooledMoments() for name in self._layers}
             self._gather(state, pooled, by_batch=True)

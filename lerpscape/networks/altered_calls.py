@@ -88,6 +88,8 @@ def unnamed(model: nn.Module) -> str:
     memory = {tensor.untyped_storage().data_ptr(): name for name, tensor in tensors.items() if tensor.numel()}
     for name, module in model.named_modules():
         for own, value in vars(module).items():
+            if own == "_flat_weights" and isinstance(module, nn.RNNBase):  # torch's own, and kept up to date
+                continue
             parts = value if isinstance(value, (list, tuple)) else [value]
             for part in parts:
                 if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in memory:

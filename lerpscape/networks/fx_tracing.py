@@ -128,7 +128,8 @@ def blank_trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]] | str:
             constants = {name: vars(model).pop(name) for name in set(vars(model)) - before}
     except Exception as error:  # whatever a forward() may raise when it is called with a proxy
         return f"torch.fx cannot trace it ({type(error).__name__})"
-    if any(not isinstance(each, Tensor) or each.device.type == "meta" for each in constants.values()):
+    # A proxy that the forward has left says that it is a tensor.
+    if any(not issubclass(type(each), Tensor) or each.device.type == "meta" for each in constants.values()):
         return "it computes with its parameters outside torch.fx's sight"
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - lender.names - set(constants)
     if any(lender.follows(operator.attrgetter(name)(model)) for name in read):

@@ -144,7 +144,8 @@ def test_a_killed_process_loses_at_most_one_alpha(how: signal.Signals, tmp_path:
 
     whole = run(0)
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("batch") == 12 * 4
+    extra = whole.stdout.count("batch") - 12 * 4  # calls that look whether a call depends on those before it
+    assert 0 <= extra <= 4
     expected = ls.Profile.load(tmp_path / "done.json")
     for file in tmp_path.iterdir():
         file.unlink()
@@ -153,5 +154,5 @@ def test_a_killed_process_loses_at_most_one_alpha(how: signal.Signals, tmp_path:
     assert not (tmp_path / "done.json").exists()
     rest = run(0)
     assert rest.returncode == 0, rest.stderr
-    assert rest.stdout.count("batch") == 6 * 4
+    assert 6 * 4 <= rest.stdout.count("batch") <= 6 * 4 + extra
     assert same(ls.Profile.load(tmp_path / "done.json"), expected)

@@ -133,7 +133,7 @@ def _layer_norm(shape, rng):
 
 @block("RMSNorm", *ANY)
 def _rms_norm(shape, rng):
-    return nn.RMSNorm(shape[-1])
+    return nn.RMSNorm(shape[-1], eps=1e-5)  # by default eps is that of the type, another function in float32
 
 
 @block("GroupNorm", SEQUENCE, IMAGE)

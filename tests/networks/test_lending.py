@@ -165,8 +165,6 @@ class Recurrent(nn.Module):
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "under two names": lambda: Net(plain, under_two_names),
     "old weight norm": lambda: normed(nn.utils.weight_norm),
-    "old spectral norm": lambda: normed(nn.utils.spectral_norm),
-    "spectral norm": lambda: normed(nn.utils.parametrizations.spectral_norm),
     "merging": lambda: layers(Merging()),
     "freezing": lambda: Freezing(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)),
     "clamped": lambda: Net(clamped),
