@@ -76,7 +76,9 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
     (0.25, 0.25, (0, 1))
     """
     lower, lowest, highest = _lower(points)
-    inside, reached, culprits = [], [], []
+    inside: list[float] = []
+    reached: list[float] = []
+    culprits: list[int] = []
     excess, floor, floor_piece, floor_slack = 0.0, float("inf"), 0, 0.0
     for index, piece in enumerate(pieces):
         start, end = points[index], points[index + 1]
@@ -87,7 +89,9 @@ def bracket(points: Sequence[Point], pieces: Sequence[Piece]) -> Bracket:
         before = min(_up(excess + rise), _up(peak - floor))
         reached.append(max(rise, before))
         by_floor = before > rise and floor_slack > slack
-        culprits.append(floor_piece if by_floor else index)
+        # A piece without a rise passes on what was reached before it.
+        own = index if rise > 0 or not culprits else culprits[-1]
+        culprits.append(floor_piece if by_floor else own)
         dip = max(_down(end.low - rise), _down(start.low + fall))
         if dip < floor:
             floor, floor_piece = dip, index

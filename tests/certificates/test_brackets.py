@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lerpscape.certificates.brackets import Piece, Point, bracket
@@ -29,6 +29,7 @@ def curve(slopes):
     slack=st.sampled_from([0.0, 0.1, 1.0, 10.0, math.inf]),
     margin=st.sampled_from([0.0, 1e-9, 0.05]),
 )
+@example(slopes=[(0.0, 0.0, 0.0, 0.25), (0.0,) * 4, (0.0,) * 4], slack=0.0, margin=0.0)
 @settings(max_examples=300, deadline=None)
 def test_the_largest_rise_is_between_the_bounds(slopes, slack, margin):
     flat = [each for four in slopes for each in four]
