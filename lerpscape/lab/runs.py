@@ -30,10 +30,10 @@ from lerpscape.networks.losses import Loss, find_loss
 from lerpscape.paths.line import Line
 from lerpscape.profiles.profile import profile
 
-LOSS_OF_TASK = {
+LOSS_OF_TASK: dict[str, str | Loss] = {
     "classification": "cross_entropy",
     "reconstruction": "squared_error",
-    "language": "cross_entropy",
+    "language": Loss("cross_entropy", class_dim=-1),  # there may be as many positions as tokens
     "regression": "squared_error",
 }
 TRIAL_EXAMPLES = 8  # size of the trial measurement before training

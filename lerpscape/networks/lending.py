@@ -217,8 +217,9 @@ class Lender:
 def independent(model: nn.Module, sharing: Iterable[Tensor] = ()) -> nn.Module:
     """A deep copy of a module, also of one that holds tensors computed by an earlier call; it may share some.
 
-    >>> model = nn.utils.weight_norm(nn.Linear(1, 1))  # torch refuses to copy its attribute weight
-    >>> independent(model).weight.requires_grad
+    >>> model = nn.Linear(1, 1)
+    >>> model.last = model(torch.ones(1))  # torch refuses to copy it
+    >>> independent(model).last.requires_grad
     False
     """
     computed = [value for _, _, value in Held(model).places if isinstance(value, Tensor) and not value.is_leaf]
