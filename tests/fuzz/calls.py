@@ -71,6 +71,7 @@ class Case:
             or self.container in data.SPECIAL_CONTAINERS
             or self.takes == "object"
             or (self.squeeze and 1 in data.SIZES[self.sizes])  # a batch of one row gives a number
+            or (self.policy == "batch" and 1 in data.SIZES[self.sizes])  # torch normalises no single row by itself
         )
 
     @property
