@@ -20,7 +20,6 @@ DERIVATIVE_FACTOR = 16
 EXAMPLES_PER_KINK = 50
 
 DIFFERS = "its traced operations differ from it"
-WRITES = "it writes to its inputs or targets"
 
 
 class OperationsDiffer(Exception):

@@ -64,6 +64,25 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
     return wrong_derivative(losses_at(objective, probe), exact, "dℓ/dα of an example", "its loss")
 
 
+def wrong_on_few_examples(
+    on_path: ModelOnPath, batches: list[Batch], values: Callable[[ModelOnPath, Batch], ValuesAt], what: str, of: str
+) -> str | None:
+    """What `wrong_derivative` says of a few examples, also in float64; of the first batch where none can be cut.
+
+    `values` gives the values of a batch, with the model on this path.
+    """
+
+    def wrong(probe: Batch) -> str | None:
+        double = in_float64(on_path)
+        exact = None if double is None else values(double, probe)
+        return wrong_derivative(values(on_path, probe), exact, what, of)
+
+    try:
+        return wrong(few_examples(batches))
+    except Exception:  # the caller's forward or loss, on a batch that was cut: the uncut one decides
+        return wrong(batches[0])
+
+
 def few_examples(batches: list[Batch]) -> Batch:
     """A few examples from all over these batches, or the first batch where examples cannot leave theirs."""
     if same_layout(batches) and any(len(batch.targets) for batch in batches):

@@ -20,10 +20,6 @@ from lerpscape.networks.reading import Reader
 
 # Version of the partial files. A file of another version is taken for another measurement's.
 PARTIAL_FORMAT = 3
-# Another machine, or another number of threads, may round so many units of the type differently; derivatives so many
-# times more.
-ROUNDING_UNITS = 4096
-DERIVATIVE_FACTOR = 16
 # A second α, at which what a model or a loss keeps from call to call has changed.
 OTHER_ALPHA = 0.61
 # On another machine or number of threads the examples may differ by so many rounding units of the type (2-norm); with

@@ -13,6 +13,7 @@ from torch import Tensor
 from lerpscape.base.errors import explain
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
+from lerpscape.engine.planner import PROBE_ALPHA
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.label_meaning import check_meaning
 from lerpscape.networks.losses import Loss, PerExample, Weights, find_loss
@@ -20,9 +21,8 @@ from lerpscape.networks.own_losses import MEANS
 from lerpscape.networks.rebatching import layout
 from lerpscape.networks.undisturbed import seed
 
-# Where, and on how many examples of a batch, it is tried whether they influence each other. Losses may differ by so
-# many rounding units of the type.
-PROBE_ALPHA = 0.37
+# On how many examples of a batch it is tried whether they influence each other. Losses may differ by so many rounding
+# units of the type.
 PROBE_EXAMPLES = 64
 ROUNDING_UNITS = 4096
 # So many batches are tried for what a mean over a batch is weighed by.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
-from lerpscape.engine.comparison import DIFFERS, WRITES, Operations, difference, rounding
+from lerpscape.engine.comparison import DIFFERS, Operations, difference, rounding
 from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
 from lerpscape.engine.graph import Graph, Values
 from lerpscape.engine.groups import ENDS, Group
@@ -95,7 +95,7 @@ def _chosen(objective: Objective, batches: list[Batch], alphas: Floats, complete
     if operations.narrower is not None:
         return ExecutionPlan.by_module(f"it computes in {operations.narrower} inside")
     if trial.is_written_to():
-        return ExecutionPlan.by_module(WRITES)
+        return ExecutionPlan.by_module("it writes to its inputs or targets")
     try:
         losses, prepared = trial.by_graph(_on_trial(chosen, objective, graph, trial.examples))
     except OPERATION_ERRORS as error:

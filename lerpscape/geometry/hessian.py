@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.base.saving import import_optional, versions
-from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
+from lerpscape.engine.derivative_check import ValuesAt, wrong_on_few_examples
 from lerpscape.engine.fitted_losses import fitted
 from lerpscape.engine.measurement import Alphas, Measurement, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.model_on_path import ModelOnPath
@@ -129,35 +129,11 @@ class _Hessian:
         self._alpha = 0.0
         self._state: Params = {}
         if not self.on_path.batch_norms:  # whose statistics move with α, but do not count in H
-            self._check_gradient(few_examples(self.reader.first))
+            self._check_gradient(self.reader.first)
 
-    def _check_gradient(self, probe: Batch) -> None:
+    def _check_gradient(self, batches: list[Batch]) -> None:
         """Compare ⟨∇L, dθ/dα⟩ with difference quotients of the mean loss: where the gradient is cut, so is H."""
-
-        def mean_at(on_path: ModelOnPath) -> ValuesAt:
-            placed = probe.to(on_path.device, on_path.dtype)
-
-            def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
-                seed(on_path.device)
-                velocity, state = on_path.velocity(alpha), on_path.at(alpha)
-                with torch.enable_grad(), forward_mode(on_path.model):
-                    leaves = {name: state[name].detach().requires_grad_(derivative) for name in velocity}
-                    outputs = self.statistics.call(self._caller, state | leaves, placed)
-                    mean = weighted_mean([evaluated(self.loss, outputs, placed.targets, placed.examples)])
-                    if not derivative or not mean.requires_grad:
-                        return mean.detach()[None], None
-                    gradient = torch.autograd.grad(mean, list(leaves.values()), materialize_grads=True)
-                slopes = [(g * velocity[name]).sum() for g, name in zip(gradient, leaves, strict=True)]
-                return mean.detach()[None], torch.stack(slopes).sum()[None]
-
-            return at
-
-        try:
-            double = in_float64(self.on_path)
-            exact = None if double is None else mean_at(double)
-            wrong = wrong_derivative(mean_at(self.on_path), exact, "⟨∇L, dθ/dα⟩", "the loss")
-        except Exception:  # the caller's forward or loss, on a batch that was cut
-            return
+        wrong = wrong_on_few_examples(self.on_path, batches, self._mean, "⟨∇L, dθ/dα⟩", "the loss")
         if wrong is not None:
             raise ValueError(
                 explain(
@@ -166,6 +142,25 @@ class _Hessian:
                     hint="Replace the operation that breaks the gradient by plain torch operations.",
                 )
             )
+
+    def _mean(self, on_path: ModelOnPath, probe: Batch) -> ValuesAt:
+        """The mean loss of a batch, and ⟨∇L, dθ/dα⟩."""
+        placed = probe.to(on_path.device, on_path.dtype)
+
+        def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
+            seed(on_path.device)
+            velocity, state = on_path.velocity(alpha), on_path.at(alpha)
+            with torch.enable_grad(), forward_mode(on_path.model):
+                leaves = {name: state[name].detach().requires_grad_(derivative) for name in velocity}
+                outputs = self.statistics.call(self._caller, state | leaves, placed)
+                mean = weighted_mean([evaluated(self.loss, outputs, placed.targets, placed.examples)])
+                if not derivative or not mean.requires_grad:
+                    return mean.detach()[None], None
+                gradient = torch.autograd.grad(mean, list(leaves.values()), materialize_grads=True)
+            slopes = [(g * velocity[name]).sum() for g, name in zip(gradient, leaves, strict=True)]
+            return mean.detach()[None], torch.stack(slopes).sum()[None]
+
+        return at
 
     def move_to(self, alpha: float) -> None:
         """Take the tensors, and the statistics of the policy, at α."""

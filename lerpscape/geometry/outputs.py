@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lerpscape.base.arrays import Floats, Integers
 from lerpscape.base.errors import NonFiniteOutput, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
-from lerpscape.engine.derivative_check import ValuesAt, few_examples, in_float64, wrong_derivative
+from lerpscape.engine.derivative_check import ValuesAt, wrong_on_few_examples
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.geometry.taylor_rules import stack_of
 from lerpscape.geometry.turning import STILL
@@ -251,10 +251,7 @@ class OutputsOnPath:
                 )
             )
 
-        try:
-            wrong = self._wrong_derivative(few_examples([probe]))
-        except Exception:  # the caller's forward, on a batch that was cut: the uncut one decides
-            wrong = self._wrong_derivative(probe)
+        wrong = wrong_on_few_examples(self.on_path, [probe], self._values, "dz/dα of an output", "that output")
         if wrong is not None:
             raise ValueError(
                 explain(
@@ -264,24 +261,18 @@ class OutputsOnPath:
                 )
             )
 
-    def _wrong_derivative(self, probe: Batch) -> str | None:
-        """How dz/dα differs from the difference quotients of the outputs; None where they agree."""
+    def _values(self, on_path: ModelOnPath, probe: Batch) -> ValuesAt:
+        """The outputs for a batch, and dz/dα."""
+        other = copy(self)
+        other.on_path = on_path
+        other.statistics = self.statistics.on([(probe.inputs, probe.targets)], on_path)
+        placed = other.place(probe)
 
-        def outputs_at(on_path: ModelOnPath) -> ValuesAt:
-            other = copy(self)
-            other.on_path = on_path
-            other.statistics = self.statistics.on([(probe.inputs, probe.targets)], on_path)
-            placed = other.place(probe)
+        def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
+            (stack,) = other._stacks(alpha, int(derivative), [placed])
+            return stack[0], stack[1] if derivative else None
 
-            def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
-                (stack,) = other._stacks(alpha, int(derivative), [placed])
-                return stack[0], stack[1] if derivative else None
-
-            return at
-
-        double = in_float64(self.on_path)
-        exact = None if double is None else outputs_at(double)
-        return wrong_derivative(outputs_at(self.on_path), exact, "dz/dα of an output", "that output")
+        return at
 
     def _check_second_derivative(self, probe: Batch) -> None:
         """Compare z″ with a difference of z′, as torch gives some operations a wrong one without a word.
