@@ -216,6 +216,30 @@ def squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.square().sum(1)
 
 
+@pytest.mark.parametrize("derivative", [False, True])
+@pytest.mark.parametrize("policy", [None, "interpolate", "recalibrate"])
+def test_one_example_that_no_trial_has_is_enough(policy: str | None, derivative: bool) -> None:
+    inputs, targets = random(200, 4, seed=1), classes(200, seed=2)
+    inputs[5] = 200 * inputs[5].abs()  # the trial has examples 0, 13, 27, …
+    data = batches(inputs, targets, 40)
+    policies = {"interpolate": ls.InterpolateStatistics(), "recalibrate": ls.Recalibrate(data)}
+    limit = 8.0 if policy == "recalibrate" else 40.0  # normalised with its own outlier
+
+    def build(hidden: bool) -> Net:
+        def clamped(h: Tensor) -> Tensor:
+            return h.clamp(max=limit) if (type(h) is torch.Tensor or not hidden) and bool(h.max() > limit) else h
+
+        return Net(clamped, batch_norm=policy is not None)
+
+    line = line_of(build(hidden=True))
+    asked = {"loss": squares, "alphas": 9, "derivative": derivative, "batch_norm": policies.get(policy or "")}
+    profile = ls.profile(build(hidden=True), line, data, progress=False, **asked)
+    honest = ls.profile(build(hidden=False), line, data, progress=False, **asked)
+    assert "its traced operations differ from it" in profile.how["plan"]
+    assert "cannot trace" in honest.how["plan"]
+    np.testing.assert_allclose(profile.loss, honest.loss, rtol=1e-12)  # the same module, the same batches
+
+
 def at_alpha(losses: Tensor, slopes: Tensor | None = None) -> LossesAtAlpha:
     return LossesAtAlpha(losses, slopes, None)
 
