@@ -106,7 +106,7 @@ def run_sweep(
 
 def retry_failed(sweep: Sweep, store: Store) -> int:
     """Clear the failures, so that the next `run_sweep` tries these runs again; returns how many there were."""
-    failed = [store.run(config) for config in sweep.runs if store.run(config).state == "failed"]
+    failed = [folder for folder in map(store.run, sweep.runs) if folder.state == "failed"]
     for folder in failed:
         folder.remove("failed.json")
     return len(failed)

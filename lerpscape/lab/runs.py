@@ -89,10 +89,12 @@ def perform(item: WorkItem) -> State | str:
         if not ours:
             return "busy"
         folder = store.run(item.config)
-        if damage := folder.damage():
-            folder.quarantine(damage)
-        if folder.state in ("done", "diverged", "failed"):
-            return folder.state
+        state = folder.state  # reads every committed file
+        if state == "damaged":
+            folder.quarantine(folder.damage())
+            state = folder.state
+        if state in ("done", "diverged", "failed"):
+            return state
         with one_thread():
             try:
                 _train_and_measure(folder, item)
