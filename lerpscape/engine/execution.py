@@ -23,6 +23,7 @@ from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
 from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
+from lerpscape.networks.metrics import Metric, sums_of
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -36,12 +37,13 @@ ROUNDING_UNITS = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα where `derivative` is set."""
+    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα where `derivative` is set; metrics."""
 
     on_path: ModelOnPath
     loss: Loss
     statistics: BatchNormStatistics
     derivative: bool
+    metrics: tuple[Metric, ...] = ()
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device and in the dtype of the measurement."""
@@ -49,7 +51,7 @@ class Objective:
 
     def without_derivative(self) -> Objective:
         """The same objective, losses only."""
-        return replace(self, derivative=False)
+        return replace(self, derivative=False, metrics=())
 
     def recalibrated_on(self, batches: list[Batch]) -> Objective:
         """The same objective, with batch-norm statistics estimated from these batches where any are estimated."""
@@ -61,7 +63,7 @@ class ModuleExecution:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._pass = _Pass(objective.on_path.model, objective.loss, objective.metrics)
         self._compared = False  # whether a model that changes when it is called was called in another order
 
     def at(
@@ -186,20 +188,21 @@ class GraphExecution:
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
             with located("the loss", place_of(None, alpha)):
-                losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+                losses = _joined([self._losses(*each, alpha) for each in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
             return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
-    def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
+    def _losses(self, output: Any, batch: PreparedBatch, alpha: float) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
         loss = self._objective.loss
         targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
-        losses, right, weights = evaluated(loss, output, targets, batch.examples)
+        metrics = sums_of(self._objective.metrics, output, targets, batch.examples, place_of(None, alpha))
+        losses, right, weights, _ = evaluated(loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
-        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
+        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights, metrics)
 
     def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
         """The statistics, estimated by the graph where the plan says so."""
@@ -311,10 +314,11 @@ class _Pass(nn.Module):
     `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, metrics: tuple[Metric, ...] = ()) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.metrics = metrics
         self.alpha = 0.0
         self.gradients = False
 
@@ -326,8 +330,9 @@ class _Pass(nn.Module):
         with torch.set_grad_enabled(self.gradients), batch.lent() as own:
             with located("the model's forward", place):
                 outputs = own.call(self.model, with_targets=self.loss.takes_targets)
+            metrics = sums_of(self.metrics, outputs, own.targets, own.examples, place)  # first: a loss may write
             with located(f"the loss {self.loss.name!r}", place):
-                found = evaluated(self.loss, outputs, own.targets, own.examples)
+                found = evaluated(self.loss, outputs, own.targets, own.examples)._replace(metrics=metrics)
         return found if not self.gradients else found._replace(values=_without_graph(found.values))
 
 
@@ -366,9 +371,11 @@ def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
         for each in parts
         if each.correct is not None
     ]
+    metrics = [each.metrics for each in parts if each.metrics is not None]
     return LossesAtAlpha(
         losses.detach(),
         None if slopes is None else slopes.detach(),
         torch.cat(right).sum() if right else None,
         torch.cat(weights) if weights else None,
+        torch.stack(metrics).sum(0) if metrics else None,
     )

@@ -112,7 +112,7 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
         batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
         count = PROBE_EXAMPLES
     batch = objective.place(batch)
-    cut = _cut(count)
+    cut = cut_at(count)
     try:
         whole, *cuts = (
             ModuleExecution(objective).at(PROBE_ALPHA, [each]).numbers()[0]
@@ -132,7 +132,7 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
     )
 
 
-def _cut(count: int) -> int:
+def cut_at(count: int) -> int:
     """Where to cut a batch in two parts of other sizes than a caller would, single rows aside where it can be."""
     cut = max(3 * count // 8, min(2, count - 1))
     return cut - 1 if cut > 3 and cut % 2 == 0 else cut
@@ -180,7 +180,7 @@ def _pieces(batches: list[Batch]) -> Iterator[tuple[Batch, Batch, Batch]]:
     for batch in batches[:TRIED]:
         count = batch.examples or 0
         if count > 1 and layout(batch) is not None:
-            cut = _cut(count)
+            cut = cut_at(count)
             yield batch, batch.part(0, cut), batch.part(cut, count)
 
 

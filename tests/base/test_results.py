@@ -104,6 +104,8 @@ def same(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     if is_dataclass(one):
         return all(same(value, getattr(other, name)) for name, value in vars(one).items())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other or (one != one and other != other)
@@ -205,6 +207,8 @@ def sample(kind: Any, step: int) -> Any:
         return np.array([whole[np.dtype(dtype).kind]], dtype=dtype)
     if origin is tuple:
         return tuple(sample(each, step) for each in (parts[:1] * step if parts[-1] is Ellipsis else parts))
+    if origin is dict and is_dataclass(parts[1]):
+        return {f"α {number}": sample(parts[1], step) for number in range(step)}
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{each.name: sample(hints[each.name], step) for each in fields(kind)})
