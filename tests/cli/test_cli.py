@@ -30,12 +30,12 @@ def test_json_is_the_profile(work: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_metrics_by_name_and_of_ones_own(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = command("--metrics", "accuracy,perplexity,mine:worst", "--alphas", "3")
-    run([*words, "--json"])
+    main([*words, "--json"])
     [shown] = json.loads(capsys.readouterr().out)
     assert list(shown["metrics"]) == ["accuracy", "perplexity", "worst"]
     assert shown["metrics"]["accuracy"]["values"] == shown["accuracy"]
     assert len(shown["metrics"]["worst"]["errors"]) == 3
-    run(words)
+    main(words)
     assert "perplexity at α = 1" in capsys.readouterr().out
     assert "a metric by name" in refused(command("--metrics", "acuracy"), capsys)
 
