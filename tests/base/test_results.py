@@ -87,6 +87,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ScaleInvariance": lambda: ls.studies.scale_invariance(MLP.ends()[0], *MLP.ends(), MLP.data(), alphas=4),
     "SequentialVerdict": lambda: along(ls.sequential_verdict, tolerance=0.1, alphas=5),
     "StartComparison": lambda: ls.studies.starts(MLP.ends()[0], *MLP.ends(), MLP.data(), fresh=1, noise=1, alphas=3),
+    "SweetSpot": lambda: ls.studies.sweet_spot({"a": along(ls.profiles.example_curves, alphas=5)}, "a", {"a": 0.1}),
     "Trajectory": lambda: ls.studies.trajectory(THREE[0], list(PLACES.values()), THREE[-1], loss="squared_error"),
 }  # fmt: skip
 
