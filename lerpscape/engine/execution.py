@@ -15,14 +15,14 @@ from lerpscape.base.errors import CallFailed, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
-from lerpscape.engine.losses_by_alpha import LossesAtAlpha
+from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
-from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
+from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated, on_targets
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -121,6 +121,7 @@ class PreparedBatch:
     values: Values
     targets: Tensor
     examples: int
+    loss: Loss
 
 
 class GraphExecution:
@@ -170,7 +171,8 @@ class GraphExecution:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         change = self._change if self._objective.derivative else None
         values = self._graph.prepare(inputs, self._start, self._end, change, self._sweep, at_start, at_end)
-        return PreparedBatch(values, batch.targets, len(batch.targets))
+        loss = on_targets(self._objective.loss, batch.targets)
+        return PreparedBatch(values, batch.targets, len(batch.targets), loss)
 
     def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
         """The losses of all batches at α."""
@@ -194,9 +196,9 @@ class GraphExecution:
 
     def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        loss = self._objective.loss
-        targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
-        losses, right, weights = evaluated(loss, output, targets, batch.examples)
+        known = self._objective.loss in LOSSES.values()
+        targets = batch.targets if known else cloned(batch.targets)  # another loss may write to them
+        losses, right, weights = evaluated(batch.loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
         return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
@@ -360,7 +362,6 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
 
 def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
     losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
-    weights = [each.weights for each in parts if each.weights is not None]
     right = [
         (each.correct if each.weights is None else each.correct * each.weights).double()
         for each in parts
@@ -370,5 +371,5 @@ def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
         losses.detach(),
         None if slopes is None else slopes.detach(),
         torch.cat(right).sum() if right else None,
-        torch.cat(weights) if weights else None,
+        joined_weights([(each.weights, forward_ad.split(each.values)[0]) for each in parts]),
     )
