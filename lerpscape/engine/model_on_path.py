@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
+from lerpscape.networks.deferred import converted
 from lerpscape.networks.lending import Lender
-from lerpscape.paths.checkpoints import Params, continuous, in_dtype
+from lerpscape.paths.checkpoints import Params, continuous, in_dtype, tie_key
 from lerpscape.paths.distances import distances
 from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
 from lerpscape.paths.line import Line
@@ -41,6 +42,15 @@ class ModelOnPath:
         self.path = path.to(self.device, dtype or _widest(model))
         self.given = path
         self._names, self._constant = _matched_names(model, path)
+        without = [name for name, tensor in self._constant.items() if tensor.is_meta]
+        if without:
+            raise EndpointMismatch(
+                explain(
+                    expected="a model whose buffers that are in no checkpoint have their numbers.",
+                    got=f"{without[0]!r} on the device meta, which the checkpoints do not have.",
+                    hint="Build it so that only its parameters are on meta, as accelerate.init_empty_weights() does.",
+                )
+            )
         for name, tensor in self._constant.items():
             self._constant[name] = tensor.to(self.device, in_dtype(tensor, dtype))
         own = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -57,10 +67,28 @@ class ModelOnPath:
 
         They are copies: a module may write to them, and a path's ends must not change.
         """
+        if self.lies_in_files:
+            return self._read(alpha)
         tensors = self.path.at(alpha)
         fresh = self.path.moving if type(self.path) is Line else ()  # any other path may keep what it gives
         state = self._by_name(tensors)
         return {name: tensor if self._names.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
+
+    @property
+    def lies_in_files(self) -> bool:
+        """Whether the path is a line whose tensors are read from files when they are asked for."""
+        return isinstance(self.path, Line) and self.path.lies_in_files
+
+    def _read(self, alpha: float) -> Params:
+        """The tensors at α of a line in files, one read after the other: never both ends of all."""
+        assert isinstance(self.path, Line)
+        found: Params = {}
+        for name, known in self._names.items():
+            ends = self.path.ends_of(known)
+            at_alpha = self._cast(name, self.path.between_ends(ends, alpha))
+            found[name] = at_alpha.clone() if any(at_alpha is end for end in ends) else at_alpha
+            del ends, at_alpha
+        return found | {name: tensor.clone() for name, tensor in self._constant.items()}
 
     def ends(self) -> tuple[Params, Params]:
         """Every tensor of the module at both ends, in the path's own memory but for buffers: not to be written to."""
@@ -90,7 +118,7 @@ class ModelOnPath:
 
     def _cast(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of the path in the type of the module's own; integers stay."""
-        return tensor.to(self._dtypes.get(name, tensor.dtype)) if continuous(tensor) else tensor
+        return converted(tensor, tensor.device, self._dtypes.get(name, tensor.dtype)) if continuous(tensor) else tensor
 
     def jumps(self) -> list[str]:
         """The module's tensors that are not interpolated and differ at the ends of the path."""
@@ -99,6 +127,8 @@ class ModelOnPath:
 
     def distances(self) -> tuple[float, float]:
         """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
+        if isinstance(self.given, Line):
+            return self.given.distances(self._parameters())
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
@@ -110,7 +140,7 @@ class ModelOnPath:
         for name in (*(name for name, _ in self.model.named_parameters()), *self._names):
             tensor = tensors[self._names[name]]
             if tensor.is_floating_point() or tensor.is_complex():
-                dtype = self._cast(name, tensor[..., :0] if tensor.dim() else tensor).dtype
+                dtype = self._dtypes.get(name, tensor.dtype)
                 return dtype.to_real() if dtype.is_complex else dtype
         raise ValueError(
             explain(
@@ -223,7 +253,7 @@ def _aliases(persistent: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 def _check_tied(names: list[str], tensors: Params, source: str) -> None:
     for name in names[1:]:
-        if not torch.equal(tensors[name], tensors[names[0]]):
+        if tie_key(tensors[name]) != tie_key(tensors[names[0]]) and not torch.equal(tensors[name], tensors[names[0]]):
             raise EndpointMismatch(
                 explain(
                     expected=f"equal values under {names[0]!r} and {name!r}, which the model ties.",
