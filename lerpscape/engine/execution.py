@@ -91,7 +91,7 @@ class ModuleExecution:
                     parts = statistics.call_held(self._pass, state, alpha, some)
                 else:
                     parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
-                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
+                return [joined(parts), joined(parts[-1:])]  # derivatives end with the context
 
         try:
             losses, last = parts_of(batches if tell is None else _told(batches, tell))
@@ -111,7 +111,7 @@ class ModuleExecution:
         seed(on_path.device)
         self._pass.alpha = alpha
         with tensors_at(on_path, alpha, derivative=False) as state:
-            return _joined(self._objective.statistics.call(self._pass, state | running, batches))
+            return joined(self._objective.statistics.call(self._pass, state | running, batches))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class GraphExecution:
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
             with located("the loss", place_of(None, alpha)):
-                losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+                losses = joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
@@ -360,7 +360,8 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
         )
 
 
-def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+def joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+    """The losses of the examples of several batches at one α, apart from what autograd recorded."""
     losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
     right = [
         (each.correct if each.weights is None else each.correct * each.weights).double()
