@@ -93,6 +93,8 @@ def plot_metric(profiles: Sequence[Profile], name: str, ax: Axes | None = None) 
                 values, errors = profile.metrics[name].values, np.nan_to_num(profile.metrics[name].errors)
                 ax.plot(profile.alphas, values, dashes, color=colour, linewidth=1.2)
                 ax.fill_between(profile.alphas, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0)
+                large = values.min() > 0 and values.max() > 50 * values.min()
+                ax.set_yscale("log" if large or ax.get_yscale() == "log" else "linear")
         ax.set(xlabel="α", ylabel=name)
     return ax
 
