@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.class_losses import (
@@ -400,28 +399,6 @@ def _binary(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape != targets.shape:
         raise unfitting("one target in [0, 1] per logit", logits, targets)
     return logits, targets
-
-
-def batch_size(targets: Any) -> int | None:
-    """Number of examples in a batch: the length of its targets, where all tensors among them agree on it.
-
-    None where they do not, as for lengths beside concatenated labels: the loss then says how many examples there are.
-
-    >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3), "b": torch.zeros(3, 2)}), batch_size("no")
-    (5, 3, None)
-    >>> batch_size((torch.zeros(12), torch.zeros(3)))
-    """
-    lengths = set(_lengths(targets))
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def _lengths(targets: Any) -> list[int | None]:
-    if isinstance(targets, Tensor):
-        return [len(targets) if targets.dim() else None]
-    if isinstance(targets, (Mapping, tuple, list)) and not isinstance(targets, PackedSequence):  # rows are steps
-        parts = targets.values() if isinstance(targets, Mapping) else targets
-        return [length for part in parts for length in _lengths(part)]
-    return []
 
 
 __all__ = [
