@@ -1,7 +1,7 @@
 """Comparing derivatives with difference quotients: the only way to see a derivative that is there, but wrong.
 
 Where a tensor leaves the derivative's way and comes back (`.detach()`, `.data`, `.item()`, a straight-through
-estimator, a rule of one's own that is wrong), forward mode gives a number without a word.
+estimator, a rule of one's own that is wrong), either mode gives a number without a word.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerpscape.base.errors import CallFailed
+from lerpscape.engine.backward import means_of_parts
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.model_on_path import ModelOnPath
 from lerpscape.networks.batches import Batch
@@ -35,10 +36,11 @@ FLOAT64_WEIGHTS = 1 << 26
 
 
 def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
-    """Why there is no dℓ/dα in forward mode, or why it is not to be believed; None where it is right.
+    """Why there is no dℓ/dα in the objective's mode, or why it is not to be believed; None where it is right.
 
-    It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, and
-    by comparing every example's derivative with the difference quotients of its loss (see `wrong_derivative`).
+    It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, or
+    with one backward pass an example, and by comparing every example's derivative with the difference quotients of its
+    loss (see `wrong_derivative`).
     """
     if objective.on_path.lender.acts_on_mode:
         return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
@@ -53,7 +55,8 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
             cause = error.__cause__ if isinstance(error, CallFailed) else error
             if not isinstance(cause, (NotImplementedError, RuntimeError)):
                 raise
-            return f"an operation has no forward-mode derivative: {str(cause).splitlines()[0]}"
+            rule = "forward-mode derivative" if objective.derivative == "forward" else "backward pass"
+            return f"an operation has no {rule}: {(str(cause).splitlines() or ['no message'])[0]}"
     if slopes is None:
         return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
     double = in_float64(objective.on_path)
@@ -91,14 +94,21 @@ def few_examples(batches: list[Batch]) -> Batch:
 
 
 def losses_at(objective: Objective, probe: Batch) -> ValuesAt:
-    """The losses of a batch, with batch-norm statistics from this batch where any are estimated."""
+    """The losses of a batch, with batch-norm statistics from this batch where any are estimated.
+
+    Where a backward pass gives the derivatives, of more than a few examples the means of as many parts.
+    """
     placed = objective.place(probe)
     objective = objective.recalibrated_on([placed])
-    modules = {derivative: ModuleExecution(replace(objective, derivative=derivative)) for derivative in (False, True)}
+    parts = PROBE_EXAMPLES if objective.derivative == "backward" else None
+    modules = {
+        True: ModuleExecution(objective, parts),
+        False: ModuleExecution(objective.without_derivative()),
+    }
 
     def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
-        losses = modules[derivative].at(alpha, [placed])
-        return losses.losses, losses.slopes
+        found = modules[derivative].at(alpha, [placed])
+        return found.losses if parts is None else means_of_parts(found.losses, parts), found.slopes
 
     return at
 

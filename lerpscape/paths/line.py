@@ -76,7 +76,11 @@ class Line(Path):
         >>> Line({"w": torch.zeros(1), "v": torch.ones(1)}, {"w": torch.ones(1), "v": torch.ones(1)}).velocity(0.3)
         {'w': tensor([1.])}
         """
-        return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
+        return {name: self.velocity_of(name) for name in self.moving}
+
+    def velocity_of(self, name: str) -> torch.Tensor:
+        """dθ/dα of one tensor."""
+        return self.end.tensors[name] - self.start.tensors[name]
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""

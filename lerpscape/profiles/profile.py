@@ -12,7 +12,7 @@ from torch import nn
 
 from lerpscape.base.errors import explain
 from lerpscape.base.saving import check_writable
-from lerpscape.engine.derivative_check import why_no_derivative
+from lerpscape.engine.derivative_choice import Derivative, check_derivative, chosen_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.fingerprint import fingerprint
@@ -34,7 +34,7 @@ def profile(
     loss: str | PerExample | Loss = "cross_entropy",
     alphas: Alphas | str = 50,
     precision: float | None = None,
-    derivative: bool = True,
+    derivative: Derivative = True,
     workers: int | str = 1,
     partial: str | Path | None = None,
     **options: Unpack[MeasurementOptions],
@@ -51,7 +51,9 @@ def profile(
       `"adaptive"`: points are added where the curve is not yet known well enough.
     * `precision`: with adaptive points, how well the curve is to be known, as a share of its range; 1e-3 by default. An
       estimate, which misses narrow bumps ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
-    * `derivative`: also dL/dα by forward-mode differentiation, exact to rounding; at a kink what torch's rules give.
+    * `derivative`: also dL/dα, exact to rounding; at a kink what torch's rules give. `"forward"` mode differentiates
+      every example by itself, which gives a standard error; a `"backward"` pass differentiates the sum over a batch,
+      and works where an operation has no rule in forward mode. True chooses, and `how["derivative"]` says why.
       Compared with difference quotients on a few examples; where they disagree it is withheld, and
       `Profile.derivative_reason` says how.
     * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
@@ -77,6 +79,7 @@ def profile(
     adaptive = isinstance(alphas, str) and alphas == "adaptive"
     grid = np.empty(0) if adaptive else alpha_grid(alphas)
     _check_adaptive(adaptive, precision, partial)
+    check_derivative(derivative)
     if partial is not None:
         check_writable(partial)
     find_loss(loss)  # refuses a wrong one before the data are read
@@ -85,9 +88,9 @@ def profile(
         check_workers(workers, on_path.device)
         found = fitted(loss, measurement)
         chosen = found.by_unit()
-        objective = Objective(on_path, chosen, measurement.statistics, derivative)
-        reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
-        objective = replace(objective, derivative=reason is None)
+        objective = Objective(on_path, chosen, measurement.statistics)
+        taken = chosen_derivative(objective, reader.first, derivative, workers=workers)
+        objective = replace(objective, derivative=taken.mode)
         with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
             if adaptive:
                 precision = 1e-3 if precision is None else precision
@@ -102,6 +105,7 @@ def profile(
             example=found.describe(),
             largest_batch=max((batch.examples or 0) for batch in reader.first),
             plan=evaluation.plan.describe(),
+            derivative=taken.describe(),
             adaptive=evaluation.adaptive,
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
@@ -116,9 +120,9 @@ def profile(
         alphas=evaluation.alphas,
         loss=mean,
         accuracy=sums.accuracy(),
-        derivative=slope if objective.derivative else None,
-        derivative_error=slope_error if objective.derivative else None,
-        derivative_reason=reason,
+        derivative=slope if taken.mode else None,
+        derivative_error=slope_error if taken.mode == "forward" or (taken.mode and chosen.per == "batch") else None,
+        derivative_reason=None if taken.mode else taken.why,
         covariance=sums.covariance(),
         examples=sums.count,
         unit=chosen.unit,

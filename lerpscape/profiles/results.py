@@ -38,7 +38,8 @@ class Profile(Result):
     `alphas`, `loss` and `derivative` (both in `unit`), `derivative_error` (its standard error) and `accuracy` (from 0
     to 1) have shape (points,). `covariance` (points, points) is that of the per-example losses, in unit².
     `accuracy` is None for losses without right answers. `derivative` is None if it was not measured, and
-    `derivative_reason` says why. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
+    `derivative_reason` says why; `derivative_error` is also None where backward passes gave the sum over a batch, not
+    each example's derivative. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
     readings of such a curve raise `NonFiniteLoss`. `distance` is ‖θ_T − θ₀‖₂, and `relative_distance` is ‖θ_T − θ₀‖ /
     ‖θ₀‖. Readings use the points with 0 ≤ α ≤ 1 only. `how` is metadata: device, threads, versions, digests.
     `how["noise_floor"]` is one rounding unit of the largest loss in the dtype of the computation: no verdict is given
