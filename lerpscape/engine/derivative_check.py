@@ -26,6 +26,8 @@ ValuesAt: TypeAlias = Callable[[float, bool], tuple[Tensor, Tensor | None]]
 
 # So many examples are compared, at these α: no knots, and nothing special lies there.
 PROBE_EXAMPLES = 8
+# Each backward pass goes through all of them: it is compared on the means of so many parts.
+BACKWARD_PARTS = 2
 PROBE_ALPHAS = 0.3729, 0.8191
 # A disagreement must be seen again so far away, where no kink of the first place can be.
 AWAY = 1.37e-3
@@ -39,8 +41,8 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
     """Why there is no dℓ/dα in the objective's mode, or why it is not to be believed; None where it is right.
 
     It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, or
-    with one backward pass an example, and by comparing every example's derivative with the difference quotients of its
-    loss (see `wrong_derivative`).
+    by backward passes, and by comparing every example's derivative, or the mean of each half of them, with the
+    difference quotients of the loss (see `wrong_derivative`).
     """
     if objective.on_path.lender.acts_on_mode:
         return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
@@ -96,11 +98,11 @@ def few_examples(batches: list[Batch]) -> Batch:
 def losses_at(objective: Objective, probe: Batch) -> ValuesAt:
     """The losses of a batch, with batch-norm statistics from this batch where any are estimated.
 
-    Where a backward pass gives the derivatives, of more than a few examples the means of as many parts.
+    Where backward passes give the derivatives, the means of two parts of the batch.
     """
     placed = objective.place(probe)
     objective = objective.recalibrated_on([placed])
-    parts = PROBE_EXAMPLES if objective.derivative == "backward" else None
+    parts = BACKWARD_PARTS if objective.derivative == "backward" else None
     modules = {
         True: ModuleExecution(objective, parts),
         False: ModuleExecution(objective.without_derivative()),
