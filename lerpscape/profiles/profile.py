@@ -12,11 +12,12 @@ from torch import nn
 
 from lerpscape.base.errors import explain
 from lerpscape.base.saving import check_writable
-from lerpscape.engine.derivative_choice import Derivative, check_derivative, chosen_derivative
+from lerpscape.engine.derivative_choice import Derivative, DerivativeChoice, check_derivative, chosen_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.fingerprint import fingerprint
 from lerpscape.engine.fitted_losses import fitted
+from lerpscape.engine.layer_major import measured_by_layers
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
@@ -37,6 +38,7 @@ def profile(
     derivative: Derivative = True,
     workers: int | str = 1,
     partial: str | Path | None = None,
+    layer_major: bool | None = None,
     **options: Unpack[MeasurementOptions],
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -60,6 +62,9 @@ def profile(
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed. A
       call that differs in anything raises `PartialMismatch`. Delete it when done.
+    * `layer_major`: all α advance together, one block of the model (a member of a list of layers, else a leaf) after the
+      other, so that checkpoints in large files are read once and one block is held
+      ([large models](../large_models.md)). None does so wherever it can be done; True raises `ValueError` where not.
     * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas, a precision
@@ -86,20 +91,27 @@ def profile(
     with opened(profile, model, path, data, options) as measurement:
         on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
-        found = fitted(loss, measurement)
-        chosen = found.by_unit()
-        objective = Objective(on_path, chosen, measurement.statistics)
-        taken = chosen_derivative(objective, reader.first, derivative, workers=workers)
-        objective = replace(objective, derivative=taken.mode)
-        with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
-            if adaptive:
-                precision = 1e-3 if precision is None else precision
-                evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
-            else:
-                if partial:
-                    check_resumable(reader.first)
-                file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
-                evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
+        in_one_go = not adaptive and partial is None and workers == 1
+        by_layers = measured_by_layers(measurement, find_loss(loss), grid, derivative, layer_major, in_one_go)
+        if by_layers is not None:
+            evaluation, found, reason = by_layers.evaluation, by_layers.found, by_layers.reason
+            chosen = found.by_unit()
+            taken = DerivativeChoice("forward", "block by block") if reason is None else DerivativeChoice(None, reason)
+        else:
+            found = fitted(loss, measurement)
+            chosen = found.by_unit()
+            objective = Objective(on_path, chosen, measurement.statistics)
+            taken = chosen_derivative(objective, reader.first, derivative, workers=workers)
+            objective = replace(objective, derivative=taken.mode)
+            with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
+                if adaptive:
+                    precision = 1e-3 if precision is None else precision
+                    evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
+                else:
+                    if partial:
+                        check_resumable(reader.first)
+                    file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
+                    evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(
             data_digest=evaluation.data_digest,
             example=found.describe(),
