@@ -172,6 +172,7 @@ def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
 def layerwise_command(
     network: Annotated[EndArguments, HERE],
     rest: Literal["start", "end"],
+    by: Literal["module", "block"] = "module",
     measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
@@ -180,6 +181,7 @@ def layerwise_command(
     Args:
         network: The network and its ends.
         rest: The checkpoint that all other layers are held at.
+        by: A layer is a module that owns parameters, or a block, such as a transformer's.
         measurement: How each line is measured.
         output: Where the result goes.
 
@@ -190,7 +192,8 @@ def layerwise_command(
 
     output.require_writable()
     model, data = network.load()
-    output.write_summary(layerwise(model, network.start, network.end, data, rest=rest, **measurement.keywords(data)))
+    keywords = measurement.keywords(data)
+    output.write_summary(layerwise(model, network.start, network.end, data, rest=rest, by=by, **keywords))
 
 
 def plane_command(
