@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lerpscape.lab.tables.formats import value_label
 from lerpscape.lab.tables.records import Record
-from lerpscape.lab.tables.table import Layout, Table, field_label, is_counted
+from lerpscape.lab.tables.table import Layout, Table, field_label, within_rule
 from lerpscape.plots.style import style
 
 
@@ -43,7 +43,8 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
     """The loss curve of every counted run, a panel for each combination of `layout.rows`; rising curves in red."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if is_counted(record, counts_below, layout.part):
+        profile = record.profile(layout.part)
+        if profile is not None and not profile.invalid and within_rule(record, counts_below):
             flat = record.config.flat()
             labels = (_panel_label(name, flat.get(name)) for name in layout.rows)
             groups.setdefault(" · ".join(labels), []).append(record)
@@ -55,7 +56,8 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
         for ax, (name, group) in zip(panels, groups.items(), strict=False):
             rising = 0
             for record in group:
-                profile = record.profiles[layout.part]
+                profile = record.profile(layout.part)
+                assert profile is not None
                 rises = profile.max_rise > layout.tolerance
                 rising += rises
                 ax.plot(
