@@ -102,6 +102,9 @@ class TrainingConfig:
 class RunConfig:
     """One network to train; `seed` numbers the replicates and is not part of the key.
 
+    With `start`, settings that replace some of its own, the network is first trained with those, as a run of its own,
+    and starts from where that ends: on other data (pre-training, fine-tuning), or on random labels.
+
     `key` is the first 12 hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their
     defaults.
 
@@ -116,6 +119,7 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    start: Options = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -142,12 +146,13 @@ class RunConfig:
         return _differences(self)
 
     def flat(self) -> dict[str, Any]:
-        """Every field, defaults included, by dotted names such as `optimizer.lr`."""
+        """Every field, defaults included, by dotted names such as `optimizer.lr`; `start` as JSON, "" without one."""
         values: dict[str, Any] = {}
         for part in fields(self):
             section = getattr(self, part.name)
             if not is_dataclass(section):
-                values[part.name] = section
+                words = "" if section == {} else json.dumps(section, sort_keys=True, default=str)
+                values[part.name] = words if part.name == "start" else section
                 continue
             for entry in fields(section):
                 value = getattr(section, entry.name)
@@ -165,9 +170,35 @@ class RunConfig:
         """
         return _read(cls, table, "")
 
+    def before(self) -> RunConfig | None:
+        """The run that this one starts from; None for one that starts from its initialisation.
+
+        >>> fine_tuned = RunConfig(start={"data": {"label_noise": 1.0}, "training": {"epochs": 3}})
+        >>> first = fine_tuned.before()
+        >>> first.data.label_noise, first.training.epochs, first.start, fine_tuned.data.label_noise
+        (1.0, 3, {}, 0.0)
+        """
+        if not self.start:
+            return None
+        own = {name: part for name, part in self.to_dict().items() if name != "start"}
+        return RunConfig.from_dict(deep_merge(own, self.start))
+
     def with_seed(self, seed: int) -> RunConfig:
         """The same configuration with another seed."""
         return replace(self, seed=seed)
+
+
+def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables; the overlay's values replace the base's.
+
+    >>> deep_merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return merged
 
 
 def _differences(section: Any) -> dict[str, Any]:
@@ -316,7 +347,16 @@ def _check(config: RunConfig) -> None:
          "a momentum above 0 with nesterov"),
         ("seed", 0 <= config.seed < 2**31, "a whole number from 0 to 2³¹ − 1"),
     )  # fmt: skip
+    first = config.before()  # refuses what that run could not use
     _check_values(config)
+    if first is not None and (first.model != config.model or first.start or "seed" in config.start):
+        raise ConfigError(
+            explain(
+                expected="start to train the same network, from its initialisation and with its seed.",
+                got=f"start = {dict(config.start)!r}.",
+                hint='start = { data = { name = "fashion_mnist" }, training = { epochs = 5 } }',
+            )
+        )
     flat = config.flat()
     for name, holds, wanted in rules:
         if not holds:

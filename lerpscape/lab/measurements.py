@@ -53,7 +53,7 @@ Reading: TypeAlias = Callable[[Any], float]
 SEEDED = 3  # stream of seeds for what a measurement draws
 SHOWN = 10  # examples of a measurement that shows some one by one
 # Arguments that are neither a network's nor a sweep's to choose: they change the speed or the place, or are not words.
-WITHHELD = ("device", "dtype", "workers", "partial", "policies", "others")
+WITHHELD = ("device", "dtype", "workers", "partial", "layer_major", "policies", "others")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def _converted(value: Any, hint: Any) -> Any:
         return next((one for one in inside if one == value and type(one) is type(value)), _MISFIT)
     if hint in (np.ndarray, Callable) or origin in (np.ndarray, Callable):
         return value if isinstance(value, np.ndarray) or callable(value) else _MISFIT
+    if origin is Mapping:
+        return value if isinstance(value, Mapping) else _MISFIT
     if origin in (tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return _MISFIT
@@ -113,5 +115,7 @@ def _words(hint: Any) -> str:
     if origin in (tuple, Sequence):
         count = f"{len(inside)} " if _fixed_length(hint) else ""
         return f"a list of {count}{_words(inside[0]).removeprefix('a ').replace('number', 'numbers')}"
+    if origin is Mapping:
+        return "a table"
     known = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", types.NoneType: "nothing"}
     return known.get(hint, "a value")

@@ -6,10 +6,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_weights
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import ConfigError, NonFiniteLoss, NonFiniteOutput, explain
@@ -120,7 +121,7 @@ def _train_and_measure(folder: RunFolder, item: WorkItem) -> None:
             folder.write_json("config.json", training_config(config))
             loss = find_loss(LOSS_OF_TASK[data.task])
             _try_measuring(item, data, loss)
-            _train(folder, config, data, loss)
+            _train(folder, config, data, loss, _started_from(item))
         folder.remove("resume.safetensors")
     if folder.outcome() != "finished":
         return
@@ -134,6 +135,23 @@ def _train_and_measure(folder: RunFolder, item: WorkItem) -> None:
             began = time.perf_counter()
             _write_result(place, lambda task=task: (measure(task, subject), {}))  # type: ignore[misc]
             folder.add_seconds(**{f"{task.measure.what} {task.part} {task.key}": time.perf_counter() - began})
+
+
+def _started_from(item: WorkItem) -> RunFolder | None:
+    """The folder of the run that this one starts from, which is trained first; None without one."""
+    before = item.config.before()
+    if before is None:
+        return None
+    state = perform(replace(item, config=before, tasks=(), wait=True))
+    if state != "trained":
+        raise ConfigError(
+            explain(
+                expected=f"a trained network to start from, the run {before.name}.",
+                got=f"one that is {state}.",
+                hint="Change `start`, or train that run by itself to see why.",
+            )
+        )
+    return Store(item.store).run(before)
 
 
 @contextmanager
@@ -195,10 +213,12 @@ def _without_seconds(value: Any) -> Any:
     return [_without_seconds(part) for part in value] if isinstance(value, list) else value
 
 
-def _train(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss) -> None:
+def _train(folder: RunFolder, config: RunConfig, data: DataSet, loss: Loss, first: RunFolder | None) -> None:
     resumed = _resumed_state(folder)
     model = new_model(config, data)
     if resumed is None:
+        if first is not None:
+            model.load_state_dict(load_weights(first.read("end.safetensors")))
         folder.write("start.safetensors", weights(model.state_dict()))
     began = time.perf_counter()
 

@@ -98,7 +98,18 @@ class Subject:
         return named_policy(name, self.batches("train", examples, seed=seed, batch_size=batch_size))
 
     def fresh(self, seed: int) -> nn.Module:
-        """Another initialisation of the same network; no seed draws that of this run or of its replicates."""
+        """Another initialisation of the same network; no seed draws that of this run or of its replicates.
+
+        Raises `ConfigError` for a run that starts from another run.
+        """
+        if self.config.start:
+            raise ConfigError(
+                explain(
+                    expected="a network that started from its initialisation, to compare it with others.",
+                    got=f"{self.config.name}, which started from another run.",
+                    hint="Leave it out: where = { start =  }, or fresh = 0.",
+                )
+            )
         return new_model(self.config, self.data, derived_seed(FRESH, self.config.seed, seed))
 
     @property

@@ -42,7 +42,7 @@ import numpy as np
 
 from lerpscape.base.errors import ConfigError, explain, missing_file
 from lerpscape.base.names import unknown_name
-from lerpscape.lab.config import RunConfig
+from lerpscape.lab.config import RunConfig, deep_merge
 from lerpscape.lab.measure_config import DEFAULT_MEASURES, CompareConfig, MeasureConfig, Task
 
 KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "measure", "compare", "tables"}
@@ -160,19 +160,6 @@ def varied_fields(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
     flat = [run.flat() for run in runs]
     names = dict.fromkeys(name for run in flat for name in run)
     return tuple(name for name in names if any(run.get(name) != flat[0].get(name) for run in flat))
-
-
-def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested tables; the overlay's values replace the base's.
-
-    >>> deep_merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
-    {'a': {'x': 1, 'y': 3}}
-    """
-    merged = dict(base)
-    for key, value in overlay.items():
-        old = merged.get(key)
-        merged[key] = deep_merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-    return merged
 
 
 def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

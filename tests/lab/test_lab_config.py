@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
-from lerpscape.lab.config import DataConfig, OptimizerConfig, RunConfig, TrainingConfig
-from lerpscape.lab.sweep import Sweep, deep_merge
+from lerpscape.lab.config import DataConfig, OptimizerConfig, RunConfig, TrainingConfig, deep_merge
+from lerpscape.lab.sweep import Sweep
 
 
 def test_keys_are_frozen() -> None:
@@ -208,6 +208,12 @@ INF, NAN = float("inf"), float("nan")
             r"model\.options to be a table of options that do",
         ),
         ({"model": {"options": 3}}, r"model\.options to be a table"),
+        ({"start": 3}, r"a table for start"),
+        ({"start": {"training": {"epoch": 3}}}, r"Did you mean 'training\.epochs'"),
+        ({"start": {"data": {"label_noise": NAN}}}, r"finite numbers|a share between 0 and 1"),
+        ({"start": {"model": {"widths": [3]}}}, r"start to train the same network"),
+        ({"start": {"seed": 4}}, r"start to train the same network, from its initialisation and with its seed"),
+        ({"start": {"start": {"training": {"epochs": 3}}}}, r"start to train the same network"),
         ({"seed": -1}, r"from 0 to 2³¹ − 1"),
         ({"seed": 2**31}, r"from 0 to 2³¹ − 1"),
         ({"seed": 2**63}, r"from 0 to 2³¹ − 1"),

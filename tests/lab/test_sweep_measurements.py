@@ -311,6 +311,36 @@ def test_a_damaged_comparison_is_made_again(tmp_path: Path) -> None:
     assert everything_in(tmp_path) == whole
 
 
+def test_a_network_that_starts_from_another_run(tmp_path: Path) -> None:
+    """Trained on random labels first: its start is the end of that run, which two runs share."""
+    first = {"data": {"label_noise": 1.0}, "training": {"epochs": 2}}
+    grid = {"optimizer": {"lr": [0.1]}, "cases": {"start": [{}, {"start": first}]}}
+    measure = [{"what": "profile", "alphas": 3, "derivative": False}]
+    sweep, store = Sweep.from_dict({"base": BASE, "grid": grid, "measure": measure}), Store(tmp_path)
+    status = run_sweep(sweep, store, progress=False)
+    assert status.states["done"] == 2, status
+    plain, after = (open_run(tmp_path / "runs" / run.name) for run in sweep.runs)
+    before = sweep.runs[1].before()
+    assert before is not None and before.key not in {run.key for run in sweep.runs}
+    pretrained = open_run(tmp_path / "runs" / before.name)
+    assert pretrained.epochs == 2
+    for name, tensor in pretrained.end.tensors.items():
+        assert torch.equal(after.start.tensors[name], tensor)
+        assert torch.equal(pretrained.start.tensors[name], plain.start.tensors[name])
+    with pytest.raises(ConfigError, match="a network that started from its initialisation"):
+        after.fresh(0)
+    again = Store(tmp_path / "again")
+    run_sweep(Sweep.from_dict({"base": {**BASE, "start": first}, "measure": measure}), again, progress=False)
+    ours = f"{sweep.runs[1].name}/end.safetensors"
+    assert contents(again.root)[ours] == contents(tmp_path)[ours]
+
+
+def test_a_start_that_diverges_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    sweep = Sweep.from_dict({"base": {**BASE, "start": {"optimizer": {"lr": 1e30}}}})
+    status = run_sweep(sweep, Store(tmp_path), progress=False)
+    assert status.states["failed"] == 1 and "one that is diverged" in status.failures[0][1]
+
+
 TWELVE = """
 seeds = [0, 1, 2]
 [base]

@@ -13,6 +13,8 @@ from lerpscape.lab.tables.records import Record
 from lerpscape.lab.tables.table import Layout, Table, field_label, within_rule
 from lerpscape.plots.style import style
 
+LONGEST = 8  # letters of a column's label that fit above its cells
+
 
 def heat_map(table: Table) -> Figure:
     """The cells of a table as colours with their numbers; an empty cell is white."""
@@ -23,7 +25,12 @@ def heat_map(table: Table) -> Figure:
         high = 1.0 if table.layout.kind == "share" else float(np.nanmax(values, initial=0.0))
         low = min(0.0, float(np.nanmin(values, initial=0.0)))
         image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto", vmin=low, vmax=high or 1.0)
-        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_label, key)) for key in table.columns])
+        heads = [", ".join(map(value_label, key)) for key in table.columns]
+        ax.set_xticks(range(len(heads)), heads)
+        if max(map(len, heads), default=0) > LONGEST:  # side by side they would collide
+            ax.tick_params("x", labelrotation=35)
+            for label in ax.get_xticklabels():
+                label.set_horizontalalignment("right")
         ax.set_yticks(range(len(table.rows)), [", ".join(map(value_label, key)) for key in table.rows])
         ax.set_xlabel(", ".join(field_label(name) for name in table.layout.columns))
         ax.set_ylabel(", ".join(field_label(name) for name in table.layout.rows))
