@@ -38,6 +38,13 @@ Alphas = Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")]
 Between = Annotated[str | None, optional("A:B")]
 Flag = Annotated[bool, optional("")]
 Loss = Annotated[str, tyro.conf.arg(metavar="LOSS", help=f"{LOSSES}, or package.module:name of your own.")]
+Metrics = Annotated[
+    str | None,
+    optional(
+        "METRIC,…",
+        "Other numbers in the same pass: accuracy, perplexity, a loss by name, package.module:name of your own.",
+    ),
+]
 Workers = Annotated[
     str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
 ]
@@ -71,6 +78,13 @@ def called(name: str) -> Any:
 def loss_of(text: str) -> Any:
     """The name of a loss, or the user's own where it is package.module:name."""
     return import_object(text) if ":" in text else text
+
+
+def metrics_of(text: str | None) -> dict[str, Any] | None:
+    """Metrics by name, from names that commas divide; the user's own are called by the last part of their names."""
+    if text is None:
+        return None
+    return {name.rpartition(":")[2]: loss_of(name) for name in text.split(",")}
 
 
 def alphas_of(text: str) -> Any:

@@ -10,6 +10,7 @@ import tyro
 from lerpscape.cli.arguments import (
     Flag,
     Loss,
+    Metrics,
     OptionalAlphas,
     OptionalFloat,
     OptionalName,
@@ -18,6 +19,7 @@ from lerpscape.cli.arguments import (
     alphas_of,
     called,
     loss_of,
+    metrics_of,
     optional,
     print_written,
     workers_of,
@@ -35,6 +37,7 @@ def profile_command(
     loss: Loss = "cross_entropy",
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
     derivative: Literal["auto", "forward", "backward", "none"] = "auto",
+    metrics: Metrics = None,
     precision: OptionalFloat = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
@@ -52,6 +55,7 @@ def profile_command(
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
         derivative: The exact derivative dL/dα, by forward mode or backward passes; none saves two thirds of the time.
+        metrics: Other numbers in the same pass.
         precision: With --alphas adaptive: largest estimated error of the curve, as a share of its range (0.001).
         workers: Processes that divide the work.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
@@ -66,6 +70,7 @@ def profile_command(
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+        lerpscape profile base/ tuned/ --model nets:build --data loaders:text --loss next_token --metrics perplexity
     """
     from lerpscape.profiles.profile import profile
 
@@ -75,6 +80,7 @@ def profile_command(
         "loss": loss_of(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": {"auto": True, "none": False}.get(derivative, derivative),
+        "metrics": metrics_of(metrics),
         "workers": workers_of(workers),
     }
     if precision is not None:

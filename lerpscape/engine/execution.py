@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.errors import CallFailed, explain
-from lerpscape.engine.backward import BackwardPass
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
+from lerpscape.engine.loss_pass import LossPass
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.moving_tensors import Mode, leaves_at, tensors_at
@@ -25,6 +25,7 @@ from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
 from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated, on_targets
+from lerpscape.networks.metrics import Metric, sums_of
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -38,12 +39,13 @@ ROUNDING_UNITS = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα in the `derivative` mode, if any."""
+    """What is evaluated at every α: the loss of a model on a path, dℓ/dα in the `derivative` mode, if any; metrics."""
 
     on_path: ModelOnPath
     loss: Loss
     statistics: BatchNormStatistics
     derivative: Mode | None = None
+    metrics: tuple[Metric, ...] = ()
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device and in the dtype of the measurement."""
@@ -51,7 +53,7 @@ class Objective:
 
     def without_derivative(self) -> Objective:
         """The same objective, losses only."""
-        return replace(self, derivative=None)
+        return replace(self, derivative=None, metrics=())
 
     def recalibrated_on(self, batches: list[Batch]) -> Objective:
         """The same objective, with batch-norm statistics estimated from these batches where any are estimated."""
@@ -68,8 +70,13 @@ class ModuleExecution:
     def __init__(self, objective: Objective, parts: int | None = None) -> None:
         self._objective = objective
         self._parts = parts
-        self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._pass = LossPass(objective.on_path.model, objective.loss, objective.metrics)
         self._compared = False  # whether a model that changes when it is called was called in another order
+
+    @property
+    def with_gradients(self) -> bool:
+        """Whether the model was found to differentiate itself, which needs autograd."""
+        return self._pass.gradients
 
     def at(
         self,
@@ -238,20 +245,21 @@ class GraphExecution:
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
             with located("the loss", place_of(None, alpha)):
-                losses = joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+                losses = joined([self._losses(*each, alpha) for each in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
             return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
-    def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
+    def _losses(self, output: Any, batch: PreparedBatch, alpha: float) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
         known = self._objective.loss in LOSSES.values()
         targets = batch.targets if known else cloned(batch.targets)  # another loss may write to them
-        losses, right, weights = evaluated(batch.loss, output, targets, batch.examples)
+        metrics = sums_of(self._objective.metrics, output, targets, batch.examples, place_of(None, alpha))
+        losses, right, weights, _ = evaluated(batch.loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
-        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
+        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights, metrics)
 
     def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
         """The statistics, estimated by the graph where the plan says so."""
@@ -338,50 +346,11 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
-
-    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself; with
-    `backward`, every batch is followed by its backward pass.
-    """
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.alpha = 0.0
-        self.gradients = False
-        self.backward: BackwardPass | None = None
-
-    def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
-        return [self._losses(batch) for batch in batches]
-
-    def _losses(self, batch: Batch) -> ExampleLosses:
-        place = place_of(batch.number, self.alpha)
-        recorded = self.gradients or self.backward is not None
-        with torch.set_grad_enabled(recorded), batch.lent() as own:
-            with located("the model's forward", place):
-                outputs = own.call(self.model, with_targets=self.loss.takes_targets)
-            with located(f"the loss {self.loss.name!r}", place):
-                found = evaluated(self.loss, outputs, own.targets, own.examples)
-            if self.backward is not None:
-                del outputs
-                with located("the backward pass", place):
-                    self.backward.run(found)
-        return found if not recorded else found._replace(values=_without_graph(found.values))
-
-
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     """The batches; tells of each when the next one is asked for."""
     for batch in batches:
         yield batch
         tell(1)
-
-
-def _without_graph(values: Tensor) -> Tensor:
-    """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
-    value, change = forward_ad.split(values)
-    return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
 
 
 def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
@@ -407,9 +376,11 @@ def joined(parts: list[ExampleLosses], by_backward: list[Tensor] | None = None) 
         for each in parts
         if each.correct is not None
     ]
+    metrics = [each.metrics for each in parts if each.metrics is not None]
     return LossesAtAlpha(
         losses.detach(),
         None if slopes is None else slopes.detach(),
         torch.cat(right).sum() if right else None,
         joined_weights([(each.weights, forward_ad.split(each.values)[0]) for each in parts]),
+        torch.stack(metrics).sum(0) if metrics else None,
     )

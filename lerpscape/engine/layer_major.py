@@ -100,7 +100,7 @@ def _why_not(measurement: Measurement, loss: Loss, in_one_go: bool) -> str | Non
     if not on_path.lies_in_files:
         return "the path is no line between checkpoints in large files"
     if not in_one_go:
-        return "adaptive points, partial= and workers= need α by α"
+        return "adaptive points, partial=, workers= and metrics= need α by α"
     if on_path.batch_norms:
         return "the model has batch norm"
     if on_path.lender.acts_on_mode:

@@ -140,6 +140,8 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
     loss = objective.loss
     if loss.per == "batch" or loss.batch_dim or loss.takes_targets or decodes_labels(on_path.model):
         return "its loss is one of whole batches"
+    if any(metric.per == "batch" for metric in objective.metrics):
+        return "a metric is one of whole batches"
     if not same_layout(batches):
         return "the batches are not tensors with a row of one kind for each example"
     convolves = any(isinstance(module, nn.Conv2d) for module in on_path.model.modules())

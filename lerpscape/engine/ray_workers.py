@@ -20,6 +20,7 @@ from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.losses import Loss
+from lerpscape.networks.metrics import Metric
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
@@ -35,6 +36,7 @@ class Job:
     device: torch.device
     dtype: torch.dtype | None
     loss: Loss
+    metrics: tuple[Metric, ...]
     policy: BatchNormPolicy | None
     derivative: Mode | None
     plan: ExecutionPlan
@@ -52,6 +54,7 @@ class Job:
             on_path.device,
             on_path.dtype,
             objective.loss,
+            objective.metrics,
             policy,
             objective.derivative,
             evaluator.plan,
@@ -65,8 +68,8 @@ class Job:
         with undisturbed(self.model):
             on_path = ModelOnPath(self.model, self.path, self.device, self.dtype)
             statistics = BatchNormStatistics(on_path, self.policy)
-            evaluator = Evaluator(Objective(on_path, self.loss, statistics, self.derivative), self.plan)
-            return list(results(evaluator, self.alphas, self.chunk, share))
+            objective = Objective(on_path, self.loss, statistics, self.derivative, self.metrics)
+            return list(results(Evaluator(objective, self.plan), self.alphas, self.chunk, share))
 
 
 def results_on_ray(

@@ -25,7 +25,8 @@ from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, r
 class Layerwise(Result):
     """Loss along the line on which only one layer moves, for every layer.
 
-    `layers` are the modules that own parameters, or blocks, in the order of the checkpoint; `losses` has shape (layers, points),
+    `layers` are the modules that own parameters, or blocks, in the order of the checkpoint;
+    `losses` has shape (layers, points),
     `max_rise` and `distance` (layers,). `together` is the loss when all layers move. `unmoved` are layers that are the
     same at both ends.
     """
