@@ -39,7 +39,7 @@ class BackwardPass:
 
         With `parts`, that of the mean of each part, once.
         """
-        values, _, weights = found
+        values, weights = found.values, found.weights
         if self._parts is not None:
             means = means_of_parts(values, self._parts).unbind()
             self.slopes.append(torch.stack([self._through(mean, keep=mean is not means[-1]) for mean in means]))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.errors import CallFailed, explain
-from lerpscape.engine.backward import BackwardPass
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
+from lerpscape.engine.loss_pass import LossPass
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.moving_tensors import Mode, leaves_at, tensors_at
@@ -70,7 +70,7 @@ class ModuleExecution:
     def __init__(self, objective: Objective, parts: int | None = None) -> None:
         self._objective = objective
         self._parts = parts
-        self._pass = _Pass(objective.on_path.model, objective.loss, objective.metrics)
+        self._pass = LossPass(objective.on_path.model, objective.loss, objective.metrics)
         self._compared = False  # whether a model that changes when it is called was called in another order
 
     @property
@@ -346,52 +346,11 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
-
-    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself; with
-    `backward`, every batch is followed by its backward pass.
-    """
-
-    def __init__(self, model: nn.Module, loss: Loss, metrics: tuple[Metric, ...] = ()) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.metrics = metrics
-        self.alpha = 0.0
-        self.gradients = False
-        self.backward: BackwardPass | None = None
-
-    def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
-        return [self._losses(batch) for batch in batches]
-
-    def _losses(self, batch: Batch) -> ExampleLosses:
-        place = place_of(batch.number, self.alpha)
-        recorded = self.gradients or self.backward is not None
-        with torch.set_grad_enabled(recorded), batch.lent() as own:
-            with located("the model's forward", place):
-                outputs = own.call(self.model, with_targets=self.loss.takes_targets)
-            metrics = sums_of(self.metrics, outputs, own.targets, own.examples, place)  # first: a loss may write
-            with located(f"the loss {self.loss.name!r}", place):
-                found = evaluated(self.loss, outputs, own.targets, own.examples)._replace(metrics=metrics)
-            if self.backward is not None:
-                del outputs
-                with located("the backward pass", place):
-                    self.backward.run(found)
-        return found if not recorded else found._replace(values=_without_graph(found.values))
-
-
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     """The batches; tells of each when the next one is asked for."""
     for batch in batches:
         yield batch
         tell(1)
-
-
-def _without_graph(values: Tensor) -> Tensor:
-    """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
-    value, change = forward_ad.split(values)
-    return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
 
 
 def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:

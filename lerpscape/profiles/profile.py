@@ -105,8 +105,8 @@ def profile(
         if by_layers is not None:
             evaluation, found, reason = by_layers.evaluation, by_layers.found, by_layers.reason
             chosen = found.by_unit()
+            objective = Objective(on_path, chosen, measurement.statistics)
             taken = DerivativeChoice("forward", "block by block") if reason is None else DerivativeChoice(None, reason)
-            objective = Objective(on_path, chosen, measurement.statistics, taken.mode)
             measured: list[Metric] = []
         else:
             found = fitted(loss, measurement)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from families.family import Family, integers, normal
 from families.images import Losses
-from torch import Tensor, nn
 
 VOCABULARY = 31
 SMALL = {
