@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from lerpscape.cli.arguments import End, Flag, Json, Loss, Progress, Start, alphas_of, loss_of, print_written
+from lerpscape.cli.arguments import End, Flag, Json, Loss, Progress, Start, alphas_of, print_written
 from lerpscape.cli.options import HERE, EvaluationOptions, PathArguments
 
 # Exit codes of `lerpscape gate`; 2 is also that of a refused request.
@@ -20,7 +20,7 @@ EXIT = {"passes": 0, "fails": 1, "undecided": 2}
 def gate_command(
     network: Annotated[PathArguments, HERE],
     max_rise: float,
-    loss: Loss = "cross_entropy",
+    loss: Loss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")] = "25",
     level: float = 0.95,
     whole: Flag = False,
@@ -49,7 +49,7 @@ def gate_command(
     from lerpscape.profiles.profile import profile
 
     model, path, data = network.load_path()
-    keywords = measurement.keywords(data) | {"loss": loss_of(loss), "alphas": alphas_of(alphas)}
+    keywords = network.keywords(measurement, data) | network.loss(loss) | {"alphas": alphas_of(alphas)}
     found = gate(profile(model, path, data, **keywords), max_rise, level=level, whole=whole)
     if json:
         _print_json(asdict(found))

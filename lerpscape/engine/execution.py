@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from lerpscape.base.errors import CallFailed, explain
+from lerpscape.engine.backward import BackwardPass
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
+from lerpscape.engine.moving_tensors import Mode, leaves_at, tensors_at
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
@@ -37,12 +39,12 @@ ROUNDING_UNITS = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα where `derivative` is set; metrics."""
+    """What is evaluated at every α: the loss of a model on a path, dℓ/dα in the `derivative` mode, if any; metrics."""
 
     on_path: ModelOnPath
     loss: Loss
     statistics: BatchNormStatistics
-    derivative: bool
+    derivative: Mode | None = None
     metrics: tuple[Metric, ...] = ()
 
     def place(self, batch: Batch) -> Batch:
@@ -51,7 +53,7 @@ class Objective:
 
     def without_derivative(self) -> Objective:
         """The same objective, losses only."""
-        return replace(self, derivative=False, metrics=())
+        return replace(self, derivative=None, metrics=())
 
     def recalibrated_on(self, batches: list[Batch]) -> Objective:
         """The same objective, with batch-norm statistics estimated from these batches where any are estimated."""
@@ -59,10 +61,15 @@ class Objective:
 
 
 class ModuleExecution:
-    """The module as it is, batch by batch."""
+    """The module as it is, batch by batch.
 
-    def __init__(self, objective: Objective) -> None:
+    A backward pass gives the derivative of each batch's mean, which then stands for those of its examples; with
+    `parts`, a batch is divided among so many passes, and there is one derivative for each of its parts.
+    """
+
+    def __init__(self, objective: Objective, parts: int | None = None) -> None:
         self._objective = objective
+        self._parts = parts
         self._pass = _Pass(objective.on_path.model, objective.loss, objective.metrics)
         self._compared = False  # whether a model that changes when it is called was called in another order
 
@@ -82,34 +89,77 @@ class ModuleExecution:
     ) -> LossesAtAlpha:
         """The losses of all batches at α. Random numbers that the model draws are the same at every α.
 
-        With `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm statistics have the
-        policy's values but do not move. A network that differentiates itself is run again with gradients.
+        In forward mode: with `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm
+        statistics have the policy's values but do not move. A network that differentiates itself is run again with
+        gradients.
 
         Raises `CallFailed` for what the model or the loss raises.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
-        batches = list(batches)
 
-        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
-            seed(on_path.device)
-            self._pass.alpha = alpha
-            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+        def measured(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            if self._objective.derivative == "backward":
+                return self._through(alpha, some)[0]
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative is not None, only=only) as state:
                 if held:
                     parts = statistics.call_held(self._pass, state, alpha, some)
                 else:
                     parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
                 return [joined(parts), joined(parts[-1:])]  # derivatives end with the context
 
+        return self._in_order(alpha, batches, measured, tell)
+
+    def products(
+        self, alpha: float, batches: Iterable[Batch], tell: Tell | None = None
+    ) -> tuple[LossesAtAlpha, dict[str, Tensor]]:
+        """The losses of all batches at α, and ⟨∂ Σ wℓ / ∂θ, dθ/dα⟩ of each tensor that moves, by backward passes."""
+        products: dict[str, Tensor] = {}
+
+        def measured(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            losses, of_these = self._through(alpha, some)
+            if not products:  # not of a batch that is called again
+                products.update(of_these)
+            return losses
+
+        return self._in_order(alpha, batches, measured, tell), products
+
+    def _through(self, alpha: float, batches: Iterable[Batch]) -> tuple[list[LossesAtAlpha], dict[str, Tensor]]:
+        """The losses of all batches and those of the last one, and the products of the backward passes."""
+        statistics = self._objective.statistics
+        with leaves_at(self._objective.on_path, statistics, alpha, self._parts) as (state, backward):
+            self._pass.backward = backward
+            try:
+                parts = statistics.call(self._pass, state, batches)
+            finally:
+                self._pass.backward = None
+        return [joined(parts, backward.slopes), joined(parts[-1:])], backward.products
+
+    def _in_order(
+        self,
+        alpha: float,
+        batches: Iterable[Batch],
+        measured: Callable[[Iterable[Batch]], list[LossesAtAlpha]],
+        tell: Tell | None,
+    ) -> LossesAtAlpha:
+        """The losses of all batches; those of the last one must be the same when it is called alone."""
+        batches = list(batches)
+
+        def losses_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            seed(self._objective.on_path.device)
+            self._pass.alpha = alpha
+            return measured(some)
+
         try:
-            losses, last = parts_of(batches if tell is None else _told(batches, tell))
+            losses, last = losses_of(batches if tell is None else _told(batches, tell))
         except CallFailed as error:
             if self._pass.gradients or not needs_gradients(error):
                 raise
             self._pass.gradients = True
-            losses, last = parts_of(batches if tell is None else _told(batches, tell))
-        if on_path.lender.changed and len(batches) > 1 and not self._compared:
-            self._compared, changed = True, on_path.lender.changed
-            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+            losses, last = losses_of(batches if tell is None else _told(batches, tell))
+        changed = self._objective.on_path.lender.changed
+        if changed and len(batches) > 1 and not self._compared:
+            self._compared = True
+            _check_order(last.losses, losses_of(batches[-1:])[1].losses, changed)
         return losses
 
     def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
@@ -144,7 +194,7 @@ class GraphExecution:
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)
             for name, tensor in self._start.items()
-            if derivative and tensor.is_floating_point()
+            if derivative is not None and tensor.is_floating_point()
         }
         swept = bool(plan.sweep_alphas)
         self._sweep = (graph.next_layer(self._start, velocity), np.array(plan.sweep_alphas)) if swept else None
@@ -235,7 +285,7 @@ class GraphExecution:
         """The tensors that the operations need at α, those of `Line.at`; only these where there is no batch norm."""
         on_path, derivative = self._objective.on_path, self._objective.derivative
         if on_path.batch_norms:
-            with tensors_at(on_path, alpha, derivative=derivative) as state:
+            with tensors_at(on_path, alpha, derivative=derivative is not None) as state:
                 state = self._in_layout(state)
                 together = self.plan.estimation == "exact with losses"
                 yield state if together else self._statistics.apply(state, alpha)
@@ -296,29 +346,11 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-@contextmanager
-def tensors_at(
-    on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
-) -> Iterator[Params]:
-    """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted.
-
-    With `only`, the named ones alone move.
-    """
-    state = on_path.as_trained(on_path.at(alpha))
-    if not derivative:
-        yield state
-        return
-    with forward_mode(on_path.model), forward_ad.level():
-        for name, velocity in on_path.velocity(alpha).items():
-            if only is None or name in only:
-                state[name] = forward_ad.dual(state[name], velocity)
-        yield state
-
-
 class _Pass(nn.Module):
     """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
 
-    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
+    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself; with
+    `backward`, every batch is followed by its backward pass.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, metrics: tuple[Metric, ...] = ()) -> None:
@@ -328,19 +360,25 @@ class _Pass(nn.Module):
         self.metrics = metrics
         self.alpha = 0.0
         self.gradients = False
+        self.backward: BackwardPass | None = None
 
     def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
         return [self._losses(batch) for batch in batches]
 
     def _losses(self, batch: Batch) -> ExampleLosses:
         place = place_of(batch.number, self.alpha)
-        with torch.set_grad_enabled(self.gradients), batch.lent() as own:
+        recorded = self.gradients or self.backward is not None
+        with torch.set_grad_enabled(recorded), batch.lent() as own:
             with located("the model's forward", place):
                 outputs = own.call(self.model, with_targets=self.loss.takes_targets)
             metrics = sums_of(self.metrics, outputs, own.targets, own.examples, place)  # first: a loss may write
             with located(f"the loss {self.loss.name!r}", place):
                 found = evaluated(self.loss, outputs, own.targets, own.examples)._replace(metrics=metrics)
-        return found if not self.gradients else found._replace(values=_without_graph(found.values))
+            if self.backward is not None:
+                del outputs
+                with located("the backward pass", place):
+                    self.backward.run(found)
+        return found if not recorded else found._replace(values=_without_graph(found.values))
 
 
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
@@ -370,9 +408,10 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
         )
 
 
-def joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+def joined(parts: list[ExampleLosses], by_backward: list[Tensor] | None = None) -> LossesAtAlpha:
     """The losses of the examples of several batches at one α, apart from what autograd recorded."""
     losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
+    slopes = torch.cat(by_backward) if by_backward else slopes
     right = [
         (each.correct if each.weights is None else each.correct * each.weights).double()
         for each in parts

@@ -136,8 +136,8 @@ def _behaviour(objective: Objective, batches: list[Batch], alpha: float = PROBE_
     """Losses, and slopes where they are asked for, of a few examples."""
     objective = replace(objective, metrics=())
     try:
-        losses, slopes = losses_at(objective, few_examples(batches))(alpha, objective.derivative)
+        losses, slopes = losses_at(objective, few_examples(batches))(alpha, objective.derivative is not None)
     except Exception:  # the caller's forward or loss, on a batch that was cut
-        losses, slopes = losses_at(objective, batches[0])(alpha, objective.derivative)
+        losses, slopes = losses_at(objective, batches[0])(alpha, objective.derivative is not None)
     values = [each.double().cpu().numpy() for each in (losses, slopes) if each is not None]
     return np.concatenate(values)

@@ -87,7 +87,7 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
     on_path, first = measurement.on_path, measurement.reader.first
     for batch in first[:TRIED]:
         check_meaning(chosen, on_path.model, batch)
-    objective = Objective(on_path, chosen, measurement.statistics, derivative=False)
+    objective = Objective(on_path, chosen, measurement.statistics)
     counted = None
     if chosen.takes_targets and chosen.weights is None:
         chosen, counted = _own_mean(objective, first)

@@ -15,6 +15,7 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.moving_tensors import Mode
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch
@@ -37,7 +38,7 @@ class Job:
     loss: Loss
     metrics: tuple[Metric, ...]
     policy: BatchNormPolicy | None
-    derivative: bool
+    derivative: Mode | None
     plan: ExecutionPlan
     alphas: Floats
     chunk: list[Batch]

@@ -57,7 +57,8 @@ class Profile(Result):
     to 1) have shape (points,). `metrics` has a `MetricCurve` for each metric that was asked for.
     `covariance` (points, points) is that of the per-example losses, in unit².
     `accuracy` is None for losses without right answers. `derivative` is None if it was not measured, and
-    `derivative_reason` says why. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
+    `derivative_reason` says why; `derivative_error` is also None where backward passes gave the sum over a batch, not
+    each example's derivative. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
     readings of such a curve raise `NonFiniteLoss`. `distance` is ‖θ_T − θ₀‖₂, and `relative_distance` is ‖θ_T − θ₀‖ /
     ‖θ₀‖. Readings use the points with 0 ≤ α ≤ 1 only. `how` is metadata: device, threads, versions, digests.
     `how["noise_floor"]` is one rounding unit of the largest loss in the dtype of the computation: no verdict is given

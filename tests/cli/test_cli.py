@@ -76,7 +76,7 @@ def test_readings_on_request(work: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("policy", ["recalibrate", "pooled", "interpolate", "batch", "end"])
 def test_batch_norm_policies_by_name(policy: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(command("--batch-norm", policy, "--alphas", "3", "--json", "--no-derivative", name="normed"))
+    main(command("--batch-norm", policy, "--alphas", "3", "--json", "--derivative", "none", name="normed"))
     (found,) = json.loads(capsys.readouterr().out)
     start, end = CNN.ends()
     chosen = {
