@@ -343,7 +343,7 @@ def weights_of(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Ten
     return weights.detach().to(like.device, torch.float64)
 
 
-def _weighing(loss: Loss) -> Weights:
+def _weighing(loss: Loss) -> Callable[[Any], Tensor]:
     """What maps targets to weights, for a loss with weights."""
     return _WITH_LABELS[loss.values] if loss.weights == "positions" else loss.weights  # type: ignore[return-value]
 

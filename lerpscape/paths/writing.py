@@ -239,7 +239,7 @@ def _new_header(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, tuple[in
 def _types() -> dict[str, torch.dtype]:
     from safetensors.torch import _TYPES
 
-    return dict(_TYPES)
+    return {name: dtype for name, dtype in _TYPES.items() if isinstance(dtype, torch.dtype)}
 
 
 def _beside(folder: Path, end: Path) -> list[Path]:

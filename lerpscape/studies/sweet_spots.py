@@ -228,9 +228,9 @@ def _best(means: Floats, origin: int, bounds: Floats) -> np.ndarray[Any, np.dtyp
     `means` has shape (draws, curves, places).
     """
     rises = means - means[:, :, origin, None]
-    allowed = (rises <= bounds[None, :, None]).all(axis=1)
+    allowed = np.all(rises <= bounds[None, :, None], axis=1)
     lowest = np.where(allowed, means[:, 0], np.inf).argmin(axis=1)
-    return np.where(allowed.any(axis=1), lowest, -1)
+    return np.where(np.any(allowed, axis=1), lowest, -1)
 
 
 def _resampled(curves: list[ExampleCurves], spline: Floats, draws: int, seed: int) -> Iterator[Floats]:
