@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from lerpscape.cli.arguments import End, Flag, Json, Loss, Progress, Start, alphas_of, print_written
+from lerpscape.cli.arguments import Flag, Json, Loss, Progress, alphas_of, print_written
 from lerpscape.cli.options import HERE, EvaluationOptions, PathArguments
 
 # Exit codes of `lerpscape gate`; 2 is also that of a refused request.
@@ -60,8 +60,8 @@ def gate_command(
 
 
 def write_command(
-    start: Start,
-    end: End,
+    start: Annotated[str, tyro.conf.arg(metavar="START")],
+    end: Annotated[str, tyro.conf.arg(metavar="END")],
     /,
     alpha: float,
     out: Annotated[Path, tyro.conf.arg(metavar="PATH")],

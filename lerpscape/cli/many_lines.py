@@ -249,7 +249,8 @@ def plane_command(
         raise ValueError(
             explain(expected="START, OTHER and END, or --run.", got="fewer.", hint="--run results/KEY/SEED")
         )
-    result = plane(model, *corners, data, trajectory=path, points=points, margin=margin, **keywords)
+    first, second, third = corners
+    result = plane(model, first, second, third, data, trajectory=path, points=points, margin=margin, **keywords)
     output.write_summary(result)
 
 
