@@ -128,7 +128,7 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
 
 
 def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
-    """Examples together, and the same in two parts, to see whether they influence each other; [] where it is no question."""
+    """Examples together, and the same in two parts, to see whether they mix; [] where it is no question."""
     count = batch.examples or 0
     loss = objective.loss
     if loss.per != "example" or loss.takes_targets or loss.batch_dim or objective.statistics.changes_with_data():
