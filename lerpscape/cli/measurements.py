@@ -10,6 +10,7 @@ import tyro
 from lerpscape.cli.arguments import (
     Flag,
     Loss,
+    Metrics,
     OptionalAlphas,
     OptionalFloat,
     OptionalName,
@@ -17,7 +18,7 @@ from lerpscape.cli.arguments import (
     Workers,
     alphas_of,
     called,
-    loss_of,
+    metrics_of,
     optional,
     print_written,
     workers_of,
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 def profile_command(
     network: Annotated[PathArguments, HERE],
     held_out: OptionalName = None,
-    loss: Loss = "cross_entropy",
+    loss: Loss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
-    derivative: Flag = True,
+    derivative: Literal["auto", "forward", "backward", "none"] = "auto",
+    metrics: Metrics = None,
     precision: OptionalFloat = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
@@ -51,7 +53,8 @@ def profile_command(
         held_out: A second data set, measured and drawn beside the first; with --out NAME.json, in NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
-        derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
+        derivative: The exact derivative dL/dα, by forward mode or backward passes; none saves two thirds of the time.
+        metrics: Other numbers in the same pass.
         precision: With --alphas adaptive: largest estimated error of the curve, as a share of its range (0.001).
         workers: Processes that divide the work.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
@@ -66,15 +69,17 @@ def profile_command(
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+        lerpscape profile base/ tuned/ --model nets:build --data loaders:text --loss next_token --metrics perplexity
     """
     from lerpscape.profiles.profile import profile
 
     output.require_writable()
     model, path, data = network.load_path()
-    keywords: dict[str, Any] = measurement.keywords(data) | {
-        "loss": loss_of(loss),
+    keywords: dict[str, Any] = network.keywords(measurement, data) | {
+        **network.loss(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
-        "derivative": derivative,
+        "derivative": {"auto": True, "none": False}.get(derivative, derivative),
+        "metrics": metrics_of(metrics),
         "workers": workers_of(workers),
     }
     if precision is not None:
@@ -122,7 +127,10 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
 
 def certify_command(
     network: Annotated[PathArguments, HERE],
-    loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
+    loss: Annotated[
+        Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] | None,
+        optional("{cross_entropy,squared_error,mean_squared_error,binary_cross_entropy}"),
+    ] = None,
     tolerance: float = 0.0,
     budget: int = 500,
     workers: int = 1,
@@ -136,7 +144,7 @@ def certify_command(
 
     Args:
         network: The network, its data and the path.
-        loss: Loss of one example.
+        loss: Loss of one example; by default cross_entropy, or that of --run.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
         budget: Largest number of intervals to bound.
         workers: Threads that divide the examples.
@@ -157,11 +165,11 @@ def certify_command(
         model,
         path,
         data,
-        loss=loss,
+        **network.loss(loss),
         tolerance=tolerance,
         budget=budget,
         workers=workers,
-        batch_norm=named_policy(batch_norm, data),
+        batch_norm=named_policy(batch_norm, network.statistics(data)),
         progress=progress,
     )
     output.write_report([certificate], title="A proof", tolerance=tolerance)
@@ -209,7 +217,7 @@ def gauss_command(
         precision=precision,
         budget=budget,
         per=per,
-        **measurement.keywords(data),
+        **network.keywords(measurement, data),
     )
     output.write_report([lengths], title="Gauss length")
     output.write(lengths, {"verdict": lengths.summary, "mean": lengths.mean} | lengths.to_dict(), [lengths.summary])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from lerpscape.base.errors import explain
+from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import (
     Alphas,
     BatchNorm,
@@ -32,6 +34,7 @@ from lerpscape.cli.arguments import (
     require_writable,
 )
 from lerpscape.cli.path_options import LINE, PathOptions
+from lerpscape.cli.run_options import NO_RUN, RunOptions
 
 if TYPE_CHECKING:
     from lerpscape.base.results import Result
@@ -44,24 +47,77 @@ HERE = tyro.conf.arg(name="")  # in --help, without a heading of their own
 class NetworkArguments:
     """The network and its data: functions of yours, found from the current folder."""
 
-    model: Name
+    model: Name = None
     """Function without arguments that builds the module."""
-    data: Name
+    data: Name = None
     """Function that gives batches of (inputs, targets), or dicts: not shuffled, not augmented."""
+    trained: Annotated[RunOptions, HERE] = NO_RUN
+    """A network of a sweep, in place of the others."""
 
     def load(self) -> tuple[Any, Any]:
         """The module and the data."""
-        return called(self.model), called(self.data)
+        subject = self.trained.subject
+        given = [name for name in ("model", "data") if getattr(self, name) is not None]
+        if len(given) != (0 if subject else 2):
+            raise ValueError(
+                explain(
+                    expected="--model and --data, or --run for a network of a sweep.",
+                    got=" and ".join(f"--{name}" for name in (*given, *(["run"] if subject else []))) or "neither.",
+                    hint="--model nets:build --data loaders:train, or --run results/KEY/SEED",
+                )
+            )
+        if subject is not None:
+            return subject.model, self.trained.data(subject)
+        return called(str(self.model)), called(str(self.data))
+
+    def factory(self) -> Any:
+        """The function that builds the module; None where a module is given."""
+        subject = self.trained.subject
+        named = subject.fresh if subject else import_object(str(self.model))
+        return named if callable(named) and not hasattr(named, "state_dict") else None
+
+    def snapshots(self, folder: Path | None) -> Any:
+        """The folder of snapshots or, without one, those of the run."""
+        subject = self.trained.subject
+        if folder is None and subject is None:
+            raise ValueError(_missing("FOLDER"))
+        return folder if folder is not None or subject is None else subject.trajectory
+
+    def keywords(self, measurement: EvaluationOptions | StudyOptions, data: Any) -> dict[str, Any]:
+        """How it is measured, as arguments of the functions that measure."""
+        given = measurement.keywords(self.statistics(data))
+        return given | self.loss(measurement.loss) if isinstance(measurement, StudyOptions) else given
+
+    def statistics(self, data: Any) -> Any:
+        """What batch-norm statistics are estimated from: the data, or all training data of the run."""
+        subject = self.trained.subject
+        return subject.batches() if subject else data
+
+    def loss(self, text: str | None) -> dict[str, Any]:
+        """The loss as an argument, where one is given or a run has one."""
+        subject = self.trained.subject
+        if text is not None:
+            return {"loss": loss_of(text)}
+        return {"loss": subject.loss} if subject else {}
 
 
 @dataclass(frozen=True)
 class EndArguments(NetworkArguments):
     """The network and its data: functions of yours, found from the current folder."""
 
-    start: Start
+    start: Start = None
     """Checkpoint at α = 0: a file or folder of any common format."""
-    end: End
+    end: End = None
     """Checkpoint at α = 1."""
+
+    def ends(self) -> tuple[Any, Any]:
+        """Both checkpoints: those that are given, or those of the run."""
+        subject = self.trained.subject
+        if self.start is not None and self.end is not None:
+            return self.start, self.end
+        if self.start is not None or subject is None:
+            raise ValueError(_missing("START and END"))
+        return subject.start, subject.end
 
 
 @dataclass(frozen=True)
@@ -73,8 +129,14 @@ class PathArguments(EndArguments):
 
     def load_path(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
-        model = called(self.model)
-        return model, self.path.between(self.start, self.end, model), called(self.data)
+        model, data = self.load()
+        return model, self.path.between(*self.ends(), model), data
+
+
+def _missing(what: str) -> str:
+    return explain(
+        expected=f"{what}, or --run for a network of a sweep.", got="neither.", hint="--run results/KEY/SEED"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,15 +176,15 @@ class DeviceOptions(EvaluationOptions):
 class StudyOptions:
     """How each of several lines is measured."""
 
-    loss: Loss = "cross_entropy"
+    loss: Loss = None
     alphas: Alphas = "25"
     """Number of points on [0, 1], or the first and last α and the number of points."""
     device: Annotated[EvaluationOptions, HERE] = EvaluationOptions()
     """How the network is evaluated."""
 
     def keywords(self, data: Any) -> dict[str, Any]:
-        """As arguments of the functions that measure the loss on lines."""
-        return {"loss": loss_of(self.loss), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
+        """As arguments of the functions that measure the loss on lines, without the loss."""
+        return {"alphas": alphas_of(self.alphas), **self.device.keywords(data)}
 
 
 @dataclass(frozen=True)
