@@ -178,11 +178,13 @@ def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | N
     if float(shape.at(PROBE_ALPHA, [placed]).losses[0]):
         return replace(objective.loss, per="example"), None
     possible = {name: weight for name, weight in MEANS.items() if all(weight(b.targets) is not None for b in batches)}
-    tolerance = ROUNDING_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
-    tried = 0
+    own, tried = torch.finfo(objective.on_path.compute_dtype()).eps, 0
     for whole, *parts in _pieces(batches):
         tried += 1
-        losses = trial.at(PROBE_ALPHA, [objective.place(each) for each in (whole, *parts)]).numbers()[0]
+        found = trial.at(PROBE_ALPHA, [objective.place(each) for each in (whole, *parts)])
+        losses = found.numbers()[0]
+        # a model may round its loss to float32; a wider tolerance could not tell one mean from another
+        tolerance = max(ROUNDING_UNITS * own, ROUNDING_UNITS / 64 * torch.finfo(found.losses.dtype).eps)
         for name, weight in list(possible.items()):
             weights = np.array([float(weight(each.targets)) for each in (whole, *parts)])  # type: ignore[arg-type]
             sums = np.where(weights > 0, losses * weights, 0)
