@@ -40,6 +40,13 @@ Loss: TypeAlias = Annotated[
     str | None,
     optional("LOSS", f"{LOSSES}, or package.module:name of your own; by default cross_entropy, or that of --run."),
 ]
+Metrics = Annotated[
+    str | None,
+    optional(
+        "METRIC,…",
+        "Other numbers in the same pass: accuracy, perplexity, a loss by name, package.module:name of your own.",
+    ),
+]
 Workers = Annotated[
     str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
 ]
@@ -73,6 +80,13 @@ def called(name: str) -> Any:
 def loss_of(text: str) -> Any:
     """The name of a loss, or the user's own where it is package.module:name."""
     return import_object(text) if ":" in text else text
+
+
+def metrics_of(text: str | None) -> dict[str, Any] | None:
+    """Metrics by name, from names that commas divide; the user's own are called by the last part of their names."""
+    if text is None:
+        return None
+    return {name.rpartition(":")[2]: loss_of(name) for name in text.split(",")}
 
 
 def alphas_of(text: str) -> Any:

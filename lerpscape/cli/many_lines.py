@@ -177,6 +177,7 @@ def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
 def layerwise_command(
     network: Annotated[EndArguments, HERE],
     rest: Literal["start", "end"],
+    by: Literal["module", "block"] = "module",
     measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
@@ -185,6 +186,7 @@ def layerwise_command(
     Args:
         network: The network and its ends.
         rest: The checkpoint that all other layers are held at.
+        by: A layer is a module that owns parameters, or a block, such as a transformer's.
         measurement: How each line is measured.
         output: Where the result goes.
 
@@ -195,7 +197,8 @@ def layerwise_command(
 
     output.require_writable()
     model, data = network.load()
-    output.write_summary(layerwise(model, *network.ends(), data, rest=rest, **network.keywords(measurement, data)))
+    keywords = network.keywords(measurement, data)
+    output.write_summary(layerwise(model, *network.ends(), data, rest=rest, by=by, **keywords))
 
 
 def plane_command(
@@ -246,7 +249,8 @@ def plane_command(
         raise ValueError(
             explain(expected="START, OTHER and END, or --run.", got="fewer.", hint="--run results/KEY/SEED")
         )
-    result = plane(model, *corners, data, trajectory=path, points=points, margin=margin, **keywords)
+    first, second, third = corners
+    result = plane(model, first, second, third, data, trajectory=path, points=points, margin=margin, **keywords)
     output.write_summary(result)
 
 

@@ -10,6 +10,7 @@ import tyro
 from lerpscape.cli.arguments import (
     Flag,
     Loss,
+    Metrics,
     OptionalAlphas,
     OptionalFloat,
     OptionalName,
@@ -17,6 +18,7 @@ from lerpscape.cli.arguments import (
     Workers,
     alphas_of,
     called,
+    metrics_of,
     optional,
     print_written,
     workers_of,
@@ -33,7 +35,8 @@ def profile_command(
     held_out: OptionalName = None,
     loss: Loss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
-    derivative: Flag = True,
+    derivative: Literal["auto", "forward", "backward", "none"] = "auto",
+    metrics: Metrics = None,
     precision: OptionalFloat = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
@@ -50,7 +53,8 @@ def profile_command(
         held_out: A second data set, measured and drawn beside the first; with --out NAME.json, in NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
-        derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
+        derivative: The exact derivative dL/dα, by forward mode or backward passes; none saves two thirds of the time.
+        metrics: Other numbers in the same pass.
         precision: With --alphas adaptive: largest estimated error of the curve, as a share of its range (0.001).
         workers: Processes that divide the work.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
@@ -65,6 +69,7 @@ def profile_command(
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+        lerpscape profile base/ tuned/ --model nets:build --data loaders:text --loss next_token --metrics perplexity
     """
     from lerpscape.profiles.profile import profile
 
@@ -73,7 +78,8 @@ def profile_command(
     keywords: dict[str, Any] = network.keywords(measurement, data) | {
         **network.loss(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
-        "derivative": derivative,
+        "derivative": {"auto": True, "none": False}.get(derivative, derivative),
+        "metrics": metrics_of(metrics),
         "workers": workers_of(workers),
     }
     if precision is not None:

@@ -76,7 +76,7 @@ def verdict_command(
 def attribute_command(
     network: Annotated[PathArguments, HERE],
     between: Between = None,
-    by: Literal["module", "tensor"] = "module",
+    by: Literal["module", "block", "tensor"] = "module",
     precision: float = 1e-2,
     budget: int = 65,
     measurement: ProfileOptions = ProfileOptions(alphas="50"),
@@ -89,7 +89,7 @@ def attribute_command(
     Args:
         network: The network, its data and the path.
         between: The two α; by default those of the largest rise on the grid of --alphas.
-        by: One part for each module that owns parameters, or for each tensor.
+        by: One part for each module that owns parameters, each block (such as a transformer's), or each tensor.
         precision: Halve the grid until the parts add up to within this share of Σ |parts|.
         budget: Largest number of α to integrate over.
         measurement: How the line is measured.

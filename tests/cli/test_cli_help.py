@@ -41,7 +41,7 @@ def test_the_program_lists_its_words_and_study_its_studies(
 
 
 def test_about_ten_words() -> None:
-    assert " ".join(COMMANDS) == "demo profile certify gauss study report sweep table export data doctor"
+    assert " ".join(COMMANDS) == "demo profile certify gauss gate write study report sweep table export data doctor"
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

@@ -57,9 +57,7 @@ def compared(start: nn.Module, **options: Any) -> Any:
 @pytest.mark.parametrize("init", [scaled, sparse, zero_bias, xavier], ids=lambda init: init.__name__)
 def test_a_network_initialised_in_another_way_than_its_layers_is_refused(init: Callable[..., None]) -> None:
     start = network(init)
-    with pytest.raises(
-        ValueError, match=r"(?s)distribution that the network.*factory=, the function"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)distribution that the network.*factory=, the function"):
         compared(start)
     found = compared(start, factory=lambda seed: network(init, 1000 + seed))
     assert found.families.count("fresh init") == 3
