@@ -11,7 +11,15 @@ from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
 from lerpscape.lab.comparisons import COMPARISONS
 from lerpscape.lab.config import RunConfig, without_json
-from lerpscape.lab.measure_config import CONFIGURATION, CompareConfig, Examples, MeasureConfig, Part, check_where
+from lerpscape.lab.measure_config import (
+    CONFIGURATION,
+    CompareConfig,
+    Examples,
+    MeasureConfig,
+    Part,
+    check_where,
+    selects,
+)
 from lerpscape.lab.measurements import MEASUREMENTS
 from lerpscape.lab.options import typed
 
@@ -156,6 +164,14 @@ def _where(own: Mapping[str, Any], runs: Sequence[RunConfig], place: str) -> Map
             )
         )
     check_where(where, runs, place)
+    if not any(selects(where, run) for run in runs):
+        raise ConfigError(
+            explain(
+                expected=f"at least one run that where of {place} selects.",
+                got=f"none with all of {where!r}.",
+                hint="Correct one of the values, or leave one of the fields out.",
+            )
+        )
     return where
 
 

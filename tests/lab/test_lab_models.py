@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lerpscape as ls
+from lerpscape.base.errors import ConfigError
 from lerpscape.lab.models import MODELS, build
 from lerpscape.lab.models.activations import ACTIVATIONS, GroupSort
 from lerpscape.lab.models.initialisation import INITIALISATIONS, NTKLinear, weighted_layers
@@ -439,3 +440,29 @@ def test_factories_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         sys.modules.pop("minenets", None)
     with pytest.raises(ls.ConfigError, match="a module no_such_package"):
         build("no_such_package:factory", inputs=(5,), outputs=2, seed=0)
+
+
+def test_asymmetric_layers_have_the_same_constants_in_every_network() -> None:
+    """Lim et al. (2024): the constants are no parameters, and no unit can be exchanged for another."""
+    options = {"inputs": (20,), "outputs": 3, "widths": (12,), "fixed_entries": 6, "fixed_scale": 2.0}
+    one, other = (build("fully_connected", seed=seed, **options) for seed in (0, 1))
+    x = torch.randn(30, 20, generator=torch.Generator().manual_seed(3))
+    for before, after in zip(one, other, strict=True):
+        if isinstance(before, nn.Linear):
+            assert torch.equal(before.constant, after.constant) and torch.equal(before.values, after.values)
+            assert before.constant.sum(1).tolist() == [6] * len(before.weight)
+            assert float(before.weight.detach()[before.constant].abs().max()) == 0 and before.values.std() > 1.5
+            assert not torch.equal(before.weight, after.weight)
+    assert set(one.state_dict()) == {"1.weight", "1.bias", "3.weight", "3.bias"}
+    weights = [torch.where(layer.constant, layer.values, layer.weight) for layer in (one[1], one[3])]
+    by_hand = torch.relu(x @ weights[0].T + one[1].bias) @ weights[1].T + one[3].bias
+    torch.testing.assert_close(one(x), by_hand)
+    one(x).square().sum().backward()
+    assert float(one[1].weight.grad[one[1].constant].abs().max()) == 0 != float(one[1].weight.grad.abs().max())
+    swapped = build("fully_connected", seed=0, **options)
+    with torch.no_grad():
+        swapped[1].weight.copy_(swapped[1].weight.flip(0)), swapped[1].bias.copy_(swapped[1].bias.flip(0))
+        swapped[3].weight.copy_(swapped[3].weight.flip(1))
+    assert not torch.allclose(swapped(x), one(x))
+    with pytest.raises(ConfigError, match="fixed_entries from 1 to 11, fewer than the inputs"):
+        build("fully_connected", seed=0, **(options | {"fixed_entries": 12}))

@@ -86,6 +86,14 @@ def test_a_selection_by_a_field_that_a_run_leaves_to_its_default_is_refused() ->
         Sweep.from_dict({"runs": runs, "measure": [{"what": "profile", "where": {"model.batch_norm": True}}]})
 
 
+def test_a_selection_of_no_run_is_refused() -> None:
+    """Each value is that of some run, but no run has both."""
+    runs = [{"optimizer": {"lr": 0.1}, "seed": 1}, {"optimizer": {"lr": 0.3}, "seed": 2}]
+    where = {"optimizer.lr": 0.1, "seed": 2}
+    with pytest.raises(ConfigError, match=r"at least one run that where of \[\[measure\]\] profile selects"):
+        Sweep.from_dict({"runs": runs, "measure": [{"what": "profile", "where": where}]})
+
+
 def test_two_measurements_with_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"two that are called 'profile'"):
         read([{"what": "profile"}, {"what": "profile", "alphas": 9}])

@@ -381,7 +381,7 @@ def test_twelve_runs_killed_at_random_moments_leave_the_same_store(tmp_path: Pat
     draw = random.Random(11)
     for _ in range(5):
         child = subprocess.Popen([*command, str(tmp_path / "killed")], start_new_session=True)
-        time.sleep(whole * draw.uniform(0.2, 0.6))
+        time.sleep(whole * draw.uniform(0.1, 0.3))
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
     found = subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True, text=True)

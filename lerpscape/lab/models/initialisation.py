@@ -47,6 +47,52 @@ class NTKLinear(nn.Module):
         return product if self.bias is None else product + NTK_BIAS * self.bias
 
 
+class AsymmetricLinear(nn.Linear):
+    """A linear layer whose units cannot be exchanged: `fixed` incoming weights of each are constants from N(0, scale²).
+
+    Which ones, and their values, follow from the shape of the layer and its `number` in the network, so that all
+    networks of one architecture have the same. They are no parameters: the entries of `weight` in their places are 0
+    and have no effect. Source: Lim et al. (2024), W-asymmetric networks.
+
+    Raises `ConfigError` for more constants than inputs.
+
+    >>> layer = AsymmetricLinear(8, 3, fixed=2, scale=1.0, number=0)
+    >>> layer.constant.sum(1).tolist(), float(layer.weight.detach()[layer.constant].abs().max())
+    ([2, 2, 2], 0.0)
+    """
+
+    constant: Tensor
+    values: Tensor
+
+    def __init__(self, inputs: int, outputs: int, *, fixed: int, scale: float, number: int) -> None:
+        super().__init__(inputs, outputs)
+        if not 0 < fixed < inputs or not 0 < scale < math.inf:
+            raise ConfigError(
+                explain(
+                    expected=f"fixed_entries from 1 to {inputs - 1}, fewer than the inputs, and fixed_scale > 0.",
+                    got=f"{fixed} and {scale}.",
+                    hint="fixed_entries = 8 leaves most entries of a wide layer free.",
+                )
+            )
+        generator = torch.Generator().manual_seed(number)
+        order = torch.rand(outputs, inputs, generator=generator, device="cpu").argsort(dim=1)
+        values = scale * torch.randn(outputs, inputs, generator=generator, device="cpu")
+        # Not persistent: a checkpoint holds what training moves.
+        self.register_buffer("constant", order < fixed, persistent=False)
+        self.register_buffer("values", values, persistent=False)
+        self.clear()
+
+    def clear(self) -> None:
+        """Set the entries that have no effect to 0."""
+        if not self.weight.is_meta:
+            with torch.no_grad():
+                self.weight.masked_fill_(self.constant, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of shape (examples, outputs)."""
+        return F.linear(x, torch.where(self.constant, self.values.to(self.weight.dtype), self.weight), self.bias)
+
+
 def weighted_layers(model: nn.Module) -> list[nn.Module]:
     """All linear and convolutional layers, in the order of `model.modules()`.
 
@@ -118,6 +164,8 @@ def initialise(model: nn.Module, init: str, scale: float = 1.0) -> None:
             elif init == "sparse":
                 _sparse(weight)
             weight.mul_(scale)
+            if isinstance(layer, AsymmetricLinear):
+                layer.clear()
             if isinstance(bias, Tensor):
                 if init == "default":
                     bias.mul_(scale)

@@ -39,7 +39,7 @@ def heat_map(table: Table) -> Figure:
         for (row, column), value in np.ndenumerate(values):
             cell = table.cells.get((table.rows[row], table.columns[column]))
             if cell is not None:
-                ink = "white" if value < (low + high) / 2 else "black"
+                ink = "white" if value < (low + (high or 1.0)) / 2 else "black"
                 text = f"{cell.hits}/{cell.n}" if cell.hits is not None else f"{value:.2g}"
                 ax.annotate(text, (column, row), ha="center", va="center", color=ink, fontsize="small")
         figure.colorbar(image, ax=ax)
