@@ -12,7 +12,7 @@ import tyro
 from lerpscape.base.errors import explain
 from lerpscape.base.names import import_object
 
-LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy"
+LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, next_token, model"
 
 
 def optional(metavar: str, help: str | None = None) -> Any:
@@ -38,6 +38,10 @@ Alphas = Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")]
 Between = Annotated[str | None, optional("A:B")]
 Flag = Annotated[bool, optional("")]
 Loss = Annotated[str, tyro.conf.arg(metavar="LOSS", help=f"{LOSSES}, or package.module:name of your own.")]
+OptionalLoss = Annotated[
+    str | None,
+    optional("LOSS", f"{LOSSES}, or package.module:name of your own; by default cross_entropy, next_token for a text."),
+]
 Workers = Annotated[
     str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
 ]
@@ -68,8 +72,12 @@ def called(name: str) -> Any:
     return value() if callable(value) and not is_model else value
 
 
-def loss_of(text: str) -> Any:
-    """The name of a loss, or the user's own where it is package.module:name."""
+def loss_of(text: str | None, data: Any = None) -> Any:
+    """The name of a loss, or the user's own where it is package.module:name; None for the one that suits the data."""
+    if text is None:
+        from lerpscape.integrations.text import TextBlocks
+
+        return data.loss if isinstance(data, TextBlocks) else "cross_entropy"
     return import_object(text) if ":" in text else text
 
 

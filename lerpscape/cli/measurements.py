@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from lerpscape.cli.arguments import (
     Flag,
-    Loss,
     OptionalAlphas,
     OptionalFloat,
-    OptionalName,
+    OptionalLoss,
     Progress,
     Workers,
     alphas_of,
-    called,
     loss_of,
     optional,
     print_written,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 def profile_command(
     network: Annotated[PathArguments, HERE],
-    held_out: OptionalName = None,
-    loss: Loss = "cross_entropy",
+    held_out: Annotated[str | None, optional("PACKAGE.MODULE:NAME|FILE")] = None,
+    loss: OptionalLoss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
     derivative: Flag = True,
     precision: OptionalFloat = None,
@@ -48,7 +47,8 @@ def profile_command(
 
     Args:
         network: The network, its data and the path.
-        held_out: A second data set, measured and drawn beside the first; with --out NAME.json, in NAME-held-out.json.
+        held_out: A second data set (with --text, a second text), measured and drawn beside the first; with --out
+            NAME.json, in NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
         derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
@@ -63,6 +63,8 @@ def profile_command(
         lerpscape profile init.pt final.pt --model nets:build --data loaders:train --plot line.svg
         lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \
             --held-out loaders:test --batch-norm recalibrate --report report.html
+        lerpscape profile base/ tuned/ --text legal.txt --held-out news.txt --report report.html
+        lerpscape profile base/ base/+adapter/ --text legal.txt
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
@@ -70,9 +72,14 @@ def profile_command(
     from lerpscape.profiles.profile import profile
 
     output.require_writable()
-    model, path, data = network.load_path()
+    given = {network.text.stem if network.text else "train": network.data or network.text}
+    if held_out:
+        named = network.text is not None and Path(held_out).stem not in given
+        given[Path(held_out).stem if named else "held-out"] = held_out
+    model, path, sets = network.load_paths(*given.values())
+    data, *_ = sets
     keywords: dict[str, Any] = measurement.keywords(data) | {
-        "loss": loss_of(loss),
+        "loss": loss_of(loss, data),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
         "derivative": derivative,
         "workers": workers_of(workers),
@@ -80,7 +87,7 @@ def profile_command(
     if precision is not None:
         keywords["precision"] = precision
     label = keywords.pop("label", "")
-    parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})
+    parts = dict(zip(given, sets, strict=True))
     out = output.out if alphas != "adaptive" else None
     unfinished = {part: out.with_name(f"{out.name}.{part}.partial") if out else None for part in parts}
     profiles = [

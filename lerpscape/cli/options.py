@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from lerpscape.base.errors import explain, missing_file
 from lerpscape.cli.arguments import (
     Alphas,
     BatchNorm,
@@ -18,9 +19,11 @@ from lerpscape.cli.arguments import (
     End,
     Json,
     Label,
-    Loss,
     Name,
     OptionalFile,
+    OptionalInt,
+    OptionalLoss,
+    OptionalName,
     Progress,
     Start,
     alphas_of,
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 HERE = tyro.conf.arg(name="")  # in --help, without a heading of their own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkArguments:
     """The network and its data: functions of yours, found from the current folder."""
 
@@ -54,7 +57,7 @@ class NetworkArguments:
         return called(self.model), called(self.data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EndArguments(NetworkArguments):
     """The network and its data: functions of yours, found from the current folder."""
 
@@ -64,17 +67,71 @@ class EndArguments(NetworkArguments):
     """Checkpoint at α = 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PathArguments(EndArguments):
-    """The network and its data: functions of yours, found from the current folder."""
+    """The network and its data: functions of yours, found from the current folder, or folders of transformers."""
 
+    start: Start
+    """Checkpoint at α = 0: a file or folder of any common format; base/+adapter/ for an adapter of peft."""
+    model: OptionalName = None  # type: ignore[assignment]
+    """Function without arguments that builds the module; not needed for folders of transformers."""
+    data: OptionalName = None  # type: ignore[assignment]
+    """Function that gives batches of (inputs, targets), or dicts: not shuffled, not augmented."""
+    text: OptionalFile = None
+    """Text file in place of DATA, for causal language models: the mean loss of its next token."""
+    block: OptionalInt = None
+    """With --text: tokens in a block, which is an example; by default 512, or what the network can read."""
     path: PathOptions = LINE
     """The path from START to END."""
 
     def load_path(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
-        model = called(self.model)
-        return model, self.path.between(self.start, self.end, model), called(self.data)
+        model, path, data = self.load_paths(self.data or self.text)
+        return model, path, data[0]
+
+    def load_paths(self, *data: str | Path | None) -> tuple[Any, Any, list[Any]]:
+        """The module, the path, and several data sets: texts, or functions of yours that give them."""
+        if self.model is not None and self.text is None:
+            model = called(self.model)
+            path = self.path.between(self.start, self.end, model)
+            return model, path, [called(_named_data(each)) for each in data]
+        from lerpscape.integrations.folders import hugging_face
+        from lerpscape.integrations.loading import is_folder_of_a_model
+
+        if self.model is not None or not is_folder_of_a_model(self.start):
+            raise ValueError(
+                explain(
+                    expected="--model PACKAGE.MODULE:NAME with --data, or two folders of transformers.",
+                    got=f"--model {self.model} with --text."
+                    if self.model
+                    else f"{self.start}, which is no such folder.",
+                    hint="A folder of transformers has a config.json; its tokenizer cuts the text of --text.",
+                )
+            )
+        pair = hugging_face(self.start, self.end)
+        path = self.path.between(pair.line.start, pair.line.end, pair.model)
+        if self.text is None:
+            return pair.model, path, [called(_named_data(each)) for each in data]
+        return pair.model, path, [pair.text(each, self.block) for each in map(_text_file, data)]
+
+
+def _named_data(name: str | Path | None) -> str:
+    if name is None:
+        raise ValueError(
+            explain(
+                expected="--data PACKAGE.MODULE:NAME, a function that gives batches.",
+                got="no data.",
+                hint="For a causal language model, --text FILE is enough.",
+            )
+        )
+    return str(name)
+
+
+def _text_file(file: str | Path | None) -> Path:
+    """The path of a text, once it is there."""
+    if file is None or not Path(file).is_file():
+        raise missing_file("a text", file)
+    return Path(file)
 
 
 @dataclass(frozen=True)
@@ -114,7 +171,7 @@ class DeviceOptions(EvaluationOptions):
 class StudyOptions:
     """How each of several lines is measured."""
 
-    loss: Loss = "cross_entropy"
+    loss: OptionalLoss = None
     alphas: Alphas = "25"
     """Number of points on [0, 1], or the first and last α and the number of points."""
     device: Annotated[EvaluationOptions, HERE] = EvaluationOptions()
@@ -122,7 +179,7 @@ class StudyOptions:
 
     def keywords(self, data: Any) -> dict[str, Any]:
         """As arguments of the functions that measure the loss on lines."""
-        return {"loss": loss_of(self.loss), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
+        return {"loss": loss_of(self.loss, data), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_misspelt_words_are_refused_with_the_nearest(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["profile", "a.pt", "b.pt"], "--model"),
+        (["study", "onset", "run", "--tolerance", "1"], "--model"),
         (["profile", "a.pt", "b.pt", "--modle", "nets:build"], "--modle"),
         (["profile", "a.pt", "b.pt", "--model", "n:b", "--data", "n:d", "--tolerance", "small"], "--tolerance"),
         (["profile", "a.pt", "b.pt", "--model", "n:b", "--data", "n:d", "--batch-norm", "all"], "recalibrate"),
