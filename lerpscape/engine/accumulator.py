@@ -42,24 +42,25 @@ class Accumulator:
         if not group.is_complete:
             return
         losses, slopes, right = group.numbers()
-        weights = group.weights
-        weights = np.ones(losses.shape[1]) if weights is None else weights
-        _check_weights(weights)
-        counts = weights > 0
-        for position in np.flatnonzero(~np.isfinite(losses[:, counts]).all(axis=1)):
+        seen, weights = losses.shape[1], group.weights
+        counts = np.ones(seen, dtype=bool) if weights is None else _checked(weights) > 0
+        for position in np.flatnonzero(~np.isfinite(losses).all(axis=1)):
             wrong = np.flatnonzero(~np.isfinite(losses[position]) & counts)
-            if self.first_invalid[position] < 0:
+            if len(wrong) and self.first_invalid[position] < 0:
                 self.first_invalid[position] = self.seen + wrong[0]
             self.invalid[position] += len(wrong)
-        self.seen += len(weights)
-        weights = weights[counts]
-        weighed = np.ascontiguousarray(np.vstack([losses[:, counts] * weights, weights]))  # sums go along the rows
-        self.moments.add(weighed)
-        slopes = np.full((len(losses), len(weights)), np.nan) if slopes is None else slopes[:, counts] * weights
+        self.seen += seen
+        if weights is None:
+            weights = np.ones(seen)
+        elif not (weights == 1).all():
+            weights = weights[counts]
+            losses = losses[:, counts] * weights
+            slopes = None if slopes is None else slopes[:, counts] * weights
+        self.moments.add(np.ascontiguousarray(np.vstack([losses, weights])))  # sums go along the rows
         with np.errstate(invalid="ignore"):  # infinite derivatives stay what they are
-            self.slopes += slopes.sum(axis=1)
-            self.slope_squares += np.square(slopes).sum(axis=1)
-            self.slope_weights += slopes @ weights
+            self.slopes += np.nan if slopes is None else slopes.sum(axis=1)
+            self.slope_squares += np.nan if slopes is None else np.square(slopes).sum(axis=1)
+            self.slope_weights += np.nan if slopes is None else slopes @ weights
         self.weight_squares += weights @ weights
         self.right += np.nan if right is None else right
         self.groups += 1
@@ -156,7 +157,7 @@ class Accumulator:
 _UNFINISHED = ("losses", "slopes", "right", "weights")
 
 
-def _check_weights(weights: Floats) -> None:
+def _checked(weights: Floats) -> Floats:
     wrong = weights[~((weights >= 0) & np.isfinite(weights))]
     if len(wrong):
         raise ValueError(
@@ -166,3 +167,4 @@ def _check_weights(weights: Floats) -> None:
                 hint="The mean is Σ wℓ / Σ w; 0 leaves an example out.",
             )
         )
+    return weights

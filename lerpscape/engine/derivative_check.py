@@ -26,6 +26,7 @@ ValuesAt: TypeAlias = Callable[[float, bool], tuple[Tensor, Tensor | None]]
 # So many examples are compared, at these α: no knots, and nothing special lies there.
 PROBE_EXAMPLES = 8
 PROBE_ALPHAS = 0.3729, 0.8191
+NOT_FOLLOWED = "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
 # A disagreement must be seen again so far away, where no kink of the first place can be.
 AWAY = 1.37e-3
 # Rounding of a value, in units of its type times 1 + |value|, is at most this, or what neighbouring values show.
@@ -53,15 +54,20 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
             cause = error.__cause__ if isinstance(error, CallFailed) else error
             if not isinstance(cause, (NotImplementedError, RuntimeError)):
                 raise
-            return f"an operation has no forward-mode derivative: {str(cause).splitlines()[0]}"
+            return no_rule(cause)
     if slopes is None:
-        return "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
+        return NOT_FOLLOWED
     double = in_float64(objective.on_path)
     exact = None
     if double is not None:
         statistics = objective.statistics.on([(probe.inputs, probe.targets)], double)
         exact = losses_at(replace(objective, on_path=double, statistics=statistics), probe)
     return wrong_derivative(losses_at(objective, probe), exact, "dℓ/dα of an example", "its loss")
+
+
+def no_rule(error: BaseException) -> str:
+    """Why there is no derivative, where torch raises this."""
+    return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
 
 
 def wrong_on_few_examples(
@@ -144,6 +150,24 @@ def wrong_derivative(at: ValuesAt, exact: ValuesAt | None, what: str, of: str) -
         unit, found = _rounding_unit(at), None
     if unit > torch.finfo(torch.float64).eps:
         found = _disagreement(at, unit)
+    return _in_words(found, what, of)
+
+
+def compared_points(unit: float) -> list[tuple[float, bool]]:
+    """All α at which `wrong_at_points` asks for values, and whether for their derivatives too."""
+    points: list[tuple[float, bool]] = []
+    for alpha in (place + away for place in PROBE_ALPHAS for away in (0.0, AWAY)):
+        points.append((alpha, True))
+        points += [(alpha + side, False) for step in _steps(unit) for side in (-step, step)]
+    return points
+
+
+def wrong_at_points(at: ValuesAt, unit: float, what: str, of: str) -> str | None:
+    """What `wrong_derivative` says of values in a type with this rounding unit that are known at `compared_points`."""
+    return _in_words(_disagreement(at, unit), what, of)
+
+
+def _in_words(found: tuple[float, float, float] | None, what: str, of: str) -> str | None:
     if found is None:
         return None
     alpha, derivative, quotient = found
@@ -167,7 +191,7 @@ def _disagreement_at(at: ValuesAt, alpha: float, unit: float) -> tuple[float, fl
     assert value is not None
     slope = torch.zeros_like(value) if slope is None else slope
     wrong, worst, best = torch.ones_like(value, dtype=torch.bool), torch.zeros_like(value), torch.zeros_like(value)
-    for step in (2 * unit ** (1 / 3), 0.2 * unit ** (1 / 3)):
+    for step in _steps(unit):
         before, after = (at(alpha + side, False)[0].double().flatten() for side in (-step, step))
         left, right = (value - before) / step, (after - value) / step
         turn = (right - left).abs()
@@ -184,6 +208,10 @@ def _disagreement_at(at: ValuesAt, alpha: float, unit: float) -> tuple[float, fl
         return None
     index = int(torch.where(wrong, worst, -1).argmax())
     return alpha, float(slope[index]), float(best[index])
+
+
+def _steps(unit: float) -> tuple[float, float]:
+    return 2 * unit ** (1 / 3), 0.2 * unit ** (1 / 3)
 
 
 def _smooth(at: ValuesAt) -> bool:

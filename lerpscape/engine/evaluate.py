@@ -61,7 +61,7 @@ def evaluate(
     A group's matrix is yielded after every α, longer by one each time, until it `is_complete`; so memory does not grow
     with the number of groups. `finished` groups are skipped, and the α of the `unfinished` one that follows them.
     """
-    tell_share = _in_whole_batches(tell)
+    tell_share = in_whole_batches(tell)
     for chunk in chunks:
         shares = evaluator.shares(chunk)
         skip = min(finished, len(shares))
@@ -113,7 +113,7 @@ def evaluate_grid(
     def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
         sums, known = (restored, kept_chunks) if plan == chosen else (Accumulator(len(alphas)), [])
         digest = hashlib.sha256()
-        chunks = _digested(reader.chunks(), digest)
+        chunks = digested(reader.chunks(), digest)
         read: list[str] = []
 
         def save() -> None:
@@ -188,7 +188,7 @@ def evaluate_adaptively(
     def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:
         evaluator = Evaluator(objective, plan)
         digest = hashlib.sha256()
-        chunks: Iterable[list[Batch]] = _digested(reader.chunks(), digest)
+        chunks: Iterable[list[Batch]] = digested(reader.chunks(), digest)
         known: dict[float, LossesAtAlpha] = {}
         alphas = first
         while len(alphas):
@@ -230,7 +230,7 @@ def _pilot_sample(objective: Objective, batches: list[Batch]) -> PilotSample | N
     return PilotSample(mean, losses.shape[1]) if np.isfinite(mean).all() else None
 
 
-def _digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch]]:
+def digested(chunks: Iterable[list[Batch]], digest: Any) -> Iterator[list[Batch]]:
     """The chunks; each batch enters the digest on its way."""
     for chunk in chunks:
         for batch in chunk:
@@ -254,7 +254,7 @@ def _as_before(
         raise partial.mismatch([f"data after chunk {len(read)}"])
 
 
-def _in_whole_batches(tell: Tell | None) -> TellShare:
+def in_whole_batches(tell: Tell | None) -> TellShare:
     """Adds up parts of batches and tells of whole ones."""
     untold = 0.0
 

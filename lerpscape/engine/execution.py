@@ -15,14 +15,14 @@ from lerpscape.base.errors import CallFailed, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
-from lerpscape.engine.losses_by_alpha import LossesAtAlpha
+from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
-from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated
+from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated, on_targets
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -91,7 +91,7 @@ class ModuleExecution:
                     parts = statistics.call_held(self._pass, state, alpha, some)
                 else:
                     parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
-                return [_joined(parts), _joined(parts[-1:])]  # derivatives end with the context
+                return [joined(parts), joined(parts[-1:])]  # derivatives end with the context
 
         try:
             losses, last = parts_of(batches if tell is None else _told(batches, tell))
@@ -111,7 +111,7 @@ class ModuleExecution:
         seed(on_path.device)
         self._pass.alpha = alpha
         with tensors_at(on_path, alpha, derivative=False) as state:
-            return _joined(self._objective.statistics.call(self._pass, state | running, batches))
+            return joined(self._objective.statistics.call(self._pass, state | running, batches))
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class PreparedBatch:
     values: Values
     targets: Tensor
     examples: int
+    loss: Loss
 
 
 class GraphExecution:
@@ -170,7 +171,8 @@ class GraphExecution:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         change = self._change if self._objective.derivative else None
         values = self._graph.prepare(inputs, self._start, self._end, change, self._sweep, at_start, at_end)
-        return PreparedBatch(values, batch.targets, len(batch.targets))
+        loss = on_targets(self._objective.loss, batch.targets)
+        return PreparedBatch(values, batch.targets, len(batch.targets), loss)
 
     def at(self, alpha: float, batches: list[PreparedBatch]) -> LossesAtAlpha:
         """The losses of all batches at α."""
@@ -186,7 +188,7 @@ class GraphExecution:
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
             with located("the loss", place_of(None, alpha)):
-                losses = _joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+                losses = joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
@@ -194,9 +196,9 @@ class GraphExecution:
 
     def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
-        loss = self._objective.loss
-        targets = batch.targets if loss in LOSSES.values() else cloned(batch.targets)  # another loss may write to them
-        losses, right, weights = evaluated(loss, output, targets, batch.examples)
+        known = self._objective.loss in LOSSES.values()
+        targets = batch.targets if known else cloned(batch.targets)  # another loss may write to them
+        losses, right, weights = evaluated(batch.loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
         return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
@@ -358,9 +360,9 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
         )
 
 
-def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+def joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+    """The losses of the examples of several batches at one α, apart from what autograd recorded."""
     losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
-    weights = [each.weights for each in parts if each.weights is not None]
     right = [
         (each.correct if each.weights is None else each.correct * each.weights).double()
         for each in parts
@@ -370,5 +372,5 @@ def _joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
         losses.detach(),
         None if slopes is None else slopes.detach(),
         torch.cat(right).sum() if right else None,
-        torch.cat(weights) if weights else None,
+        joined_weights([(each.weights, forward_ad.split(each.values)[0]) for each in parts]),
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
@@ -89,8 +90,15 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
     if chosen.takes_targets and chosen.weights is None:
         chosen, counted = _own_mean(objective, first)
         objective = replace(objective, loss=chosen)
-    mixes = chosen.per == "example" and not measurement.statistics.changes_with_data() and _mixes(objective, first[0])
-    targets = first[0].targets
+    return settled(chosen, _mixes(objective, first[0]), first[0], counted)
+
+
+def settled(chosen: Loss, mixes: bool, first: Batch, counted: str | None = None) -> FittedLoss:
+    """The loss once it is known whether the examples of a batch influence each other.
+
+    Raises `ValueError` where they may lie along another dimension than the first.
+    """
+    targets = first.targets
     positions = isinstance(targets, Tensor) and targets.dim() > 1 and targets.shape[1] > 1
     if mixes and chosen.batch_dim is None and positions and not targets.is_floating_point():
         raise ValueError(
@@ -101,32 +109,45 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
                 hint=f"Loss({chosen.name!r}, batch_dim=1) where time comes first; batch_dim=0 where rows are examples.",
             )
         )
-    return FittedLoss(chosen, mixes, first[0], counted)
+    return FittedLoss(chosen, mixes, first, counted)
 
 
 def _mixes(objective: Objective, batch: Batch) -> bool:
     """Whether the loss of an example changes with the others in its batch, where batches can be cut."""
-    count = batch.examples or 0
-    if count < 4 or layout(batch) is None or objective.loss.takes_targets or objective.loss.batch_dim:
+    trial = mixing_trial(objective, batch)
+    if not trial:
         return False
-    if count > PROBE_EXAMPLES:
-        batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
-        count = PROBE_EXAMPLES
-    batch = objective.place(batch)
-    cut = _cut(count)
     try:
-        whole, *cuts = (
-            ModuleExecution(objective).at(PROBE_ALPHA, [each]).numbers()[0]
-            for each in (batch, batch.part(0, cut), batch.part(cut, count))
-        )
-        parts = np.concatenate(cuts)
+        losses = [ModuleExecution(objective).at(PROBE_ALPHA, [each]).numbers()[0] for each in trial]
     except Exception:  # a model or a loss of one batch size; what is wrong with the whole batch shows again
         return False
     after = torch.default_generator.get_state()
     seed(objective.on_path.device)
     if not after.equal(torch.default_generator.get_state()):
         return False  # it draws random numbers, other ones for an example in another place
-    tolerance = ROUNDING_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
+    return mixed(losses, objective.on_path.compute_dtype())
+
+
+def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
+    """Examples together, and the same in two parts, to see whether they influence each other; [] where it is no question."""
+    count = batch.examples or 0
+    loss = objective.loss
+    if loss.per != "example" or loss.takes_targets or loss.batch_dim or objective.statistics.changes_with_data():
+        return []
+    if count < 4 or layout(batch) is None:
+        return []
+    if count > PROBE_EXAMPLES:
+        batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
+        count = PROBE_EXAMPLES
+    batch = objective.place(batch)
+    cut = _cut(count)
+    return [batch, batch.part(0, cut), batch.part(cut, count)]
+
+
+def mixed(losses: list[Floats], dtype: torch.dtype) -> bool:
+    """Whether the losses of a `mixing_trial` differ by more than rounding."""
+    whole, parts = losses[0], np.concatenate(losses[1:])
+    tolerance = ROUNDING_UNITS * torch.finfo(dtype).eps
     scale = np.nanmax(np.abs(whole), initial=0.0)
     return whole.shape != parts.shape or not np.allclose(
         whole, parts, rtol=tolerance, atol=tolerance * scale, equal_nan=True

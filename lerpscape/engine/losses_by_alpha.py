@@ -92,8 +92,7 @@ class LossMatrix:
         )
         matrix = cls(len(groups[0]))
         matrix._count = matrix._points
-        weights = [group._weights for group in groups if group._weights is not None]
-        matrix._weights = torch.cat(weights) if weights else None
+        matrix._weights = joined_weights([(group._weights, group[0].losses) for group in groups])
         matrix._columns = [
             torch.cat(losses, 1),
             torch.cat(slopes, 1) if slopes else None,
@@ -151,6 +150,18 @@ class LossMatrix:
 
     def _empty(self, like: Tensor) -> Tensor:
         return like.new_empty(self._points, *like.shape, dtype=torch.float64)
+
+
+def joined_weights(parts: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    """The weights of several groups of examples, given beside their losses; None where all are None, and so 1.
+
+    >>> joined_weights([(None, torch.zeros(2)), (torch.tensor([3.0]).double(), torch.zeros(1))])
+    tensor([1., 1., 3.], dtype=torch.float64)
+    """
+    if all(weights is None for weights, _ in parts):
+        return None
+    ones = torch.float64
+    return torch.cat([torch.ones_like(like, dtype=ones) if own is None else own for own, like in parts])
 
 
 def _on_host(values: Tensor) -> Floats:

@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.engine.graph import Graph, traced
+from lerpscape.networks.deferred import converted
 from lerpscape.networks.lending import Lender
-from lerpscape.paths.checkpoints import Params, continuous, in_dtype
+from lerpscape.paths.checkpoints import Params, continuous, in_dtype, tie_key
 from lerpscape.paths.distances import distances
 from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
 from lerpscape.paths.library_names import own_names, unsaved_names
@@ -29,6 +30,8 @@ class ModelOnPath:
     the module's own (that of the path where the module is a mere plan): the path is computed in the widest of these,
     and half precision is rounded to last.
 
+    `known` has the path's name for each of the module's tensors, `constants` the tensors that only the module has.
+
     Raises `EndpointMismatch` for names or shapes that the module and the path do not share.
     """
 
@@ -41,11 +44,20 @@ class ModelOnPath:
         self.dtype = dtype
         self.path = path.to(self.device, dtype or _widest(model))
         self.given = path
-        self._names, self._constant = _matched_names(model, path)
-        for name, tensor in self._constant.items():
-            self._constant[name] = tensor.to(self.device, in_dtype(tensor, dtype))
+        self.known, self.constants = _matched_names(model, path)
+        without = [name for name, tensor in self.constants.items() if tensor.is_meta]
+        if without:
+            raise EndpointMismatch(
+                explain(
+                    expected="a model whose buffers that are in no checkpoint have their numbers.",
+                    got=f"{without[0]!r} on the device meta, which the checkpoints do not have.",
+                    hint="Build it so that only its parameters are on meta, as accelerate.init_empty_weights() does.",
+                )
+            )
+        for name, tensor in self.constants.items():
+            self.constants[name] = tensor.to(self.device, in_dtype(tensor, dtype))
         own = dict(model.named_parameters()) | dict(model.named_buffers())
-        self._dtypes = {} if dtype or _is_plan(model) else {name: own[name].dtype for name in self._names}
+        self._dtypes = {} if dtype or _is_plan(model) else {name: own[name].dtype for name in self.known}
         self.batch_norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
     @cached_property
@@ -58,10 +70,28 @@ class ModelOnPath:
 
         They are copies: a module may write to them, and a path's ends must not change.
         """
+        if self.lies_in_files:
+            return self._read(alpha)
         tensors = self.path.at(alpha)
         fresh = self.path.moving if type(self.path) is Line else ()  # any other path may keep what it gives
         state = self._by_name(tensors)
-        return {name: tensor if self._names.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
+        return {name: tensor if self.known.get(name) in fresh else tensor.clone() for name, tensor in state.items()}
+
+    @property
+    def lies_in_files(self) -> bool:
+        """Whether the path is a line whose tensors are read from files when they are asked for."""
+        return isinstance(self.path, Line) and self.path.lies_in_files
+
+    def _read(self, alpha: float) -> Params:
+        """The tensors at α of a line in files, one read after the other: never both ends of all."""
+        assert isinstance(self.path, Line)
+        found: Params = {}
+        for name, known in self.known.items():
+            ends = self.path.ends_of(known)
+            at_alpha = self.cast(name, self.path.between_ends(ends, alpha))
+            found[name] = at_alpha.clone() if any(at_alpha is end for end in ends) else at_alpha
+            del ends, at_alpha
+        return found | {name: tensor.clone() for name, tensor in self.constants.items()}
 
     def ends(self) -> tuple[Params, Params]:
         """Every tensor of the module at both ends, in the path's own memory but for buffers: not to be written to."""
@@ -71,7 +101,7 @@ class ModelOnPath:
         return start, end
 
     def _by_name(self, tensors: Mapping[str, Tensor]) -> Params:
-        return {name: self._cast(name, tensors[known]) for name, known in self._names.items()} | self._constant
+        return {name: self.cast(name, tensors[known]) for name, known in self.known.items()} | self.constants
 
     def as_trained(self, state: Params) -> Params:
         """The tensors with `requires_grad` where the module's own parameters have it.
@@ -87,19 +117,25 @@ class ModelOnPath:
         velocity = self.path.velocity(alpha)
         if type(self.path) is not Line:
             velocity = {name: tensor.clone() for name, tensor in velocity.items()}
-        return {name: self._cast(name, velocity[known]) for name, known in self._names.items() if known in velocity}
+        return {name: self.cast(name, velocity[known]) for name, known in self.known.items() if known in velocity}
 
-    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+    def cast(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of the path in the type of the module's own; integers stay."""
-        return tensor.to(self._dtypes.get(name, tensor.dtype)) if continuous(tensor) else tensor
+        return converted(tensor, tensor.device, self.dtype_of(name, tensor))
+
+    def dtype_of(self, name: str, tensor: Tensor) -> torch.dtype:
+        """The type in which the module has this tensor of the path."""
+        return self._dtypes.get(name, tensor.dtype) if continuous(tensor) else tensor.dtype
 
     def jumps(self) -> list[str]:
         """The module's tensors that are not interpolated and differ at the ends of the path."""
         differing = set(jumping(self.path.start.tensors, self.path.end.tensors))
-        return [name for name, known in self._names.items() if known in differing]
+        return [name for name, known in self.known.items() if known in differing]
 
     def distances(self) -> tuple[float, float]:
         """‖θ_T − θ₀‖₂ over the module's parameters, tied ones once, and the same relative to ‖θ₀‖."""
+        if isinstance(self.given, Line):
+            return self.given.distances(self._parameters())
         return distances(self.given.start, self.given.end, self._parameters())
 
     def compute_dtype(self) -> torch.dtype:
@@ -108,10 +144,10 @@ class ModelOnPath:
         Without parameters that of its first buffer on the path; raises `ValueError` for a module without either.
         """
         tensors = self.path.end.tensors
-        for name in (*(name for name, _ in self.model.named_parameters()), *self._names):
-            tensor = tensors[self._names[name]]
+        for name in (*(name for name, _ in self.model.named_parameters()), *self.known):
+            tensor = tensors[self.known[name]]
             if tensor.is_floating_point() or tensor.is_complex():
-                dtype = self._cast(name, tensor[..., :0] if tensor.dim() else tensor).dtype
+                dtype = self.dtype_of(name, tensor)
                 return dtype.to_real() if dtype.is_complex else dtype
         raise ValueError(
             explain(
@@ -122,12 +158,12 @@ class ModelOnPath:
         )
 
     def _parameters(self) -> list[str]:
-        return [self._names[name] for name, _ in self.model.named_parameters()]
+        return [self.known[name] for name, _ in self.model.named_parameters()]
 
     def end_statistics(self) -> Params:
         """Running statistics of every batch-norm layer at the end of the path."""
-        known = [name for name in self.running_statistics() if name in self._names]
-        return {name: self.path.end.tensors[self._names[name]] for name in known}
+        known = [name for name in self.running_statistics() if name in self.known]
+        return {name: self.path.end.tensors[self.known[name]] for name in known}
 
     def running_statistics(self) -> list[str]:
         """Names of the running statistics of the batch-norm layers, also of those that keep none."""
@@ -241,7 +277,7 @@ def _aliases(persistent: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 def _check_tied(names: list[str], tensors: Params, source: str) -> None:
     for name in names[1:]:
-        if not torch.equal(tensors[name], tensors[names[0]]):
+        if tie_key(tensors[name]) != tie_key(tensors[names[0]]) and not torch.equal(tensors[name], tensors[names[0]]):
             raise EndpointMismatch(
                 explain(
                     expected=f"equal values under {names[0]!r} and {name!r}, which the model ties.",

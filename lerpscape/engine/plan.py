@@ -23,7 +23,8 @@ IN_WORDS: dict[Estimation, str] = {
 class ExecutionPlan:
     """How a model is evaluated at many α, as plain data.
 
-    * `by`: the module as it is, or the graph of its traced operations; `why` says so in words.
+    * `by`: the module as it is, the graph of its traced operations, or the module's layers, each at all α before the
+      next; `why` says so in words.
     * `batch_size`: examples that the graph computes at a time; `channels_last`: the layout of images and of the
       weights of convolutions; `group_size`: examples whose results that all α share are held in memory together.
     * `estimation`: what estimates batch-norm statistics.
@@ -40,7 +41,7 @@ class ExecutionPlan:
     ('traced operations, 32 examples at a time', True)
     """
 
-    by: Literal["module", "graph"]
+    by: Literal["module", "graph", "layers"]
     why: str
     batch_size: int = 0
     channels_last: bool = False
@@ -78,6 +79,8 @@ class ExecutionPlan:
 
     def describe(self) -> str:
         """The plan in words, for `how["plan"]`."""
+        if self.by == "layers":
+            return self.why
         if self.by == "module":
             return f"the module batch by batch: {self.why}"
         sweep = ", the next one updated from α to α" if self.sweep_alphas else ""

@@ -128,6 +128,8 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
     on_path, statistics = objective.on_path, objective.statistics
     if type(on_path.path) is not Line:
         return "the path is no line"
+    if on_path.lies_in_files:
+        return "its tensors are read from files"
     if on_path.compute_dtype() not in (torch.float32, torch.float64):
         return f"the weights are {on_path.compute_dtype()}"
     if statistics.by_batch():

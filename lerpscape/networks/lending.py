@@ -11,8 +11,9 @@ import copy
 import operator
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,6 +64,11 @@ class Held:
     def copies(self) -> list[Any]:
         """A shallow copy of every container, in order; then the states of the generators."""
         return [each.copy() for _, each in self.containers] + [_state(each) for each in self._generators]
+
+    def differs(self, copies: list[Any]) -> str:
+        """Where a container's contents first differ from these copies; "" where they do not."""
+        pairs = zip(self.containers, copies, strict=False)
+        return next((label for (label, container), before in pairs if not _same(container, before)), "")
 
     def restore(self, copies: list[Any]) -> str:
         """Put every container's contents and every generator's state back; where the first change was, if any."""
@@ -139,6 +145,10 @@ class Lender:
     def follows(self, value: Tensor) -> bool:
         """Whether this tensor shares memory with a parameter or buffer."""
         return _storage(value) in self._by_storage
+
+    def watch(self) -> Callable[[], str]:
+        """For use inside a loan: a function that says where the module is not as it is now, "" where it is."""
+        return partial(self._held.differs, self._held.copies())
 
     @contextmanager
     def lend(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -291,6 +291,20 @@ def evaluated(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> E
     return _as_one(parts) if loss.per == "batch" else parts
 
 
+def on_targets(loss: Loss, targets: Any) -> Loss:
+    """The same loss for these targets: without weights where every example's is 1, so that nothing has to be weighed.
+
+    >>> loss = find_loss("cross_entropy")
+    >>> on_targets(loss, torch.tensor([0, 1])).weights, on_targets(loss, torch.tensor([0, -100])).weights is None
+    (None, False)
+    """
+    if loss.weights is None or loss.per == "batch" or loss not in LOSSES.values():
+        return loss
+    weights = _weighing(loss)(loss.read_targets(targets))
+    on_host = weights.device.type == "cpu"  # asking another device would mean to wait for it
+    return replace(loss, weights=None) if on_host and bool((weights == 1).all()) else loss
+
+
 def per_example_values(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> Tensor:
     """The values of `evaluated` alone.
 
@@ -310,8 +324,7 @@ def weighted_mean(parts: list[ExampleLosses]) -> Tensor:
 def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tensor | None:
     if loss.weights is None:
         return None
-    function = _WITH_LABELS[loss.values] if loss.weights == "positions" else loss.weights
-    weights = function(targets)
+    weights = _weighing(loss)(targets)
     if isinstance(weights, Tensor) and count is None:
         weights = weights.sum().reshape(1)
     if not isinstance(weights, Tensor) or weights.shape != (count or 1,):
@@ -324,6 +337,11 @@ def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tenso
             )
         )
     return weights.detach().to(like.device, torch.float64)
+
+
+def _weighing(loss: Loss) -> Weights:
+    """What maps targets to weights, for a loss with weights."""
+    return _WITH_LABELS[loss.values] if loss.weights == "positions" else loss.weights  # type: ignore[return-value]
 
 
 def _as_one(parts: ExampleLosses) -> ExampleLosses:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lerpscape.base.errors import explain
-from lerpscape.networks.checksums import tensor_bytes
+from lerpscape.networks.checksums import checksum, tensor_bytes
+from lerpscape.networks.deferred import Deferred, converted
 from lerpscape.paths.formats.reading import read_weights
 from lerpscape.paths.formats.state_dicts import EXTRA_STATE
 
@@ -40,7 +41,7 @@ class Checkpoint:
     source: str
 
     def digest(self) -> str:
-        """First 12 hex digits of a sha256 over the names, dtypes, shapes and bytes of the tensors."""
+        """First 12 hex digits of a sha256 over the names, dtypes, shapes and checksums of the tensors."""
         return digest(self.tensors)
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
@@ -53,7 +54,7 @@ class Checkpoint:
         for name, tensor in self.tensors.items():
             key = tie_key(tensor)
             if key not in moved:
-                moved[key] = tensor.to(device, in_dtype(tensor, dtype))
+                moved[key] = converted(tensor, device, in_dtype(tensor, dtype))
             tensors[name] = moved[key]
         return Checkpoint(tensors, self.parameters, self.source)
 
@@ -135,16 +136,24 @@ def checkpoint(source: Source, key: str | None = None, prefix: str | None = None
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """First 12 hex digits of a sha256 over the names, dtypes, shapes and bytes of tensors.
+    """First 12 hex digits of a sha256 over the names, dtypes, shapes and checksums of tensors.
 
     >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}), len(digest({}))
     (True, 12)
     """
+    return joined_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+
+
+def tensor_digest(tensor: Tensor) -> bytes:
+    """The dtype, the shape and a checksum of a tensor."""
+    return f"{tensor.dtype}|{tuple(tensor.shape)}|".encode() + checksum(tensor_bytes(tensor))
+
+
+def joined_digest(digests: Mapping[str, bytes]) -> str:
+    """First 12 hex digits of a sha256 over the `tensor_digest` of tensors by name."""
     hasher = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        hasher.update(tensor_bytes(tensor))
+    for name in sorted(digests):
+        hasher.update(f"{name}|".encode() + digests[name])
     return hasher.hexdigest()[:12]
 
 
@@ -181,6 +190,8 @@ def in_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 
 def tie_key(tensor: Tensor) -> Hashable:
     """A key that is equal for two names of the same tied tensor: memory address, shape, strides and dtype."""
+    if isinstance(tensor, Deferred):
+        return tensor.place
     return (
         tensor.data_ptr() if tensor.numel() else id(tensor),
         tuple(tensor.shape),
@@ -242,8 +253,9 @@ def _snapshots(tensors: Mapping[str, Any], copy: bool = True) -> Params:
                 )
             )
         plain = value.detach()
-        if type(plain) is not Tensor or plain.is_quantized or plain.layout is not torch.strided:
-            kind = type(plain).__name__ if type(plain) is not Tensor else f"{plain.dtype}, {plain.layout}"
+        plain_type = type(plain) in (Tensor, Deferred)
+        if not plain_type or plain.is_quantized or plain.layout is not torch.strided:
+            kind = type(plain).__name__ if not plain_type else f"{plain.dtype}, {plain.layout}"
             raise ValueError(
                 explain(
                     expected="plain tensors of numbers, on which a line has a meaning.",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, continuous, ends_digest
-from lerpscape.paths.distances import distance, distances
+from lerpscape.paths.distances import distances
 from lerpscape.paths.library_names import named_by
 from lerpscape.paths.matching import OnlyInOne, abbreviated, first_tied_names, matched
+from lerpscape.paths.pairs import Pairs
 from lerpscape.paths.path import Path, Rest, Segment
 from lerpscape.paths.patterns import Pattern, pattern_text, tensors_matching
 from lerpscape.paths.unlike_vectors import parametrised
@@ -49,9 +51,9 @@ class Line(Path):
         elif isinstance(start, nn.Module) and not isinstance(end, nn.Module):
             other = named_by(start, other)
         self.start, self.end = matched(one, other, only_in_one)
-        self.moving = moving(self.start, self.end)
         self._tied = first_tied_names(self.start, self.end)
-        if not self.moving:
+        self._pairs = self._given = Pairs(self.start, self.end, self._tied)
+        if not self._moves():
             count = sum(map(continuous, self.start.tensors.values()))
             raise EndpointMismatch(
                 explain(
@@ -62,6 +64,45 @@ class Line(Path):
                 )
             )
 
+    @property
+    def lies_in_files(self) -> bool:
+        """Whether an end is in files that are too large to be held in memory: its tensors are read when asked for."""
+        return self._pairs.lie_in_files
+
+    @cached_property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the tensors of real or complex numbers that are not equal at both ends."""
+        if not self.lies_in_files:
+            return moving(self.start, self.end)
+        tensors = self.start.tensors.items()
+        return tuple(name for name, each in tensors if continuous(each) and not self._pairs.facts(name).equal)
+
+    def _moves(self) -> bool:
+        """Whether any tensor moves; of files, the smallest tensors are read first, to read few."""
+        if not self.lies_in_files:
+            return bool(self.moving)
+        sizes = sorted((each.numel(), name) for name, each in self.start.tensors.items() if continuous(each))
+        return any(not self._pairs.facts(name).equal for _, name in sizes)
+
+    def ends_of(self, name: str) -> tuple[Tensor, Tensor]:
+        """One tensor at both ends: the same object twice where it does not move."""
+        start, end = self._given.read(name)
+        if self._given.facts(name).equal:
+            end = start
+        like = self.start.tensors[name]
+        if (start.dtype, start.device) == (like.dtype, like.device):
+            return start, end
+        first = start.to(like.device, like.dtype)
+        last = first if end is start else end.to(like.device, like.dtype)
+        return first, first if torch.equal(first, last) else last
+
+    def between_ends(self, ends: tuple[Tensor, Tensor], alpha: float) -> Tensor:
+        """The tensor at α, from `ends_of`: one of them where it does not move, or is not interpolated."""
+        start, end = ends
+        if start is end or not continuous(start):
+            return start if alpha < 0.5 else end
+        return torch.lerp(start, end, alpha)
+
     def at(self, alpha: float) -> Params:
         """Every tensor of the network at α, by `torch.lerp`; tied names share one tensor.
 
@@ -69,6 +110,11 @@ class Line(Path):
         {'w': tensor([0.2500, 0.2500])}
         """
         nearer = self.start if alpha < 0.5 else self.end
+        if self.lies_in_files:
+            found: Params = {}
+            for name, first in self._tied.items():
+                found[name] = found[first] if first != name else self.between_ends(self.ends_of(name), alpha)
+            return found
         tensors = dict(nearer.tensors)
         for name in self.moving:
             first = self._tied[name]
@@ -83,15 +129,20 @@ class Line(Path):
         >>> Line({"w": torch.zeros(1), "v": torch.ones(1)}, {"w": torch.ones(1), "v": torch.ones(1)}).velocity(0.3)
         {'w': tensor([1.])}
         """
+        if self.lies_in_files:
+            ends = ((name, self.ends_of(name)) for name in self.start.tensors if continuous(self.start.tensors[name]))
+            return {name: end - start for name, (start, end) in ends if start is not end}
         return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""
-        return Line(self.start.to(device, dtype), self.end.to(device, dtype))
+        line = Line(self.start.to(device, dtype), self.end.to(device, dtype))
+        line._given = self._given  # what is read of them is noted there
+        return line
 
     def describe(self) -> str:
         """The line in words."""
-        weights = parametrised(self.moving)
+        weights = parametrised(self.start.tensors) and parametrised(self.moving)  # may have to read everything
         words = f", in what {abbreviated(weights)} is made from" if weights else ""
         return f"line from {self.start.source} to {self.end.source}{words}"
 
@@ -101,7 +152,7 @@ class Line(Path):
 
     @cached_property
     def _digest(self) -> str:
-        return ends_digest("line", start=self.start, end=self.end)
+        return self._pairs.digest("line") if self.lies_in_files else ends_digest("line", start=self.start, end=self.end)
 
     def only(self, *patterns: Pattern, rest: Rest = "end") -> Line:
         """The line along which only some tensors move, with all others held at one end; see `Path.only`."""
@@ -122,11 +173,15 @@ class Line(Path):
 
     def distance(self) -> float:
         """‖θ_T − θ₀‖₂ over all parameters, each tied one counted once, accumulated in float64."""
-        return distance(self.start, self.end, self.start.parameters)
+        return self.distances(self.start.parameters)[0]
 
     def relative_distance(self) -> float:
         """‖θ_T − θ₀‖ / ‖θ₀‖ over all parameters, as normalised by Lucas et al. (2021); inf if θ₀ = 0."""
-        return distances(self.start, self.end, self.start.parameters)[1]
+        return self.distances(self.start.parameters)[1]
+
+    def distances(self, names: Iterable[str]) -> tuple[float, float]:
+        """‖θ_T − θ₀‖₂ over these tensors, and the same relative to ‖θ₀‖."""
+        return self._pairs.distances(names) if self.lies_in_files else distances(self.start, self.end, names)
 
     def layer_distances(self, relative: bool = False) -> dict[str, float]:
         """‖θ_T − θ₀‖₂ of every parameter by name, divided by its ‖θ₀‖ if `relative`.
@@ -134,7 +189,7 @@ class Line(Path):
         >>> Line({"a": torch.ones(4), "b": torch.ones(1)}, {"a": torch.zeros(4), "b": torch.ones(1)}).layer_distances()
         {'a': 2.0, 'b': 0.0}
         """
-        return {name: distances(self.start, self.end, [name])[relative] for name in self.start.parameters}
+        return {name: self.distances([name])[relative] for name in self.start.parameters}
 
 
 def moving(*ends: Checkpoint) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from lerpscape.base.errors import EndpointMismatch, explain
+from lerpscape.networks.deferred import converted
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, tie_key
 from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
 from lerpscape.paths.unlike_vectors import is_float8, refuse_unlike_vectors
@@ -93,11 +94,10 @@ def matched(start: Checkpoint, end: Checkpoint, only_in_one: OnlyInOne = "error"
     refuse_unlike_vectors(start.tensors, end.tensors, reference.parameters)
     tensors: tuple[Params, Params] = ({}, {})
     for name in start.tensors:
-        ends = [start.tensors[name], end.tensors[name].to(start.tensors[name].device)]
-        ends = [tensor.float() if is_float8(tensor) else tensor for tensor in ends]
-        dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
+        ends = start.tensors[name], end.tensors[name]
+        dtype = torch.promote_types(*(torch.float32 if is_float8(tensor) else tensor.dtype for tensor in ends))
         for side, tensor in zip(tensors, ends, strict=True):
-            side[name] = tensor.to(dtype)
+            side[name] = converted(tensor, ends[0].device, dtype)
     return (
         Checkpoint(tensors[0], reference.parameters, start.source),
         Checkpoint(tensors[1], reference.parameters, end.source),

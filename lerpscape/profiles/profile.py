@@ -17,6 +17,7 @@ from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.fingerprint import fingerprint
 from lerpscape.engine.fitted_losses import fitted
+from lerpscape.engine.layer_major import measured_by_layers
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
@@ -37,6 +38,7 @@ def profile(
     derivative: bool = True,
     workers: int | str = 1,
     partial: str | Path | None = None,
+    layer_major: bool | None = None,
     **options: Unpack[MeasurementOptions],
 ) -> Profile:
     """Measure the mean loss of a model along a path: L(α) = (1/n) Σ ℓ(f(x; θ(α)), y).
@@ -58,6 +60,9 @@ def profile(
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed. A
       call that differs in anything raises `PartialMismatch`. Delete it when done.
+    * `layer_major`: all α advance together, one block of the model (a member of a list of layers, else a leaf) after the
+      other, so that checkpoints in large files are read once and one block is held
+      ([large models](../large_models.md)). None does so wherever it can be done; True raises `ValueError` where not.
     * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas, a precision
@@ -83,20 +88,27 @@ def profile(
     with opened(profile, model, path, data, options) as measurement:
         on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
-        found = fitted(loss, measurement)
-        chosen = found.by_unit()
-        objective = Objective(on_path, chosen, measurement.statistics, derivative)
-        reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
-        objective = replace(objective, derivative=reason is None)
-        with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
-            if adaptive:
-                precision = 1e-3 if precision is None else precision
-                evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
-            else:
-                if partial:
-                    check_resumable(reader.first)
-                file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
-                evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
+        in_one_go = not adaptive and partial is None and workers == 1
+        by_layers = measured_by_layers(measurement, find_loss(loss), grid, derivative, layer_major, in_one_go)
+        if by_layers is not None:
+            evaluation, found, reason = by_layers.evaluation, by_layers.found, by_layers.reason
+            chosen = found.by_unit()
+            objective = Objective(on_path, chosen, measurement.statistics, reason is None)
+        else:
+            found = fitted(loss, measurement)
+            chosen = found.by_unit()
+            objective = Objective(on_path, chosen, measurement.statistics, derivative)
+            reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
+            objective = replace(objective, derivative=reason is None)
+            with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
+                if adaptive:
+                    precision = 1e-3 if precision is None else precision
+                    evaluation = evaluate_adaptively(objective, precision, reader, workers=workers, tell=tell)
+                else:
+                    if partial:
+                        check_resumable(reader.first)
+                    file = Partial(partial, fingerprint(objective, reader, grid, workers) if partial else None)
+                    evaluation = evaluate_grid(objective, grid, reader, file, workers=workers, tell=tell)
         how = measurement.how(
             data_digest=evaluation.data_digest,
             example=found.describe(),

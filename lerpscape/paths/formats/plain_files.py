@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from lerpscape.paths.formats.refusals import damaged
+from lerpscape.paths.formats.stored import left_in_safetensors
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
+def read_safetensors(path: Path, *, leave: bool = False) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; with `leave` they stay there until they are asked for."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return left_in_safetensors(path) if leave else load_file(path)
     except SafetensorError as error:
         raise damaged(path, "a safetensors file", error) from error
 

@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import zipfile
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from lerpscape.base.errors import explain
 from lerpscape.paths.formats.refusals import damaged
+from lerpscape.paths.formats.stored import left_in_archive
 
 # What torch.load raises for a damaged file or one of another kind: a text file, read as a pickle, gives a KeyError.
 DAMAGED = (
@@ -37,21 +39,30 @@ def is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, *, leave: bool = False) -> Any:
     """What `torch.save` wrote, by `torch.load(weights_only=True)`.
 
     Objects beside the tensors, such as the hyper-parameters in a Lightning checkpoint, become inert stand-ins: nothing
-    of the file is imported or called.
+    of the file is imported or called. With `leave`, tensors stay there until they are asked for.
 
     Raises `ValueError` for a damaged file, and for one whose objects could not be stood in for, by their names.
     """
+    if leave:
+        with suppress(*DAMAGED):  # whatever is wrong shows again
+            left = left_in_archive(path, _read(path, "meta"))
+            if left is not None:
+                return left
+    return _read(path, "cpu")
+
+
+def _read(path: Path, device: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         names = _other_objects(path, error)
         try:
             with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, *DAMAGED) as again:
             raise ValueError(
                 explain(
