@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 from lerpscape.base.lazy_names import attach
 
 if TYPE_CHECKING:
+    from lerpscape.integrations.callbacks import (
+        lightning_callback as lightning_callback,
+        trainer_callback as trainer_callback,
+    )
     from lerpscape.integrations.folders import HuggingFace as HuggingFace, hugging_face as hugging_face
     from lerpscape.integrations.text import TextBlocks as TextBlocks, text_blocks as text_blocks
 
