@@ -207,7 +207,7 @@ def opened_for_proof(
     Raises `TypeError` for other paths, as only on a line are parameters linear in α, and for a device or a dtype;
     otherwise what `opened` and `Network` raise.
     """
-    check_options(function, options, without=["device", "dtype", "label"])
+    check_options(function, options, without=["device", "dtype", "label", "self_check"])
     if not isinstance(line, Line):
         raise TypeError(
             explain(

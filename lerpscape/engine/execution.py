@@ -64,6 +64,11 @@ class ModuleExecution:
         self._pass = _Pass(objective.on_path.model, objective.loss)
         self._compared = False  # whether a model that changes when it is called was called in another order
 
+    @property
+    def with_gradients(self) -> bool:
+        """Whether the model was found to differentiate itself, which needs autograd."""
+        return self._pass.gradients
+
     def at(
         self,
         alpha: float,

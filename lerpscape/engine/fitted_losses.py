@@ -15,6 +15,7 @@ from lerpscape.base.errors import explain
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
 from lerpscape.engine.planner import PROBE_ALPHA
+from lerpscape.engine.self_check import self_check
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.class_losses import LEFT_OUT
 from lerpscape.networks.label_meaning import check_meaning
@@ -35,13 +36,15 @@ TRIED = 8
 class FittedLoss:
     """A loss of a model on its data; `mixes` says whether the examples of a batch influence each other.
 
-    `counted` names what a module's own mean is over, where that had to be found out.
+    `counted` names what a module's own mean is over, where that had to be found out; `checked` says what `self_check`
+    compared.
     """
 
     loss: Loss
     mixes: bool
     first: Batch
     counted: str | None = None
+    checked: str = ""
 
     def by_unit(self) -> Loss:
         """The loss with one value for each unit that is independent of the others: an example, or a whole batch."""
@@ -79,7 +82,7 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
     """The loss for a model on its data, once it is clear what it means there.
 
     Raises `ValueError` for labels that could mean two things, for examples along another dimension than the first, and
-    for a model's own mean over a batch whose weight cannot be found out.
+    for a model's own mean over a batch whose weight cannot be found out, and what `self_check` raises.
     """
     chosen = find_loss(loss)
     on_path, first = measurement.on_path, measurement.reader.first
@@ -90,7 +93,11 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
     if chosen.takes_targets and chosen.weights is None:
         chosen, counted = _own_mean(objective, first)
         objective = replace(objective, loss=chosen)
-    return settled(chosen, _mixes(objective, first[0]), first[0], counted)
+    found = settled(chosen, _mixes(objective, first[0]), first[0], counted)
+    if not measurement.self_check:
+        return replace(found, checked="not made: self_check=False")
+    few = mixing_trial(objective, first[0])[:1]
+    return replace(found, checked=self_check(objective, [*few, first[0]]))
 
 
 def settled(chosen: Loss, mixes: bool, first: Batch, counted: str | None = None) -> FittedLoss:
@@ -129,7 +136,7 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
 
 
 def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
-    """Examples together, and the same in two parts, to see whether they influence each other; [] where it is no question."""
+    """Examples together, and the same in two parts, to see whether they influence each other; [] where not."""
     count = batch.examples or 0
     loss = objective.loss
     if loss.per != "example" or loss.takes_targets or loss.batch_dim or objective.statistics.changes_with_data():

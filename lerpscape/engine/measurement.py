@@ -39,6 +39,7 @@ class MeasurementOptions(TypedDict, total=False):
     * `progress`: None shows a bar on a terminal after two seconds, True always, False never; or a function
       `(done, total)`.
     * `label`: a name for the result, shown in its pictures and beside the progress bar.
+    * `self_check`: False leaves out the comparison of a batch's losses at both ends with those of the model itself.
     """
 
     batch_norm: BatchNormPolicy | None
@@ -46,6 +47,7 @@ class MeasurementOptions(TypedDict, total=False):
     dtype: torch.dtype | None
     progress: Progress
     label: str
+    self_check: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Measurement:
     statistics: BatchNormStatistics
     progress: Progress
     label: str
+    self_check: bool
     began: float
 
     def progress_bar(self, total: int, what: str, unit: str = "batch") -> AbstractContextManager[Report]:
@@ -130,7 +133,8 @@ def opened(
         reader = Reader(data)
         on_path = ModelOnPath(model, path, options.get("device"), options.get("dtype"))
         statistics = BatchNormStatistics(on_path, options.get("batch_norm"))
-        yield Measurement(on_path, reader, statistics, options.get("progress"), options.get("label", ""), began)
+        shown = options.get("progress"), options.get("label", "")
+        yield Measurement(on_path, reader, statistics, *shown, options.get("self_check", True), began)
 
 
 def check_options(
@@ -146,7 +150,7 @@ def check_options(
 
     >>> check_options(opened, {"devise": "cpu"}, without=["label"])
     Traceback (most recent call last):
-    TypeError: expected: an argument of opened: one of without, batch_norm, device, dtype, progress.
+    TypeError: expected: an argument of opened: one of without, batch_norm, device, dtype, progress, self_check.
     got: 'devise'.
     try: Did you mean 'device'?
     """

@@ -181,7 +181,7 @@ def sufficient_condition(
             )
         )
     options.setdefault("dtype", torch.float64)
-    with opened(sufficient_condition, model, path, data, options) as measurement:
+    with opened(sufficient_condition, model, path, data, options, without=["self_check"]) as measurement:
         first = measurement.reader.first[0]
         outputs = OutputsOnPath(measurement.on_path, measurement.statistics, first, order=1, per="example")
         first = outputs.place(first)

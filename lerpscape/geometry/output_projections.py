@@ -145,7 +145,7 @@ def output_paths(
                 hint="examples=10 takes the first ten.",
             )
         )
-    with opened(output_paths, model, path, data, options) as measurement:
+    with opened(output_paths, model, path, data, options, without=["self_check"]) as measurement:
         reader = measurement.reader
         order: Literal[0, 1] = 1 if velocity else 0
         outputs = OutputsOnPath(
@@ -226,7 +226,7 @@ def linearity(
                 hint="Use a count.",
             )
         )
-    with opened(linearity, model, path, data, options) as measurement:
+    with opened(linearity, model, path, data, options, without=["self_check"]) as measurement:
         reader, on_path = measurement.reader, measurement.on_path
         outputs = OutputsOnPath(on_path, measurement.statistics, reader.first[0], order=0, per="example")
         off_chord = partial(_off_chord, float(torch.finfo(on_path.compute_dtype()).eps))

@@ -112,7 +112,7 @@ def feature_similarity(
     >>> round(float(similarity.cka[0, 0]), 6)
     1.0
     """
-    with opened(feature_similarity, model, path, data, options) as measurement:
+    with opened(feature_similarity, model, path, data, options, without=["self_check"]) as measurement:
         features = Features(measurement, layers)
         grams = []
         with measurement.progress_bar(2, "features", unit="end") as report:
@@ -154,7 +154,7 @@ def feature_linearity(
     ([[1.0], [1.0], [1.0]], [[1.0], [1.0], [1.0]])
     """
     grid = alpha_grid(alphas)
-    with opened(feature_linearity, model, path, data, options) as measurement:
+    with opened(feature_linearity, model, path, data, options, without=["self_check"]) as measurement:
         features = Features(measurement, layers)
         start, end = features.at(0.0), features.at(1.0)
         names = _names(start)

@@ -142,6 +142,12 @@ class Lender:
         """All names of the module's parameters and buffers."""
         return set(self._ids)
 
+    @property
+    def holds_views(self) -> bool:
+        """Whether an attribute lies in the memory of a parameter or buffer and is another tensor."""
+        held = (value for _, _, value in self._held.places if isinstance(value, Tensor))
+        return any(id(value) not in self._owned and self.follows(value) for value in held)
+
     def follows(self, value: Tensor) -> bool:
         """Whether this tensor shares memory with a parameter or buffer."""
         return _storage(value) in self._by_storage

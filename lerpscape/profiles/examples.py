@@ -69,5 +69,5 @@ def example_curves(
             unit=chosen.unit,
             loss_name=chosen.name,
             label=measurement.label,
-            how=measurement.how(example=found.describe()),
+            how=measurement.how(example=found.describe(), self_check=found.checked),
         )

@@ -112,6 +112,7 @@ def profile(
         how = measurement.how(
             data_digest=evaluation.data_digest,
             example=found.describe(),
+            self_check=found.checked,
             largest_batch=max((batch.examples or 0) for batch in reader.first),
             plan=evaluation.plan.describe(),
             adaptive=evaluation.adaptive,

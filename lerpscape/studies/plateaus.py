@@ -162,7 +162,7 @@ def plateau_ends(
         raise ValueError(
             explain(expected="alphas up to 1, where the logits are read.", got=f"{grid[-1]:.4g}.", hint="Use a count.")
         )
-    with opened(plateau_ends, model, path, data, options) as measurement:
+    with opened(plateau_ends, model, path, data, options, without=["self_check"]) as measurement:
         reader, on_path = measurement.reader, measurement.on_path
         outputs = OutputsOnPath(on_path, measurement.statistics, reader.first[0], order=0, per="example")
         targets = _classes(reader)

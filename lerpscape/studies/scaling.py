@@ -169,7 +169,7 @@ def _against_end(
     model: nn.Module, line: Line, data: Data, grid: Floats, options: MeasurementOptions
 ) -> tuple[Floats, Floats]:
     """Share of examples with the same prediction as at α = 1, and mean cosine of centred logits, at every α."""
-    with opened(scale_invariance, model, line, data, options) as measurement:
+    with opened(scale_invariance, model, line, data, options, without=["self_check"]) as measurement:
         reader = measurement.reader
         outputs = OutputsOnPath(measurement.on_path, measurement.statistics, reader.first[0], order=0, per="example")
         same, cosines, known, count = (np.zeros(len(grid)) for _ in range(4))

@@ -54,7 +54,7 @@ def test_an_argument_without_effect_is_an_error(name: str, nearest: str | None) 
         pass
     hint = f"Did you mean {nearest!r}?" if nearest else "Use one of these."
     assert str(caught.value) == (
-        "expected: an argument of measure: one of budget, batch_norm, device, dtype, progress.\n"
+        "expected: an argument of measure: one of budget, batch_norm, device, dtype, progress, self_check.\n"
         f"got: {name!r}.\ntry: {hint}"
     )
     check_options(measure, {"device": "cpu"})
