@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -122,9 +123,18 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
     print_profiles(profiles)
     for profile in profiles:
         print(f"{profile.label}: {profile.verdict(tolerance)}")
+        if profile.loss_name == "next_token":
+            print(f"{profile.label}: {_perplexity(profile)}")
         if readings:
             print_readings(profile.readings(tolerance))
     print_written(*results, output.plot, output.report)
+
+
+def _perplexity(profile: Profile) -> str:
+    """The perplexity, exp of the mean loss of a token, at the first α, the last, and where it is lowest."""
+    shown = {"at": 0, "and at": -1, "lowest at": int(profile.loss.argmin())}
+    words = (f"{math.exp(profile.loss[i]):.4g} {word} α = {profile.alphas[i]:.4g}" for word, i in shown.items())
+    return f"perplexity {', '.join(words)}"
 
 
 def certify_command(

@@ -194,6 +194,9 @@ def test_the_command_line_profiles_a_text(
         [nll_of_a_token(e, IDS[::-1], 30) for e in ends], rel=CLOSE
     )
     assert "legal" in (work / "r.html").read_text()
+    main(words)
+    best = min(range(3), key=legal["loss"].__getitem__)
+    assert f"{math.exp(legal['loss'][best]):.4g} lowest at α = {legal['alphas'][best]:.4g}" in capsys.readouterr().out
     assert "no data" in refused(["profile", "base/", "tuned/"], capsys)
     assert "--model nets:build with --text" in refused([*words, "--model", "nets:build"], capsys)
     assert "nowhere/, which is no such folder" in refused(
