@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from lerpscape.paths.path import ParamPath as ParamPath
     from lerpscape.paths.planes import Plane as Plane
     from lerpscape.paths.spheres import SphericalLine as SphericalLine
+    from lerpscape.paths.writing import write_point as write_point
     from lerpscape.plots.report import report as report
     from lerpscape.profiles.profile import profile as profile
     from lerpscape.profiles.results import Profile as Profile

@@ -48,7 +48,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, kind: Any) -> Any:
-    """The value that `to_json` converted, given its type: an array, tuple, dataclass, number, string or None.
+    """The value that `to_json` converted, given its type: array, tuple, dictionary, dataclass, number, string or None.
 
     Raises `ValueError` that names a field of a dataclass which is missing.
 
@@ -65,6 +65,8 @@ def from_json(value: Any, kind: Any) -> Any:
     if origin is tuple:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(from_json(part, part_kind) for part, part_kind in zip(value, kinds, strict=True))
+    if origin is dict and is_dataclass(parts[1]):
+        return {name: from_json(part, parts[1]) for name, part in value.items()}
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return float(value) if kind is float else value
     names, hints = [field.name for field in fields(kind)], get_type_hints(kind)

@@ -12,7 +12,7 @@ import tyro
 from lerpscape.base.errors import explain
 from lerpscape.base.names import import_object
 
-LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy, next_token, model"
+LOSSES = "cross_entropy, squared_error, mean_squared_error, binary_cross_entropy"
 
 
 def optional(metavar: str, help: str | None = None) -> Any:
@@ -20,13 +20,12 @@ def optional(metavar: str, help: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
 
 
-Start = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="START")]
-End = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="END")]
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-Files = Annotated[
-    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…", help_behavior_hint="(required)")
-]
-Name = Annotated[str, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME")]
+UNLESS_RUN = "(required without --run)"
+Start = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="START", help_behavior_hint=UNLESS_RUN)]
+End = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="END", help_behavior_hint=UNLESS_RUN)]
+Folder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=UNLESS_RUN)]
+Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…", help_behavior_hint=UNLESS_RUN)]
+Name = Annotated[str | None, tyro.conf.arg(metavar="PACKAGE.MODULE:NAME", help_behavior_hint=UNLESS_RUN)]
 OptionalName = Annotated[str | None, optional("PACKAGE.MODULE:NAME")]
 OptionalFile = Annotated[Path | None, optional("FILE")]
 OptionalFolder = Annotated[Path | None, optional("FOLDER")]
@@ -37,10 +36,19 @@ OptionalAlphas = Annotated[str | None, optional("N|FIRST:LAST:N")]
 Alphas = Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N")]
 Between = Annotated[str | None, optional("A:B")]
 Flag = Annotated[bool, optional("")]
-Loss = Annotated[str, tyro.conf.arg(metavar="LOSS", help=f"{LOSSES}, or package.module:name of your own.")]
-OptionalLoss = Annotated[
+Loss: TypeAlias = Annotated[
     str | None,
-    optional("LOSS", f"{LOSSES}, or package.module:name of your own; by default cross_entropy, next_token for a text."),
+    optional(
+        "LOSS",
+        f"{LOSSES}, or package.module:name of your own; by default cross_entropy (--text: next_token).",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    optional(
+        "METRIC,…",
+        "Other numbers in the same pass: accuracy, perplexity, a loss by name, package.module:name of your own.",
+    ),
 ]
 Workers = Annotated[
     str, tyro.conf.arg(metavar="N|ray|ray://…", help="Processes, one core each; ray starts Ray, or uses RAY_ADDRESS.")
@@ -72,13 +80,16 @@ def called(name: str) -> Any:
     return value() if callable(value) and not is_model else value
 
 
-def loss_of(text: str | None, data: Any = None) -> Any:
-    """The name of a loss, or the user's own where it is package.module:name; None for the one that suits the data."""
-    if text is None:
-        from lerpscape.integrations.text import TextBlocks
-
-        return data.loss if isinstance(data, TextBlocks) else "cross_entropy"
+def loss_of(text: str) -> Any:
+    """The name of a loss, or the user's own where it is package.module:name."""
     return import_object(text) if ":" in text else text
+
+
+def metrics_of(text: str | None) -> dict[str, Any] | None:
+    """Metrics by name, from names that commas divide; the user's own are called by the last part of their names."""
+    if text is None:
+        return None
+    return {name.rpartition(":")[2]: loss_of(name) for name in text.split(",")}
 
 
 def alphas_of(text: str) -> Any:

@@ -37,7 +37,7 @@ def curvature_command(
 
     output.require_writable()
     model, path, data = network.load_path()
-    keywords = measurement.keywords(data)
+    keywords = network.keywords(measurement, data)
     result = curvature(model, path, data, iterations=iterations, probes=probes, seed=seed, **keywords)
     output.write(result, {"verdict": result.summary} | result.to_dict(), [result.summary])
 
@@ -68,7 +68,7 @@ def similarity_command(
 
     output.require_writable()
     model, path, data = network.load_path()
-    keywords = measurement.keywords(data) | {"layers": layers or None}
+    keywords = network.keywords(measurement, data) | {"layers": layers or None}
     linearity = feature_linearity(model, path, data, alphas=alphas_of(alphas), **keywords)
     similarity = feature_similarity(model, path, data, **keywords)
     lines = ["layer: CKA between the ends; least cosine to the mixture of both ends' features"]
@@ -118,7 +118,7 @@ def condition_command(
         alphas=None if alphas is None else alphas_of(alphas),
         precision=precision,
         budget=budget,
-        **measurement.keywords(data),
+        **network.keywords(measurement, data),
     )
     shown = {"verdict": condition.summary} | condition.to_dict()
     output.write(condition, shown, [condition.table(), condition.summary])

@@ -68,6 +68,10 @@ def sweep_command(
     from lerpscape.papers.sweep_files import sweep_file
 
     runs = Sweep.load(sweep_file(sweep))
+    if runs.tables:  # refused before anything is trained
+        from lerpscape.lab.tables.table import check_tables
+
+        check_tables(runs)
     if first is not None:
         runs = runs.first(first)
     if action == "list":
@@ -76,7 +80,7 @@ def sweep_command(
     results = Store(store) if action == "run" else Store.existing(store)
     if action == "retry":
         count = retry_failed(runs, results)
-        print(f"{count} failed runs will be tried again by `lerpscape sweep run {sweep} --store {store}`")
+        print(f"{count} failures will be tried again by `lerpscape sweep run {sweep} --store {store}`")
         return
     if action == "run":
         status = run_sweep(
@@ -100,15 +104,21 @@ def sweep_command(
 
 def _list(sweep: Sweep, *, as_json: bool) -> None:
     rows = [
-        {"run": run.name, "measure": run.measure_key, **{name: run.flat().get(name) for name in sweep.varied}}
+        {"run": run.name, **{name: run.flat().get(name) for name in sweep.varied}, "measures": len(sweep.tasks(run))}
         for run in sweep.runs
     ]
     if as_json:
         print(json.dumps(rows))
         return
     for row in rows:
-        cells = [f"{name}={value}" if name in sweep.varied else str(value) for name, value in row.items()]
-        print("  ".join(cells))
+        cells = [f"{name}={value}" for name, value in row.items() if name in sweep.varied]
+        print("  ".join([str(row["run"]), *cells]))
+    for measure in sweep.measures:
+        count = sum(bool(measure.tasks(run)) for run in sweep.runs)
+        print(f"measure {measure.name} on {', '.join(measure.on)}: {count} runs")
+    for compare in sweep.comparisons:
+        groups = compare.groups(sweep.runs)
+        print(f"compare {compare.name} on {compare.on}: {sum(map(len, groups))} runs in {len(groups)} groups")
     print(f"{sweep.name}: {len(rows)} runs" + (f" ({sweep.repeated} asked for twice)" if sweep.repeated else ""))
 
 
@@ -139,14 +149,14 @@ def table_command(
     from lerpscape.lab.store import Store
     from lerpscape.lab.sweep import Sweep
     from lerpscape.lab.tables.formats import FORMATS
-    from lerpscape.lab.tables.records import sweep_records
-    from lerpscape.lab.tables.table import Layout, tabulate
+    from lerpscape.lab.tables.records import comparison_records, sweep_records
+    from lerpscape.lab.tables.table import check_tables, tabulate
     from lerpscape.papers.sweep_files import sweep_file
 
     require_writable(out, plot)
     runs = Sweep.load(sweep_file(sweep))
-    layouts = [Layout.from_dict(layout) for layout in runs.tables] or [Layout()]
-    rows = sweep_records(runs, Store.existing(store))
+    layouts, results = check_tables(runs), Store.existing(store)
+    rows = [*sweep_records(runs, results), *comparison_records(runs, results)]
     tables = [tabulate(rows, layout, runs.counts_below) for layout in layouts]
     if json_:
         print(json.dumps([filled.to_dict() for filled in tables], allow_nan=False))

@@ -19,6 +19,7 @@ from lerpscape import __version__
 from lerpscape.base.errors import ConfigError, LerpscapeError, explain
 from lerpscape.base.names import unknown_name
 from lerpscape.cli.data import data_command
+from lerpscape.cli.decisions import gate_command, write_command
 from lerpscape.cli.demo import demo_command
 from lerpscape.cli.doctor import doctor_command
 from lerpscape.cli.geometry import condition_command, curvature_command, similarity_command
@@ -77,6 +78,8 @@ COMMANDS: dict[str, Command] = {
     "profile": profile_command,
     "certify": certify_command,
     "gauss": gauss_command,
+    "gate": gate_command,
+    "write": write_command,
     "study": study_command,
     "report": report_command,
     "sweep": sweep_command,

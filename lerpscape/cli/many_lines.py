@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from lerpscape.base.errors import explain
-from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import (
+    UNLESS_RUN,
     Device,
     End,
     Files,
@@ -23,7 +23,6 @@ from lerpscape.cli.arguments import (
     Progress,
     Start,
     device_of,
-    loss_of,
     optional,
     print_written,
     require_writable,
@@ -37,6 +36,7 @@ def starts_command(
     fresh: int = 5,
     noise: int = 5,
     zero: Flag = True,
+    permuted: int = 0,
     seed: int = 0,
     measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
@@ -47,10 +47,11 @@ def starts_command(
 
     Args:
         network: The network and its ends.
-        fresh: Number of fresh initialisations, drawn by MODEL.
+        fresh: Number of fresh initialisations, drawn by MODEL (by its argument `seed`, if it has one).
         noise: Number of Gaussian starts; each tensor has the norm that it has in START.
         zero: Leave out the line from all parameters zero.
-        seed: Seed of the first fresh start and of the first noise.
+        permuted: Number of starts that are START with its hidden units in a random order.
+        seed: Seed of the first fresh start, noise and order.
         measurement: How each line is measured.
         output: Where the result goes.
 
@@ -60,25 +61,26 @@ def starts_command(
     from lerpscape.studies.start_comparisons import starts
 
     output.require_writable()
-    (model, data), factory = network.load(), import_object(network.model)
+    model, data = network.load()
     result = starts(
         model,
-        network.start,
-        network.end,
+        *network.ends(),
         data,
         fresh=fresh,
         noise=noise,
         zero=zero,
-        factory=None if factory is model else factory,
+        permuted=permuted,
+        factory=network.factory(),
         seed=seed,
-        **measurement.keywords(data),
+        **network.keywords(measurement, data),
     )
     output.write_summary(result)
 
 
 def onset_command(
-    snapshots: Folder,
+    snapshots: Folder = None,
     /,
+    *,
     network: Annotated[NetworkArguments, HERE],
     tolerance: float,
     end: OptionalFile = None,
@@ -102,13 +104,14 @@ def onset_command(
 
     output.require_writable()
     model, data = network.load()
-    keywords = measurement.keywords(data)
-    output.write_summary(onset(model, snapshots, data, tolerance=tolerance, end=end, **keywords))
+    keywords = network.keywords(measurement, data)
+    output.write_summary(onset(model, network.snapshots(snapshots), data, tolerance=tolerance, end=end, **keywords))
 
 
 def pairwise_command(
-    checkpoints: Files,
+    checkpoints: Files = (),
     /,
+    *,
     network: Annotated[NetworkArguments, HERE],
     group: Annotated[tuple[str, ...], optional("GLOB=GROUP…")] = (),
     kind: Literal["mean", "chord", "max", "midpoint", "signed"] = "mean",
@@ -133,7 +136,7 @@ def pairwise_command(
     from lerpscape.studies.pairs import pairwise
 
     output.require_writable()
-    single = checkpoints[0] if len(checkpoints) == 1 else None
+    single = network.snapshots(checkpoints[0] if checkpoints else None) if len(checkpoints) < 2 else None
     files = {file.stem: file for file in checkpoints}
     by_name = snapshots(files if single is None else single, ordered=False)
     if single is None and len(by_name) < len(checkpoints):
@@ -146,7 +149,9 @@ def pairwise_command(
         )
     model, data = network.load()
     groups = _groups(list(by_name), group) if group else None
-    output.write_summary(pairwise(model, by_name, data, groups=groups, kind=kind, **measurement.keywords(data)))
+    output.write_summary(
+        pairwise(model, by_name, data, groups=groups, kind=kind, **network.keywords(measurement, data))
+    )
 
 
 def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
@@ -172,6 +177,7 @@ def _groups(names: list[str], patterns: tuple[str, ...]) -> dict[str, str]:
 def layerwise_command(
     network: Annotated[EndArguments, HERE],
     rest: Literal["start", "end"],
+    by: Literal["module", "block"] = "module",
     measurement: StudyOptions = StudyOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
@@ -180,6 +186,7 @@ def layerwise_command(
     Args:
         network: The network and its ends.
         rest: The checkpoint that all other layers are held at.
+        by: A layer is a module that owns parameters, or a block, such as a transformer's.
         measurement: How each line is measured.
         output: Where the result goes.
 
@@ -190,14 +197,18 @@ def layerwise_command(
 
     output.require_writable()
     model, data = network.load()
-    output.write_summary(layerwise(model, network.start, network.end, data, rest=rest, **measurement.keywords(data)))
+    keywords = network.keywords(measurement, data)
+    output.write_summary(layerwise(model, *network.ends(), data, rest=rest, by=by, **keywords))
 
 
 def plane_command(
-    start: Start,
-    other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")],
-    end: End,
+    start: Start = None,
+    other: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER", help_behavior_hint=UNLESS_RUN)
+    ] = None,
+    end: End = None,
     /,
+    *,
     network: Annotated[NetworkArguments, HERE],
     trajectory: OptionalFolder = None,
     points: int = 25,
@@ -228,16 +239,26 @@ def plane_command(
 
     output.require_writable()
     model, data = network.load()
-    keywords = measurement.keywords(data)
-    result = plane(model, start, other, end, data, trajectory=trajectory, points=points, margin=margin, **keywords)
+    keywords = network.keywords(measurement, data)
+    corners: tuple[Any, ...] = (start, other, end)
+    path: Any = trajectory
+    if subject := network.trained.subject:
+        corners = (subject.start, subject.other, subject.end) if corners == (None, None, None) else corners
+        path = trajectory or (subject.trajectory if subject.snapshots else None)
+    if None in corners:
+        raise ValueError(
+            explain(expected="START, OTHER and END, or --run.", got="fewer.", hint="--run results/KEY/SEED")
+        )
+    result = plane(model, *corners, data, trajectory=path, points=points, margin=margin, **keywords)
     output.write_summary(result)
 
 
 def trajectory_command(
-    snapshots: Folder,
+    snapshots: Folder = None,
     /,
+    *,
     network: Annotated[NetworkArguments, HERE],
-    loss: Loss = "cross_entropy",
+    loss: Loss = None,
     measurement: EvaluationOptions = EvaluationOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
@@ -259,13 +280,17 @@ def trajectory_command(
 
     output.require_writable()
     model, data = network.load()
-    output.write_summary(trajectory(model, snapshots, data, loss=loss_of(loss), **measurement.keywords(data)))
+    output.write_summary(
+        trajectory(
+            model, network.snapshots(snapshots), data, **network.loss(loss), **network.keywords(measurement, data)
+        )
+    )
 
 
 def connect_command(
     network: Annotated[EndArguments, HERE],
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
-    loss: Loss = "cross_entropy",
+    loss: Loss = None,
     epochs: int = 20,
     learning_rate: float = 0.05,
     momentum: float = 0.9,
@@ -309,13 +334,12 @@ def connect_command(
 
     require_writable(out, plot)
     model, data = network.load()
-    per_example, policy, device = loss_of(loss), named_policy(batch_norm, data), device_of(device)
+    policy, device = named_policy(batch_norm, network.statistics(data)), device_of(device)
     curve = connect(
         model,
-        network.start,
-        network.end,
+        *network.ends(),
         data,
-        per_example,
+        **network.loss(loss),
         epochs=epochs,
         learning_rate=learning_rate,
         momentum=momentum,
@@ -328,7 +352,9 @@ def connect_command(
     with replacing(out) as draft:
         save_file({name: tensor for name, tensor in curve.control.tensors.items() if first[name] == name}, draft)
     profiles = [
-        profile(model, path, data, loss=per_example, batch_norm=policy, device=device, label=label, progress=progress)
+        profile(
+            model, path, data, **network.loss(loss), batch_norm=policy, device=device, label=label, progress=progress
+        )
         for label, path in (("curve", curve), ("line", Line(curve.start, curve.end)))
     ]
     if plot:

@@ -11,13 +11,14 @@ import tyro
 
 from lerpscape.cli.arguments import (
     Flag,
+    Loss,
+    Metrics,
     OptionalAlphas,
     OptionalFloat,
-    OptionalLoss,
     Progress,
     Workers,
     alphas_of,
-    loss_of,
+    metrics_of,
     optional,
     print_written,
     workers_of,
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 def profile_command(
     network: Annotated[PathArguments, HERE],
     held_out: Annotated[str | None, optional("PACKAGE.MODULE:NAME|FILE")] = None,
-    loss: OptionalLoss = None,
+    loss: Loss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
-    derivative: Flag = True,
+    derivative: Literal["auto", "forward", "backward", "none"] = "auto",
+    metrics: Metrics = None,
     precision: OptionalFloat = None,
     workers: Workers = "1",
     tolerance: float = 0.0,
@@ -48,11 +50,12 @@ def profile_command(
 
     Args:
         network: The network, its data and the path.
-        held_out: A second data set (with --text, a second text), measured and drawn beside the first; with --out
-            NAME.json, in NAME-held-out.json.
+        held_out: A second data set (with --text, a text), drawn beside the first; of --out NAME.json in
+            NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
-        derivative: Leave out the exact derivative dL/dα, which takes about two thirds of the time.
+        derivative: The exact derivative dL/dα, by forward mode or backward passes; none saves two thirds of the time.
+        metrics: Other numbers in the same pass.
         precision: With --alphas adaptive: largest estimated error of the curve, as a share of its range (0.001).
         workers: Processes that divide the work.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
@@ -69,26 +72,26 @@ def profile_command(
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
+        lerpscape profile base/ tuned/ --model nets:build --data loaders:text --loss next_token --metrics perplexity
     """
     from lerpscape.profiles.profile import profile
 
     output.require_writable()
-    given = {network.text.stem if network.text else "train": network.data or network.text}
-    if held_out:
-        named = network.text is not None and Path(held_out).stem not in given
-        given[Path(held_out).stem if named else "held-out"] = held_out
-    model, path, sets = network.load_paths(*given.values())
+    model, path, sets = network.load_paths(held_out)
     data, *_ = sets
-    keywords: dict[str, Any] = measurement.keywords(data) | {
-        "loss": loss_of(loss, data),
+    keywords: dict[str, Any] = network.keywords(measurement, data) | {
+        **network.loss(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
-        "derivative": derivative,
+        "derivative": {"auto": True, "none": False}.get(derivative, derivative),
+        "metrics": metrics_of(metrics),
         "workers": workers_of(workers),
     }
     if precision is not None:
         keywords["precision"] = precision
     label = keywords.pop("label", "")
-    parts = dict(zip(given, sets, strict=True))
+    texts = [Path(file).stem for file in (network.text, held_out) if file is not None] if network.text else []
+    named = len(set(texts)) == len(sets)  # two texts of one name are told apart by their roles
+    parts = dict(zip(texts if named else ("train", "held-out"), sets, strict=False))
     out = output.out if alphas != "adaptive" else None
     unfinished = {part: out.with_name(f"{out.name}.{part}.partial") if out else None for part in parts}
     profiles = [
@@ -139,7 +142,10 @@ def _perplexity(profile: Profile) -> str:
 
 def certify_command(
     network: Annotated[PathArguments, HERE],
-    loss: Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] = "cross_entropy",
+    loss: Annotated[
+        Literal["cross_entropy", "squared_error", "mean_squared_error", "binary_cross_entropy"] | None,
+        optional("{cross_entropy,squared_error,mean_squared_error,binary_cross_entropy}"),
+    ] = None,
     tolerance: float = 0.0,
     budget: int = 500,
     workers: int = 1,
@@ -153,7 +159,7 @@ def certify_command(
 
     Args:
         network: The network, its data and the path.
-        loss: Loss of one example.
+        loss: Loss of one example; by default cross_entropy, or that of --run.
         tolerance: Largest increase that still counts as monotonic, in the unit of the loss.
         budget: Largest number of intervals to bound.
         workers: Threads that divide the examples.
@@ -174,11 +180,11 @@ def certify_command(
         model,
         path,
         data,
-        loss=loss,
+        **network.loss(loss),
         tolerance=tolerance,
         budget=budget,
         workers=workers,
-        batch_norm=named_policy(batch_norm, data),
+        batch_norm=named_policy(batch_norm, network.statistics(data)),
         progress=progress,
     )
     output.write_report([certificate], title="A proof", tolerance=tolerance)
@@ -226,7 +232,7 @@ def gauss_command(
         precision=precision,
         budget=budget,
         per=per,
-        **measurement.keywords(data),
+        **network.keywords(measurement, data),
     )
     output.write_report([lengths], title="Gauss length")
     output.write(lengths, {"verdict": lengths.summary, "mean": lengths.mean} | lengths.to_dict(), [lengths.summary])

@@ -68,7 +68,7 @@ def verdict_command(
         budget=budget,
         seed=seed,
         workers=workers_of(workers),
-        **measurement.keywords(data),
+        **network.keywords(measurement, data),
     )
     output.write_summary(verdict)
 
@@ -76,7 +76,7 @@ def verdict_command(
 def attribute_command(
     network: Annotated[PathArguments, HERE],
     between: Between = None,
-    by: Literal["module", "tensor"] = "module",
+    by: Literal["module", "block", "tensor"] = "module",
     precision: float = 1e-2,
     budget: int = 65,
     measurement: ProfileOptions = ProfileOptions(alphas="50"),
@@ -89,7 +89,7 @@ def attribute_command(
     Args:
         network: The network, its data and the path.
         between: The two α; by default those of the largest rise on the grid of --alphas.
-        by: One part for each module that owns parameters, or for each tensor.
+        by: One part for each module that owns parameters, each block (such as a transformer's), or each tensor.
         precision: Halve the grid until the parts add up to within this share of Σ |parts|.
         budget: Largest number of α to integrate over.
         measurement: How the line is measured.
@@ -103,7 +103,7 @@ def attribute_command(
 
     output.require_writable()
     model, path, data = network.load_path()
-    interval, keywords = between_of(between), measurement.keywords(data)
+    interval, keywords = between_of(between), network.keywords(measurement, data)
     contributions = layer_contributions(
         model, path, data, between=interval, by=by, precision=precision, budget=budget, **keywords
     )
@@ -135,7 +135,7 @@ def examples_command(
 
     output.require_writable()
     model, path, data = network.load_path()
-    curves = example_curves(model, path, data, **measurement.keywords(data))
+    curves = example_curves(model, path, data, **network.keywords(measurement, data))
     lines = [
         f"class {group.number}: n = {group.examples}, max_rise {group.rise:.4g}, "
         f"{100 * group.share_rising:.3g} % of its examples rise, part of the change {group.part:+.4g}"
@@ -184,8 +184,12 @@ def batch_norm_command(
         )
     output.require_writable()
     model, path, data = network.load_path()
-    source = called(estimate_from) if estimate_from else data
-    keywords = measurement.keywords(data) | {"between": between_of(between), "precision": precision, "budget": budget}
+    source = called(estimate_from) if estimate_from else network.statistics(data)
+    keywords = network.keywords(measurement, data) | {
+        "between": between_of(between),
+        "precision": precision,
+        "budget": budget,
+    }
     sweep = batch_norm_sweep(model, path, data, estimate_from=source, **keywords)
     shown = {"verdict": sweep.summary} | {policy.name: to_json(policy) for policy in sweep}
     output.write(sweep, shown, [*map(_row, sweep.table()), sweep.summary])
@@ -224,10 +228,10 @@ def plateaus_command(
     from lerpscape.studies.plateaus import plateau_ends
 
     output.require_writable()
-    (model, data), line = network.load(), Line(network.start, network.end)
+    (model, data), line = network.load(), Line(*network.ends())
     traced = {"alphas": alphas_of(measurement.alphas), "degree": degree, "last_layer": last_layer}
-    plateaus = plateau_ends(model, line, data, **traced, **measurement.device.keywords(data))
-    biases = bias_study(model, line, data, eps=eps, **measurement.keywords(data)) if degree is None else None
+    plateaus = plateau_ends(model, line, data, **traced, **measurement.device.keywords(network.statistics(data)))
+    biases = bias_study(model, line, data, eps=eps, **network.keywords(measurement, data)) if degree is None else None
     lines = [
         f"class {row['class']:.0f}: n = {row['examples']:.0f}, bias {row['bias']:+.3g}, signal over the best other "
         f"{row['signal_margin']:+.3g}, plateau to {row['predicted']:.3g} predicted, {row['observed']:.3g} observed"
@@ -268,7 +272,7 @@ def scale_command(
 
     output.require_writable()
     model, data = network.load()
-    comparison = scale_invariance(model, network.start, network.end, data, seed=seed, **measurement.keywords(data))
+    comparison = scale_invariance(model, *network.ends(), data, seed=seed, **network.keywords(measurement, data))
     lines = ["start: error (%) and agreement with the end (%) at the first, middle and last α"]
     for curve in comparison:
         at = (0, len(comparison.alphas) // 2, -1)

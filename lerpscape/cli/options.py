@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from lerpscape.base.errors import explain, missing_file
+from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import (
     Alphas,
     BatchNorm,
@@ -19,11 +20,10 @@ from lerpscape.cli.arguments import (
     End,
     Json,
     Label,
+    Loss,
     Name,
     OptionalFile,
     OptionalInt,
-    OptionalLoss,
-    OptionalName,
     Progress,
     Start,
     alphas_of,
@@ -35,6 +35,7 @@ from lerpscape.cli.arguments import (
     require_writable,
 )
 from lerpscape.cli.path_options import LINE, PathOptions
+from lerpscape.cli.run_options import NO_RUN, RunOptions
 
 if TYPE_CHECKING:
     from lerpscape.base.results import Result
@@ -43,42 +44,89 @@ if TYPE_CHECKING:
 HERE = tyro.conf.arg(name="")  # in --help, without a heading of their own
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NetworkArguments:
     """The network and its data: functions of yours, found from the current folder."""
 
-    model: Name
+    model: Name = None
     """Function without arguments that builds the module."""
-    data: Name
+    data: Name = None
     """Function that gives batches of (inputs, targets), or dicts: not shuffled, not augmented."""
+    trained: Annotated[RunOptions, HERE] = NO_RUN
+    """A network of a sweep, in place of the others."""
 
     def load(self) -> tuple[Any, Any]:
         """The module and the data."""
-        return called(self.model), called(self.data)
+        subject = self.trained.subject
+        given = [name for name in ("model", "data") if getattr(self, name) is not None]
+        if len(given) != (0 if subject else 2):
+            raise ValueError(
+                explain(
+                    expected="--model and --data, or --run for a network of a sweep.",
+                    got=" and ".join(f"--{name}" for name in (*given, *(["run"] if subject else []))) or "neither.",
+                    hint="--model nets:build --data loaders:train, or --run results/KEY/SEED",
+                )
+            )
+        if subject is not None:
+            return subject.model, self.trained.data(subject)
+        return called(str(self.model)), called(str(self.data))
+
+    def factory(self) -> Any:
+        """The function that builds the module; None where a module is given."""
+        subject = self.trained.subject
+        named = subject.fresh if subject else import_object(str(self.model))
+        return named if callable(named) and not hasattr(named, "state_dict") else None
+
+    def snapshots(self, folder: Path | None) -> Any:
+        """The folder of snapshots or, without one, those of the run."""
+        subject = self.trained.subject
+        if folder is None and subject is None:
+            raise ValueError(_missing("FOLDER"))
+        return folder if folder is not None or subject is None else subject.trajectory
+
+    def keywords(self, measurement: EvaluationOptions | StudyOptions, data: Any) -> dict[str, Any]:
+        """How it is measured, as arguments of the functions that measure."""
+        given = measurement.keywords(self.statistics(data))
+        return given | self.loss(measurement.loss) if isinstance(measurement, StudyOptions) else given
+
+    def statistics(self, data: Any) -> Any:
+        """What batch-norm statistics are estimated from: the data, or all training data of the run."""
+        subject = self.trained.subject
+        return subject.batches() if subject else data
+
+    def loss(self, text: str | None) -> dict[str, Any]:
+        """The loss as an argument, where one is given or a run has one."""
+        subject = self.trained.subject
+        if text is not None:
+            return {"loss": loss_of(text)}
+        return {"loss": subject.loss} if subject else {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EndArguments(NetworkArguments):
     """The network and its data: functions of yours, found from the current folder."""
 
-    start: Start
+    start: Start = None
     """Checkpoint at α = 0: a file or folder of any common format."""
-    end: End
+    end: End = None
     """Checkpoint at α = 1."""
 
+    def ends(self) -> tuple[Any, Any]:
+        """Both checkpoints: those that are given, or those of the run."""
+        subject = self.trained.subject
+        if self.start is not None and self.end is not None:
+            return self.start, self.end
+        if self.start is not None or subject is None:
+            raise ValueError(_missing("START and END"))
+        return subject.start, subject.end
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class PathArguments(EndArguments):
-    """The network and its data: functions of yours, found from the current folder, or folders of transformers."""
+    """The network and its data: functions of yours, or two folders of transformers and a text."""
 
-    start: Start
-    """Checkpoint at α = 0: a file or folder of any common format; base/+adapter/ for an adapter of peft."""
-    model: OptionalName = None  # type: ignore[assignment]
-    """Function without arguments that builds the module; not needed for folders of transformers."""
-    data: OptionalName = None  # type: ignore[assignment]
-    """Function that gives batches of (inputs, targets), or dicts: not shuffled, not augmented."""
     text: OptionalFile = None
-    """Text file in place of DATA, for causal language models: the mean loss of its next token."""
+    """Text file in place of DATA, for causal language models of transformers: the mean loss of its next token."""
     block: OptionalInt = None
     """With --text: tokens in a block, which is an example; by default 512, or what the network can read."""
     path: PathOptions = LINE
@@ -86,52 +134,49 @@ class PathArguments(EndArguments):
 
     def load_path(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
-        model, path, data = self.load_paths(self.data or self.text)
-        return model, path, data[0]
+        model, path, (data,) = self.load_paths(None)
+        return model, path, data
 
-    def load_paths(self, *data: str | Path | None) -> tuple[Any, Any, list[Any]]:
-        """The module, the path, and several data sets: texts, or functions of yours that give them."""
-        if self.model is not None and self.text is None:
-            model = called(self.model)
-            path = self.path.between(self.start, self.end, model)
-            return model, path, [called(_named_data(each)) for each in data]
+    def load_paths(self, *others: str | None) -> tuple[Any, Any, list[Any]]:
+        """The module, the path, and data sets: DATA or the text, and others of their kind (texts, functions)."""
+        named = [other for other in others if other is not None]
+        if self.text is None and (self.model is not None or not self._of_transformers()):
+            model, data = self.load()
+            return model, self.path.between(*self.ends(), model), [data, *map(called, named)]
         from lerpscape.integrations.folders import hugging_face
-        from lerpscape.integrations.loading import is_folder_of_a_model
 
-        if self.model is not None or not is_folder_of_a_model(self.start):
+        if self.model is not None or (self.text is None) == (self.data is None) or not self._of_transformers():
+            given = " and ".join(f"--{name}" for name in ("model", "data", "text") if getattr(self, name) is not None)
             raise ValueError(
                 explain(
-                    expected="--model PACKAGE.MODULE:NAME with --data, or two folders of transformers.",
-                    got=f"--model {self.model} with --text."
-                    if self.model
-                    else f"{self.start}, which is no such folder.",
+                    expected="two folders of transformers with --text or --data, or --model with --data.",
+                    got=f"{self.start} and {self.end} with {given or 'neither'}.",
                     hint="A folder of transformers has a config.json; its tokenizer cuts the text of --text.",
                 )
             )
-        pair = hugging_face(self.start, self.end)
+        missing = next((file for file in (self.text, *named) if self.text and not Path(str(file)).is_file()), None)
+        if missing is not None:
+            raise missing_file("a text", missing)
+        pair = hugging_face(str(self.start), str(self.end))
         path = self.path.between(pair.line.start, pair.line.end, pair.model)
         if self.text is None:
-            return pair.model, path, [called(_named_data(each)) for each in data]
-        return pair.model, path, [pair.text(each, self.block) for each in map(_text_file, data)]
+            return pair.model, path, [called(each) for each in (str(self.data), *named)]
+        return pair.model, path, [pair.text(file, self.block) for file in (self.text, *named)]
+
+    def loss(self, text: str | None) -> dict[str, Any]:
+        """The loss as an argument; that of the next token for a text."""
+        return {"loss": "next_token"} if text is None and self.text is not None else super().loss(text)
+
+    def _of_transformers(self) -> bool:
+        from lerpscape.integrations.loading import is_folder_of_a_model
+
+        return self.start is not None and is_folder_of_a_model(self.start)
 
 
-def _named_data(name: str | Path | None) -> str:
-    if name is None:
-        raise ValueError(
-            explain(
-                expected="--data PACKAGE.MODULE:NAME, a function that gives batches.",
-                got="no data.",
-                hint="For a causal language model, --text FILE is enough.",
-            )
-        )
-    return str(name)
-
-
-def _text_file(file: str | Path | None) -> Path:
-    """The path of a text, once it is there."""
-    if file is None or not Path(file).is_file():
-        raise missing_file("a text", file)
-    return Path(file)
+def _missing(what: str) -> str:
+    return explain(
+        expected=f"{what}, or --run for a network of a sweep.", got="neither.", hint="--run results/KEY/SEED"
+    )
 
 
 @dataclass(frozen=True)
@@ -171,15 +216,15 @@ class DeviceOptions(EvaluationOptions):
 class StudyOptions:
     """How each of several lines is measured."""
 
-    loss: OptionalLoss = None
+    loss: Loss = None
     alphas: Alphas = "25"
     """Number of points on [0, 1], or the first and last α and the number of points."""
     device: Annotated[EvaluationOptions, HERE] = EvaluationOptions()
     """How the network is evaluated."""
 
     def keywords(self, data: Any) -> dict[str, Any]:
-        """As arguments of the functions that measure the loss on lines."""
-        return {"loss": loss_of(self.loss, data), "alphas": alphas_of(self.alphas), **self.device.keywords(data)}
+        """As arguments of the functions that measure the loss on lines, without the loss."""
+        return {"alphas": alphas_of(self.alphas), **self.device.keywords(data)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import Flag, OptionalFile, optional
 
 if TYPE_CHECKING:
-    from lerpscape.paths.checkpoints import Checkpoint
+    from lerpscape.paths.checkpoints import Checkpoint, Source
     from lerpscape.paths.path import Path as ParamPath
 
 
@@ -40,7 +40,7 @@ class PathOptions:
     prefix: Annotated[tuple[str, ...], optional("PREFIX…")] = ()
     """Take only tensors whose names start with this, without it: for all, or one each ("" for none)."""
 
-    def between(self, start: str | Checkpoint, end: str | Checkpoint, model: Any) -> ParamPath:
+    def between(self, start: Source, end: Source, model: Any) -> ParamPath:
         """The path of these options between two checkpoints."""
         from lerpscape.paths.curves import Bezier, Polyline
         from lerpscape.paths.line import Line
@@ -74,8 +74,8 @@ class PathOptions:
             path = path.only(*self.only, rest=self.rest or "end")
         return path.reversed() if self.reversed else path
 
-    def _read(self, *files: str | Path | Checkpoint) -> list[Checkpoint]:
-        """The checkpoints, of files by the key and prefix of each."""
+    def _read(self, *files: Source) -> list[Checkpoint]:
+        """The checkpoints in these files, by the key and prefix of each."""
         from lerpscape.paths.checkpoints import checkpoint
 
         words: list[list[str]] = []

@@ -27,6 +27,7 @@ class Accumulator:
         self.slope_weights = np.zeros(points)
         self.weight_squares = np.zeros(1)
         self.right = np.zeros(points)
+        self.metrics = np.zeros((points, 1, 1))  # becomes (points, metrics, 6) with the first group that has any
         self.invalid = np.zeros(points, dtype=np.int64)
         self.first_invalid = np.full(points, -1, dtype=np.int64)
         self.seen = 0
@@ -63,6 +64,7 @@ class Accumulator:
             self.slope_weights += np.nan if slopes is None else slopes @ weights
         self.weight_squares += weights @ weights
         self.right += np.nan if right is None else right
+        self.metrics = self.metrics + (0.0 if group.metrics is None else group.metrics)
         self.groups += 1
         self.unfinished = LossMatrix(len(losses))
 
@@ -104,6 +106,11 @@ class Accumulator:
             centred: Floats = covariance[:-1, :-1] - cross - cross.T + np.outer(mean, mean) * covariance[-1, -1]
         return centred / weight**2
 
+    def error(self) -> Floats:
+        """Standard error of the mean loss at every α, if the examples are a random sample; NaN for a single one."""
+        single = np.nan if self.count < 2 else 1.0
+        return single * np.sqrt(np.maximum(np.diag(self.covariance()), 0) / self.count)
+
     def slope_and_error(self) -> tuple[Floats, Floats]:
         """dL/dα = Σ w dℓ/dα / Σ w at every α, and its standard error."""
         count, weight = self.count, self.mean_weight()
@@ -117,6 +124,17 @@ class Accumulator:
         """Share of right predictions at every α, weighed as the losses are; None where there is no such thing."""
         return None if np.isnan(self.right).any() else self.right / (self.count * self.mean_weight())
 
+    def metric_and_error(self, position: int) -> tuple[Floats, Floats]:
+        """The mean Σ wm / Σ w of a metric at every α, and its standard error, that of a ratio as for the loss.
+
+        NaN where nothing counts.
+        """
+        count, weight, squares, value, cross, value_squares = np.moveaxis(self.metrics[:, position], 1, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = value / weight
+            variance = np.maximum(value_squares - 2 * mean * cross + mean**2 * squares, 0) / weight**2
+            return mean, np.sqrt(variance * count / np.where(count > 1, count - 1, np.nan))
+
     def arrays(self) -> Arrays:
         """Everything, as arrays to write to disk."""
         own = vars(self).items()
@@ -126,7 +144,7 @@ class Accumulator:
             "mean": self.moments.mean,
             "comoment": self.moments.comoment,
         }
-        parts = (*self.unfinished.numbers(), self.unfinished.weights)
+        parts = (*self.unfinished.numbers(), self.unfinished.weights, self.unfinished.metrics)
         for name, values in zip(_UNFINISHED, parts, strict=True):
             arrays[f"unfinished_{name}"] = np.zeros(0) if values is None else values
         return arrays
@@ -136,7 +154,7 @@ class Accumulator:
         """The sums that were written as `arrays`."""
         sums = cls(points)
         values: dict[str, Any] = dict(arrays)
-        losses, slopes, right, weights = (values.pop(f"unfinished_{name}") for name in _UNFINISHED)
+        losses, slopes, right, weights, metrics = (values.pop(f"unfinished_{name}") for name in _UNFINISHED)
         sums.moments.count = int(values.pop("count"))
         sums.moments.mean, sums.moments.comoment = values.pop("mean"), values.pop("comoment")
         sums.groups, sums.seen = int(values.pop("groups")), int(values.pop("seen"))
@@ -147,6 +165,7 @@ class Accumulator:
                 slopes[i] if len(slopes) else None,
                 float(right[i]) if len(right) else None,
                 weights if len(weights) else None,
+                metrics[i] if len(metrics) else None,
             )
             for i, at_alpha in enumerate(losses)
         )
@@ -154,7 +173,7 @@ class Accumulator:
         return sums
 
 
-_UNFINISHED = ("losses", "slopes", "right", "weights")
+_UNFINISHED = ("losses", "slopes", "right", "weights", "metrics")
 
 
 def _checked(weights: Floats) -> Floats:

@@ -16,7 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lerpscape.base.errors import explain
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
 from lerpscape.networks import forward_ad
-from lerpscape.networks.batch_norm import BatchNormPolicy, BatchStatistics, EndStatistics, Recalibrate
+from lerpscape.networks.batch_norm import (
+    BatchNormPolicy,
+    BatchStatistics,
+    EndStatistics,
+    InterpolateStatistics,
+    Recalibrate,
+)
 from lerpscape.networks.batches import Batch, Caller
 from lerpscape.networks.channel_moments import ExponentialMoments, PooledMoments
 from lerpscape.networks.reading import Data, Reader
@@ -95,6 +101,10 @@ class BatchNormStatistics:
         """Whether statistics are estimated anew at every α."""
         return isinstance(self.policy, Recalibrate)
 
+    def replaces(self) -> bool:
+        """Whether the path's own statistics are not used: others take their place, or each batch has its own."""
+        return not isinstance(self.policy, InterpolateStatistics)
+
     def by_batch(self) -> bool:
         """Whether the answer depends on how the examples are grouped into batches."""
         return isinstance(self.policy, BatchStatistics)
@@ -129,17 +139,22 @@ class BatchNormStatistics:
         """`module(argument)` with the model at the given tensors, and batch norm as the policy says.
 
         Layers normalise by batch where the policy (or `by_batch`) says so, and then write nothing to the running
-        statistics. torch cannot differentiate with respect to running statistics: a hook adds their part.
+        statistics. torch cannot differentiate with respect to running statistics, forward or backward: a hook adds
+        their part.
         """
         if by_batch is None:
             by_batch = isinstance(self.policy, BatchStatistics)
         state = dict(state)
         changes: dict[str, list[Tensor | None]] = {name: [] for name in self._layers}
+        leaves: dict[str, list[Tensor]] = {}
         for name in self._layers:
-            for running in (statistic(name, "mean"), statistic(name, "var")):
-                if running in state:
-                    state[running], change = forward_ad.split(state[running])
-                    changes[name].append(change)
+            running = [each for each in (statistic(name, "mean"), statistic(name, "var")) if each in state]
+            if any(state[each].requires_grad for each in running):
+                leaves[name] = [state[each] for each in running]
+            for each in running:
+                value, change = forward_ad.split(state[each])
+                state[each] = value.detach()
+                changes[name].append(change)
         with self._on_path.lender.lend(state), ExitStack() as stack:
             for name, layer in self._layers.items():
                 if by_batch:
@@ -148,6 +163,9 @@ class BatchNormStatistics:
                 elif any(change is not None for change in changes[name]):
                     add = partial(_add_statistics_derivative, changes[name])
                     stack.callback(layer.register_forward_hook(add).remove)
+                elif name in leaves:
+                    follow = partial(_follow_statistics, leaves[name])
+                    stack.callback(layer.register_forward_hook(follow).remove)
             return module(argument)
 
     def call_held(self, module: nn.Module, state: Params, alpha: float, batches: Iterable[Batch]) -> list[Any]:
@@ -302,3 +320,34 @@ def _add_statistics_derivative(
         centred = values - layer.running_mean.view(shape)
         change = change - centred * (0.5 * factor * scale.square() * variance_change).view(shape)
     return forward_ad.dual(value, change)
+
+
+class _FollowedStatistics(torch.autograd.Function):
+    """The output of a batch-norm layer in evaluation mode as it is, with a gradient for its statistics.
+
+    With the gradient g of the output, that of the mean is −Σ g·s·w, that of the variance −Σ g·(x − m)·½·s³·w.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, inputs: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, mean, variance, weight)
+        ctx.eps = eps
+        ctx.mark_dirty(output)  # no view: an activation may write to it
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        inputs, mean, variance, weight = ctx.saved_tensors
+        others = [axis for axis in range(inputs.dim()) if axis != 1]
+        scale = (variance + ctx.eps).rsqrt()
+        factor = scale if weight is None else scale * weight
+        along = (gradient * (inputs - mean.view([1, -1] + [1] * (inputs.dim() - 2)))).sum(others)
+        return gradient, None, -gradient.sum(others) * factor, -0.5 * along * factor * scale.square(), None, None
+
+
+def _follow_statistics(leaves: list[Tensor], layer: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Let autograd follow the running statistics that a layer normalised with; the output's value does not change."""
+    followed: Tensor = _FollowedStatistics.apply(output, arguments[0], *leaves, layer.weight, layer.eps)  # type: ignore[no-untyped-call]
+    return followed

@@ -24,8 +24,8 @@ from lerpscape.networks.checksums import checksum, tensor_bytes
 from lerpscape.paths.checkpoints import Checkpoint
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-# What every class or module of torch has, and does not tell it from another.
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+# What every class or module of torch has, and does not tell it from another; torch.compile numbers its wrappers.
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_torchdynamo_wrapper_id"}
 _CLASS_ATTRIBUTES = frozenset(dir(type("Plain", (), {}))) - {"__init__", "__eq__", "__hash__", "__repr__"} | {
     "__annotations__",
     "__firstlineno__",

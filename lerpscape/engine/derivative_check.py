@@ -1,7 +1,7 @@
 """Comparing derivatives with difference quotients: the only way to see a derivative that is there, but wrong.
 
 Where a tensor leaves the derivative's way and comes back (`.detach()`, `.data`, `.item()`, a straight-through
-estimator, a rule of one's own that is wrong), forward mode gives a number without a word.
+estimator, a rule of one's own that is wrong), either mode gives a number without a word.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerpscape.base.errors import CallFailed
+from lerpscape.engine.backward import means_of_parts
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.moving_tensors import Mode
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.rebatching import evenly_spaced, same_layout
 
@@ -25,6 +27,8 @@ ValuesAt: TypeAlias = Callable[[float, bool], tuple[Tensor, Tensor | None]]
 
 # So many examples are compared, at these α: no knots, and nothing special lies there.
 PROBE_EXAMPLES = 8
+# Each backward pass goes through all of them: it is compared on the means of so many parts.
+BACKWARD_PARTS = 2
 PROBE_ALPHAS = 0.3729, 0.8191
 NOT_FOLLOWED = "the loss does not follow the parameters through torch operations (numpy, detach or .data inside?)"
 # A disagreement must be seen again so far away, where no kink of the first place can be.
@@ -36,10 +40,11 @@ FLOAT64_WEIGHTS = 1 << 26
 
 
 def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
-    """Why there is no dℓ/dα in forward mode, or why it is not to be believed; None where it is right.
+    """Why there is no dℓ/dα in the objective's mode, or why it is not to be believed; None where it is right.
 
-    It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, and
-    by comparing every example's derivative with the difference quotients of its loss (see `wrong_derivative`).
+    It is found on a few examples of these batches of the data, at two α: by calling the module with dual numbers, or
+    by backward passes, and by comparing every example's derivative, or the mean of each half of them, with the
+    difference quotients of the loss (see `wrong_derivative`).
     """
     if objective.on_path.lender.acts_on_mode:
         return "the model does more than set modes when it is switched to evaluation, such as merging its weights"
@@ -54,7 +59,7 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
             cause = error.__cause__ if isinstance(error, CallFailed) else error
             if not isinstance(cause, (NotImplementedError, RuntimeError)):
                 raise
-            return no_rule(cause)
+            return no_rule(cause, objective.derivative)
     if slopes is None:
         return NOT_FOLLOWED
     double = in_float64(objective.on_path)
@@ -65,9 +70,10 @@ def why_no_derivative(objective: Objective, batches: list[Batch]) -> str | None:
     return wrong_derivative(losses_at(objective, probe), exact, "dℓ/dα of an example", "its loss")
 
 
-def no_rule(error: BaseException) -> str:
-    """Why there is no derivative, where torch raises this."""
-    return f"an operation has no forward-mode derivative: {str(error).splitlines()[0]}"
+def no_rule(error: BaseException, mode: Mode | None = "forward") -> str:
+    """Why there is no derivative in a mode, where torch raises this."""
+    rule = "backward pass" if mode == "backward" else "forward-mode derivative"
+    return f"an operation has no {rule}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 def wrong_on_few_examples(
@@ -97,14 +103,21 @@ def few_examples(batches: list[Batch]) -> Batch:
 
 
 def losses_at(objective: Objective, probe: Batch) -> ValuesAt:
-    """The losses of a batch, with batch-norm statistics from this batch where any are estimated."""
+    """The losses of a batch, with batch-norm statistics from this batch where any are estimated.
+
+    Where backward passes give the derivatives, the means of two parts of the batch.
+    """
     placed = objective.place(probe)
     objective = objective.recalibrated_on([placed])
-    modules = {derivative: ModuleExecution(replace(objective, derivative=derivative)) for derivative in (False, True)}
+    parts = BACKWARD_PARTS if objective.derivative == "backward" else None
+    modules = {
+        True: ModuleExecution(objective, parts),
+        False: ModuleExecution(objective.without_derivative()),
+    }
 
     def at(alpha: float, derivative: bool) -> tuple[Tensor, Tensor | None]:
-        losses = modules[derivative].at(alpha, [placed])
-        return losses.losses, losses.slopes
+        found = modules[derivative].at(alpha, [placed])
+        return found.losses if parts is None else means_of_parts(found.losses, parts), found.slopes
 
     return at
 

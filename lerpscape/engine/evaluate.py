@@ -182,7 +182,7 @@ def evaluate_adaptively(
     The losses of all examples at all α are held in memory, as every pair of points has a covariance.
     """
     pilot = _pilot_sample(objective, reader.first)
-    first = first_points(pilot, precision, with_slopes=objective.derivative)
+    first = first_points(pilot, precision, with_slopes=objective.derivative is not None)
     plan = planner.plan(objective, reader.first, first, complete=reader.complete, workers=workers)
 
     def compute(plan: ExecutionPlan, tell: Tell) -> Evaluation:

@@ -15,14 +15,17 @@ from lerpscape.base.errors import CallFailed, explain
 from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.comparison import difference
 from lerpscape.engine.graph import NOTHING_CAPTURED, CapturedOutputs, Graph, Moments, Values
+from lerpscape.engine.loss_pass import LossPass
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha, joined_weights
 from lerpscape.engine.model_on_path import ModelOnPath, statistic
+from lerpscape.engine.moving_tensors import Mode, leaves_at, tensors_at
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks import forward_ad
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.channel_moments import PooledMoments, moments
 from lerpscape.networks.foreign_calls import located, needs_gradients, place_of
 from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, evaluated, on_targets
+from lerpscape.networks.metrics import Metric, sums_of
 from lerpscape.networks.nested import cloned
 from lerpscape.networks.rebatching import count_examples, equal_sizes, rebatched
 from lerpscape.networks.undisturbed import forward_mode, seed
@@ -36,12 +39,13 @@ ROUNDING_UNITS = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What is evaluated at every α: the loss of a model on a path, and dℓ/dα where `derivative` is set."""
+    """What is evaluated at every α: the loss of a model on a path, dℓ/dα in the `derivative` mode, if any; metrics."""
 
     on_path: ModelOnPath
     loss: Loss
     statistics: BatchNormStatistics
-    derivative: bool
+    derivative: Mode | None = None
+    metrics: tuple[Metric, ...] = ()
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device and in the dtype of the measurement."""
@@ -49,7 +53,7 @@ class Objective:
 
     def without_derivative(self) -> Objective:
         """The same objective, losses only."""
-        return replace(self, derivative=False)
+        return replace(self, derivative=None, metrics=())
 
     def recalibrated_on(self, batches: list[Batch]) -> Objective:
         """The same objective, with batch-norm statistics estimated from these batches where any are estimated."""
@@ -57,11 +61,16 @@ class Objective:
 
 
 class ModuleExecution:
-    """The module as it is, batch by batch."""
+    """The module as it is, batch by batch.
 
-    def __init__(self, objective: Objective) -> None:
+    A backward pass gives the derivative of each batch's mean, which then stands for those of its examples; with
+    `parts`, a batch is divided among so many passes, and there is one derivative for each of its parts.
+    """
+
+    def __init__(self, objective: Objective, parts: int | None = None) -> None:
         self._objective = objective
-        self._pass = _Pass(objective.on_path.model, objective.loss)
+        self._parts = parts
+        self._pass = LossPass(objective.on_path.model, objective.loss, objective.metrics)
         self._compared = False  # whether a model that changes when it is called was called in another order
 
     @property
@@ -80,34 +89,77 @@ class ModuleExecution:
     ) -> LossesAtAlpha:
         """The losses of all batches at α. Random numbers that the model draws are the same at every α.
 
-        With `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm statistics have the
-        policy's values but do not move. A network that differentiates itself is run again with gradients.
+        In forward mode: with `only`, derivatives are those of the named tensors' movement; if `held`, batch-norm
+        statistics have the policy's values but do not move. A network that differentiates itself is run again with
+        gradients.
 
         Raises `CallFailed` for what the model or the loss raises.
         """
         on_path, statistics = self._objective.on_path, self._objective.statistics
-        batches = list(batches)
 
-        def parts_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
-            seed(on_path.device)
-            self._pass.alpha = alpha
-            with tensors_at(on_path, alpha, derivative=self._objective.derivative, only=only) as state:
+        def measured(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            if self._objective.derivative == "backward":
+                return self._through(alpha, some)[0]
+            with tensors_at(on_path, alpha, derivative=self._objective.derivative is not None, only=only) as state:
                 if held:
                     parts = statistics.call_held(self._pass, state, alpha, some)
                 else:
                     parts = statistics.call(self._pass, statistics.apply(state, alpha), some)
                 return [joined(parts), joined(parts[-1:])]  # derivatives end with the context
 
+        return self._in_order(alpha, batches, measured, tell)
+
+    def products(
+        self, alpha: float, batches: Iterable[Batch], tell: Tell | None = None
+    ) -> tuple[LossesAtAlpha, dict[str, Tensor]]:
+        """The losses of all batches at α, and ⟨∂ Σ wℓ / ∂θ, dθ/dα⟩ of each tensor that moves, by backward passes."""
+        products: dict[str, Tensor] = {}
+
+        def measured(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            losses, of_these = self._through(alpha, some)
+            if not products:  # not of a batch that is called again
+                products.update(of_these)
+            return losses
+
+        return self._in_order(alpha, batches, measured, tell), products
+
+    def _through(self, alpha: float, batches: Iterable[Batch]) -> tuple[list[LossesAtAlpha], dict[str, Tensor]]:
+        """The losses of all batches and those of the last one, and the products of the backward passes."""
+        statistics = self._objective.statistics
+        with leaves_at(self._objective.on_path, statistics, alpha, self._parts) as (state, backward):
+            self._pass.backward = backward
+            try:
+                parts = statistics.call(self._pass, state, batches)
+            finally:
+                self._pass.backward = None
+        return [joined(parts, backward.slopes), joined(parts[-1:])], backward.products
+
+    def _in_order(
+        self,
+        alpha: float,
+        batches: Iterable[Batch],
+        measured: Callable[[Iterable[Batch]], list[LossesAtAlpha]],
+        tell: Tell | None,
+    ) -> LossesAtAlpha:
+        """The losses of all batches; those of the last one must be the same when it is called alone."""
+        batches = list(batches)
+
+        def losses_of(some: Iterable[Batch]) -> list[LossesAtAlpha]:
+            seed(self._objective.on_path.device)
+            self._pass.alpha = alpha
+            return measured(some)
+
         try:
-            losses, last = parts_of(batches if tell is None else _told(batches, tell))
+            losses, last = losses_of(batches if tell is None else _told(batches, tell))
         except CallFailed as error:
             if self._pass.gradients or not needs_gradients(error):
                 raise
             self._pass.gradients = True
-            losses, last = parts_of(batches if tell is None else _told(batches, tell))
-        if on_path.lender.changed and len(batches) > 1 and not self._compared:
-            self._compared, changed = True, on_path.lender.changed
-            _check_order(last.losses, parts_of(batches[-1:])[1].losses, changed)
+            losses, last = losses_of(batches if tell is None else _told(batches, tell))
+        changed = self._objective.on_path.lender.changed
+        if changed and len(batches) > 1 and not self._compared:
+            self._compared = True
+            _check_order(last.losses, losses_of(batches[-1:])[1].losses, changed)
         return losses
 
     def at_statistics(self, alpha: float, batches: Iterable[Batch], running: Params) -> LossesAtAlpha:
@@ -142,7 +194,7 @@ class GraphExecution:
         self._change = {
             name: velocity[name] if name in velocity else torch.zeros_like(tensor)
             for name, tensor in self._start.items()
-            if derivative and tensor.is_floating_point()
+            if derivative is not None and tensor.is_floating_point()
         }
         swept = bool(plan.sweep_alphas)
         self._sweep = (graph.next_layer(self._start, velocity), np.array(plan.sweep_alphas)) if swept else None
@@ -193,20 +245,21 @@ class GraphExecution:
             else:
                 outputs = (self._graph.outputs(batch.values, state, alpha) for batch in batches)
             with located("the loss", place_of(None, alpha)):
-                losses = joined([self._losses(output, batch) for output, batch in zip(outputs, batches, strict=True)])
+                losses = joined([self._losses(*each, alpha) for each in zip(outputs, batches, strict=True)])
             used = {name: state[name] for name in self._objective.on_path.running_statistics() if name in state}
             for layer, values in moments.items():
                 used |= dict(zip((statistic(layer, "mean"), statistic(layer, "var")), values, strict=True))
             return losses, {name: forward_ad.split(value)[0] for name, value in used.items()}
 
-    def _losses(self, output: Any, batch: PreparedBatch) -> ExampleLosses:
+    def _losses(self, output: Any, batch: PreparedBatch, alpha: float) -> ExampleLosses:
         """The losses in memory of their own: a loss may return a view of the output, which is written over."""
         known = self._objective.loss in LOSSES.values()
         targets = batch.targets if known else cloned(batch.targets)  # another loss may write to them
-        losses, right, weights = evaluated(batch.loss, output, targets, batch.examples)
+        metrics = sums_of(self._objective.metrics, output, targets, batch.examples, place_of(None, alpha))
+        losses, right, weights, _ = evaluated(batch.loss, output, targets, batch.examples)
         hold = self._graph.buffers.hold
         own = losses.clone() if hold(losses) else losses
-        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights)
+        return ExampleLosses(own, right.clone() if right is not None and hold(right) else right, weights, metrics)
 
     def _with_estimator(self, statistics: BatchNormStatistics) -> BatchNormStatistics:
         """The statistics, estimated by the graph where the plan says so."""
@@ -232,7 +285,7 @@ class GraphExecution:
         """The tensors that the operations need at α, those of `Line.at`; only these where there is no batch norm."""
         on_path, derivative = self._objective.on_path, self._objective.derivative
         if on_path.batch_norms:
-            with tensors_at(on_path, alpha, derivative=derivative) as state:
+            with tensors_at(on_path, alpha, derivative=derivative is not None) as state:
                 state = self._in_layout(state)
                 together = self.plan.estimation == "exact with losses"
                 yield state if together else self._statistics.apply(state, alpha)
@@ -293,62 +346,11 @@ def pooled_statistics(graph: Graph, batches: list[PreparedBatch], state: Params,
     return statistics
 
 
-@contextmanager
-def tensors_at(
-    on_path: ModelOnPath, alpha: float, *, derivative: bool, only: Collection[str] | None = None
-) -> Iterator[Params]:
-    """The model's tensors at α, as dual numbers that move with the path where derivatives are wanted.
-
-    With `only`, the named ones alone move.
-    """
-    state = on_path.as_trained(on_path.at(alpha))
-    if not derivative:
-        yield state
-        return
-    with forward_mode(on_path.model), forward_ad.level():
-        for name, velocity in on_path.velocity(alpha).items():
-            if only is None or name in only:
-                state[name] = forward_ad.dual(state[name], velocity)
-        yield state
-
-
-class _Pass(nn.Module):
-    """One pass of a model and its loss over batches, as a module, so that its tensors are lent once.
-
-    `alpha` is named where a call fails. With `gradients`, autograd records what a network differentiates itself.
-    """
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.alpha = 0.0
-        self.gradients = False
-
-    def forward(self, batches: Iterable[Batch]) -> list[ExampleLosses]:
-        return [self._losses(batch) for batch in batches]
-
-    def _losses(self, batch: Batch) -> ExampleLosses:
-        place = place_of(batch.number, self.alpha)
-        with torch.set_grad_enabled(self.gradients), batch.lent() as own:
-            with located("the model's forward", place):
-                outputs = own.call(self.model, with_targets=self.loss.takes_targets)
-            with located(f"the loss {self.loss.name!r}", place):
-                found = evaluated(self.loss, outputs, own.targets, own.examples)
-        return found if not self.gradients else found._replace(values=_without_graph(found.values))
-
-
 def _told(batches: Iterable[Batch], tell: Tell) -> Iterator[Batch]:
     """The batches; tells of each when the next one is asked for."""
     for batch in batches:
         yield batch
         tell(1)
-
-
-def _without_graph(values: Tensor) -> Tensor:
-    """The same numbers, with their derivative, without what autograd recorded: it would hold every batch's results."""
-    value, change = forward_ad.split(values)
-    return value.detach() if change is None else forward_ad.dual(value.detach(), change.detach())
 
 
 def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
@@ -365,17 +367,20 @@ def _check_order(losses: Tensor, alone: Tensor, changed: str) -> None:
         )
 
 
-def joined(parts: list[ExampleLosses]) -> LossesAtAlpha:
+def joined(parts: list[ExampleLosses], by_backward: list[Tensor] | None = None) -> LossesAtAlpha:
     """The losses of the examples of several batches at one α, apart from what autograd recorded."""
     losses, slopes = forward_ad.split(torch.cat([each.values for each in parts]))
+    slopes = torch.cat(by_backward) if by_backward else slopes
     right = [
         (each.correct if each.weights is None else each.correct * each.weights).double()
         for each in parts
         if each.correct is not None
     ]
+    metrics = [each.metrics for each in parts if each.metrics is not None]
     return LossesAtAlpha(
         losses.detach(),
         None if slopes is None else slopes.detach(),
         torch.cat(right).sum() if right else None,
         joined_weights([(each.weights, forward_ad.split(each.values)[0]) for each in parts]),
+        torch.stack(metrics).sum(0) if metrics else None,
     )

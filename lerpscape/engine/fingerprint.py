@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from lerpscape.networks.batches import Batch
 from lerpscape.networks.reading import Reader
 
 # Version of the partial files. A file of another version is taken for another measurement's.
-PARTIAL_FORMAT = 3
+PARTIAL_FORMAT = 4
 # A second α, at which what a model or a loss keeps from call to call has changed.
 OTHER_ALPHA = 0.61
 # On another machine or number of threads the examples may differ by so many rounding units of the type (2-norm); with
@@ -128,14 +128,16 @@ def _code(objective: Objective) -> dict[str, str]:
     model, loss = Contents(tensors=False), Contents()
     model.add("model", objective.on_path.model)
     loss.add("loss", objective.loss)
+    loss.add("metrics", objective.metrics)
     return model.parts | loss.parts
 
 
 def _behaviour(objective: Objective, batches: list[Batch], alpha: float = PROBE_ALPHA) -> Floats:
     """Losses, and slopes where they are asked for, of a few examples."""
+    objective = replace(objective, metrics=())
     try:
-        losses, slopes = losses_at(objective, few_examples(batches))(alpha, objective.derivative)
+        losses, slopes = losses_at(objective, few_examples(batches))(alpha, objective.derivative is not None)
     except Exception:  # the caller's forward or loss, on a batch that was cut
-        losses, slopes = losses_at(objective, batches[0])(alpha, objective.derivative)
+        losses, slopes = losses_at(objective, batches[0])(alpha, objective.derivative is not None)
     values = [each.double().cpu().numpy() for each in (losses, slopes) if each is not None]
     return np.concatenate(values)

@@ -88,7 +88,7 @@ def fitted(loss: str | PerExample | Loss, measurement: Measurement) -> FittedLos
     on_path, first = measurement.on_path, measurement.reader.first
     for batch in first[:TRIED]:
         check_meaning(chosen, on_path.model, batch)
-    objective = Objective(on_path, chosen, measurement.statistics, derivative=False)
+    objective = Objective(on_path, chosen, measurement.statistics)
     counted = None
     if chosen.takes_targets and chosen.weights is None:
         chosen, counted = _own_mean(objective, first)
@@ -147,7 +147,7 @@ def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
         batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
         count = PROBE_EXAMPLES
     batch = objective.place(batch)
-    cut = _cut(count)
+    cut = cut_at(count)
     return [batch, batch.part(0, cut), batch.part(cut, count)]
 
 
@@ -161,7 +161,7 @@ def mixed(losses: list[Floats], dtype: torch.dtype) -> bool:
     )
 
 
-def _cut(count: int) -> int:
+def cut_at(count: int) -> int:
     """Where to cut a batch in two parts of other sizes than a caller would, single rows aside where it can be."""
     cut = max(3 * count // 8, min(2, count - 1))
     return cut - 1 if cut > 3 and cut % 2 == 0 else cut
@@ -229,8 +229,8 @@ def _partly_left_out(batch: Batch) -> Batch:
     if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.is_floating_point() or targets.shape[1] < 5:
         return batch
     targets = targets.clone()
-    targets[: _cut(count), 1:-1] = LEFT_OUT
-    targets[_cut(count) :, :-3] = LEFT_OUT
+    targets[: cut_at(count), 1:-1] = LEFT_OUT
+    targets[cut_at(count) :, :-3] = LEFT_OUT
     return Batch(batch.inputs, targets, batch.examples, batch.key, batch.number)
 
 
@@ -239,7 +239,7 @@ def _pieces(batches: list[Batch]) -> Iterator[tuple[Batch, Batch, Batch]]:
     for batch in batches[:TRIED]:
         count = batch.examples or 0
         if count > 1 and layout(batch) is not None:
-            cut = _cut(count)
+            cut = cut_at(count)
             yield batch, batch.part(0, cut), batch.part(cut, count)
 
 

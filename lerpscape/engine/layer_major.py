@@ -15,6 +15,7 @@ from lerpscape.base.errors import CallFailed, explain
 from lerpscape.base.memory import available_bytes
 from lerpscape.engine import derivative_check
 from lerpscape.engine.accumulator import Accumulator
+from lerpscape.engine.derivative_choice import Derivative
 from lerpscape.engine.evaluate import Evaluation, digested, in_whole_batches
 from lerpscape.engine.execution import Objective, Tell, joined
 from lerpscape.engine.fitted_losses import FittedLoss, mixed, mixing_trial, settled
@@ -45,7 +46,12 @@ class Measured:
 
 
 def measured_by_layers(
-    measurement: Measurement, loss: Loss, alphas: Floats, derivative: bool, asked: bool | None, in_one_go: bool
+    measurement: Measurement,
+    loss: Loss,
+    alphas: Floats,
+    derivative: Derivative,
+    asked: bool | None,
+    in_one_go: bool,
 ) -> Measured | None:
     """The losses at these α over all data, with dL/dα where wanted, block by block; None where it is done otherwise.
 
@@ -53,19 +59,27 @@ def measured_by_layers(
     examples influence each other, come along. It is tried unless `asked` is False. `in_one_go` says that the
     measurement is neither adaptive, nor kept in a file, nor divided.
 
+    Where an operation has no rule in forward mode and backward passes may take its place, that is α by α: None, too.
+
     Raises `ValueError` where it is asked for and cannot be done, as passes of this module influence each other.
     """
     why_not = _why_not(measurement, loss, in_one_go)
+    if derivative == "backward":
+        why_not = "its derivative is to be taken by backward passes, each through a whole network at one α"
     if asked is not False and why_not is None:
         for batch in measurement.reader.first:
             check_meaning(loss, measurement.on_path.model, batch)
         total = len(measurement.reader) * len(alphas)
         try:
             with measurement.progress_bar(total, "profile") as tell:
-                objective = Objective(measurement.on_path, loss, measurement.statistics, derivative)
+                objective = Objective(
+                    measurement.on_path, loss, measurement.statistics, "forward" if derivative else None
+                )
                 try:
                     return _ByLayers(objective, measurement, alphas, tell, "not asked for").measured()
                 except _NoRule as error:
+                    if derivative is True and asked is None:  # backward passes give it, α by α
+                        return None
                     objective = objective.without_derivative()
                     return _ByLayers(objective, measurement, alphas, tell, str(error)).measured()
         except NotInLockstep as error:
@@ -86,7 +100,7 @@ def _why_not(measurement: Measurement, loss: Loss, in_one_go: bool) -> str | Non
     if not on_path.lies_in_files:
         return "the path is no line between checkpoints in large files"
     if not in_one_go:
-        return "adaptive points, partial= and workers= need α by α"
+        return "adaptive points, partial=, workers= and metrics= need α by α"
     if on_path.batch_norms:
         return "the model has batch norm"
     if on_path.lender.acts_on_mode:
@@ -151,7 +165,7 @@ class _ByLayers:
 
         def of_batch(batch: Batch) -> list[_Point]:
             columns.append(
-                [_Point(alpha, objective.derivative, batch, before=False) for alpha in self._alphas.tolist()]
+                [_Point(alpha, bool(objective.derivative), batch, before=False) for alpha in self._alphas.tolist()]
             )
             return columns[-1]
 

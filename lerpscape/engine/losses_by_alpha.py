@@ -13,8 +13,8 @@ from torch import Tensor
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
 
-# Losses, slopes, the weight of right predictions at an α, and the weights of the examples, in float64.
-Numbers: TypeAlias = tuple[Floats, Floats | None, float | None, Floats | None]
+# Losses, slopes, the weight of right predictions at an α, the weights of the examples, and sums of metrics, in float64.
+Numbers: TypeAlias = tuple[Floats, Floats | None, float | None, Floats | None, Floats | None]
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,35 @@ class LossesAtAlpha:
 
     They stay on the device, so that the next α need not wait for a transfer. `slopes` and `right` are None where they
     are not wanted or do not exist. `weights` are those of the examples in the mean, None where all are 1; `right` is
-    weighed by them.
+    weighed by them. `metrics` are sums over the examples, of shape (metrics, 6), see `Metric.sums`.
     """
 
     losses: Tensor
     slopes: Tensor | None
     right: Tensor | None
     weights: Tensor | None = None
+    metrics: Tensor | None = None
 
     def numbers(self) -> Numbers:
         """The numbers in float64, to be sent to another process."""
-        slopes, weights = (None if part is None else _on_host(part) for part in (self.slopes, self.weights))
-        return _on_host(self.losses), slopes, None if self.right is None else float(self.right), weights
+        parts = self.slopes, self.weights, self.metrics
+        slopes, weights, metrics = (None if part is None else _on_host(part) for part in parts)
+        return _on_host(self.losses), slopes, None if self.right is None else float(self.right), weights, metrics
 
     def total(self) -> Floats:
         """Σ wℓ, Σ w dℓ/dα (0 without derivatives) and Σ w, in float64."""
-        losses, slopes, _, weights = self.numbers()
+        losses, slopes, _, weights, _ = self.numbers()
         weights = np.ones(len(losses)) if weights is None else weights
         return np.array([losses @ weights, 0.0 if slopes is None else slopes @ weights, weights.sum()])
 
     @classmethod
     def of(
-        cls, losses: Floats, slopes: Floats | None, right: float | None, weights: Floats | None = None
+        cls,
+        losses: Floats,
+        slopes: Floats | None,
+        right: float | None,
+        weights: Floats | None = None,
+        metrics: Floats | None = None,
     ) -> LossesAtAlpha:
         """The losses of which these are the `numbers`."""
         return cls(
@@ -52,6 +59,7 @@ class LossesAtAlpha:
             None if slopes is None else torch.tensor(slopes),
             None if right is None else torch.tensor(right, dtype=torch.float64),
             None if weights is None else torch.tensor(weights),
+            None if metrics is None else torch.tensor(metrics),
         )
 
 
@@ -59,7 +67,7 @@ class LossMatrix:
     """The losses of the same examples at every α of a grid, added one α at a time.
 
     Everything is in float64, on the device of the losses: `losses` and `slopes` of shape (α, examples), `right` (α,),
-    `weights` (examples,), as they are the same at every α.
+    `metrics` (α, metrics, 6), `weights` (examples,), as they are the same at every α.
     Memory is taken once, when the first α comes. (One tensor per α would fragment it: each would lie between the memory
     that the network uses at two successive α, which could then not be used again.)
 
@@ -73,7 +81,7 @@ class LossMatrix:
         self._points = points
         self._count = 0
         self._weights: Tensor | None = None
-        self._columns: list[Tensor | None] = []  # losses, slopes and right predictions, α as the first dimension
+        self._columns: list[Tensor | None] = []  # losses, slopes, right predictions and metrics, α first
 
     @classmethod
     def of(cls, points: int, losses: Iterable[LossesAtAlpha]) -> LossMatrix:
@@ -86,7 +94,7 @@ class LossMatrix:
     @classmethod
     def joined(cls, groups: Sequence[LossMatrix]) -> LossMatrix:
         """The examples of several groups, in order, at the same α."""
-        losses, slopes, right = (
+        losses, slopes, right, metrics = (
             [column for column in columns if column is not None]
             for columns in zip(*(group._columns for group in groups), strict=True)
         )
@@ -97,6 +105,7 @@ class LossMatrix:
             torch.cat(losses, 1),
             torch.cat(slopes, 1) if slopes else None,
             torch.stack(right).sum(0) if right else None,
+            torch.stack(metrics).sum(0) if metrics else None,
         ]
         return matrix
 
@@ -109,16 +118,16 @@ class LossMatrix:
         return self._count
 
     def __getitem__(self, position: int) -> LossesAtAlpha:
-        losses, slopes, right = (None if column is None else column[position] for column in self._columns)
+        losses, slopes, right, metrics = (None if column is None else column[position] for column in self._columns)
         assert losses is not None
-        return LossesAtAlpha(losses, slopes, right, self._weights)
+        return LossesAtAlpha(losses, slopes, right, self._weights, metrics)
 
     def append(self, at_alpha: LossesAtAlpha) -> None:
         """Copy the losses of the next α.
 
         Raises `ValueError` for another number of examples than before.
         """
-        parts = at_alpha.losses, at_alpha.slopes, at_alpha.right
+        parts = at_alpha.losses, at_alpha.slopes, at_alpha.right, at_alpha.metrics
         if not self._columns:
             self._weights = at_alpha.weights
             self._columns = [None if part is None else self._empty(part) for part in parts]
@@ -144,9 +153,17 @@ class LossMatrix:
 
     def numbers(self) -> tuple[Floats, Floats | None, Floats | None]:
         """Losses, slopes and right predictions on the host; before the first α, losses of shape (0, 0)."""
-        parts = (None if column is None else _on_host(column[: self._count]) for column in self._columns)
+        parts = (self._on_host(column) for column in self._columns[:3])
         losses, slopes, right = parts if self._columns else (None, None, None)
         return np.zeros((0, 0)) if losses is None else losses, slopes, right
+
+    @property
+    def metrics(self) -> Floats | None:
+        """The sums of metrics on the host, of shape (α, metrics, 6); None without metrics."""
+        return self._on_host(self._columns[3]) if self._columns else None
+
+    def _on_host(self, column: Tensor | None) -> Floats | None:
+        return None if column is None else _on_host(column[: self._count])
 
     def _empty(self, like: Tensor) -> Tensor:
         return like.new_empty(self._points, *like.shape, dtype=torch.float64)

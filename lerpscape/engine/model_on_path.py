@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -118,6 +118,18 @@ class ModelOnPath:
         if type(self.path) is not Line:
             velocity = {name: tensor.clone() for name, tensor in velocity.items()}
         return {name: self.cast(name, velocity[known]) for name, known in self.known.items() if known in velocity}
+
+    def velocities(self, alpha: float) -> tuple[list[str], Callable[[str], Tensor]]:
+        """Names of the module's tensors that move, and a function that gives the dθ/dα of one of them.
+
+        Along a line, no more of them are in memory than are asked for.
+        """
+        if type(self.path) is not Line:
+            velocity = self.velocity(alpha)
+            return list(velocity), velocity.__getitem__
+        line, moving = self.path, set(self.path.moving)
+        names = [name for name, known in self.known.items() if known in moving]
+        return names, lambda name: self.cast(name, line.velocity_of(self.known[name]))
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of the path in the type of the module's own; integers stay."""

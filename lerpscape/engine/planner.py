@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.engine.comparison import DIFFERS, Operations, difference, rounding
-from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch, tensors_at
+from lerpscape.engine.execution import GraphExecution, ModuleExecution, Objective, PreparedBatch
 from lerpscape.engine.graph import Graph, Values
 from lerpscape.engine.groups import ENDS, Group
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
+from lerpscape.engine.moving_tensors import tensors_at
 from lerpscape.engine.plan import Estimation, ExecutionPlan
 from lerpscape.engine.relu_sweep import ReLUSweep, installed, may_sweep
 from lerpscape.engine.shared_layers import EndpointOutputs
@@ -126,6 +127,8 @@ def _fails(error: Exception) -> ExecutionPlan:
 def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -> Graph | str:
     """The model's traced operations, or why it is not worth or not possible to use them."""
     on_path, statistics = objective.on_path, objective.statistics
+    if objective.derivative == "backward":
+        return "its derivative is taken by a backward pass"
     if type(on_path.path) is not Line:
         return "the path is no line"
     if on_path.lies_in_files:
@@ -137,6 +140,8 @@ def _worth_sharing(objective: Objective, batches: list[Batch], alphas: Floats) -
     loss = objective.loss
     if loss.per == "batch" or loss.batch_dim or loss.takes_targets or decodes_labels(on_path.model):
         return "its loss is one of whole batches"
+    if any(metric.per == "batch" for metric in objective.metrics):
+        return "a metric is one of whole batches"
     if not same_layout(batches):
         return "the batches are not tensors with a row of one kind for each example"
     convolves = any(isinstance(module, nn.Conv2d) for module in on_path.model.modules())
@@ -170,7 +175,7 @@ class Sizes:
 
 def _sizes(objective: Objective, graph: Graph, example: Batch) -> Sizes:
     """The sizes of all results for each example, measured on a small batch."""
-    on_path, derivative = objective.on_path, objective.derivative
+    on_path, derivative = objective.on_path, objective.derivative is not None
     largest = held = total = 0
 
     def observe(node: fx.Node, values: Values) -> None:
@@ -279,7 +284,9 @@ def _may_sweep(objective: Objective, graph: Graph, prepared: list[PreparedBatch]
     if graph.linear_relu_linear is None or graph.batch_norms:
         return False
     first = prepared[0].values[graph.linear_relu_linear.first]
-    return may_sweep(first, graph.linear_relu_linear.outputs, points, examples, derivative=objective.derivative)
+    return may_sweep(
+        first, graph.linear_relu_linear.outputs, points, examples, derivative=objective.derivative is not None
+    )
 
 
 def _estimation(objective: Objective, sizes: Sizes, batches: list[Batch], complete: bool) -> Estimation:

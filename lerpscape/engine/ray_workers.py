@@ -15,10 +15,12 @@ from lerpscape.engine.batch_norm_statistics import BatchNormStatistics
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.model_on_path import ModelOnPath
+from lerpscape.engine.moving_tensors import Mode
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.networks.batch_norm import BatchNormPolicy
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.losses import Loss
+from lerpscape.networks.metrics import Metric
 from lerpscape.networks.undisturbed import undisturbed
 from lerpscape.paths.path import ParamPath
 
@@ -34,8 +36,9 @@ class Job:
     device: torch.device
     dtype: torch.dtype | None
     loss: Loss
+    metrics: tuple[Metric, ...]
     policy: BatchNormPolicy | None
-    derivative: bool
+    derivative: Mode | None
     plan: ExecutionPlan
     alphas: Floats
     chunk: list[Batch]
@@ -51,6 +54,7 @@ class Job:
             on_path.device,
             on_path.dtype,
             objective.loss,
+            objective.metrics,
             policy,
             objective.derivative,
             evaluator.plan,
@@ -64,8 +68,8 @@ class Job:
         with undisturbed(self.model):
             on_path = ModelOnPath(self.model, self.path, self.device, self.dtype)
             statistics = BatchNormStatistics(on_path, self.policy)
-            evaluator = Evaluator(Objective(on_path, self.loss, statistics, self.derivative), self.plan)
-            return list(results(evaluator, self.alphas, self.chunk, share))
+            objective = Objective(on_path, self.loss, statistics, self.derivative, self.metrics)
+            return list(results(Evaluator(objective, self.plan), self.alphas, self.chunk, share))
 
 
 def results_on_ray(

@@ -191,7 +191,7 @@ class _Hessian:
                 seed(self.on_path.device)
                 with placed.lent() as own:
                     outputs = self.statistics.call(self._caller, state, own)
-                    values, _, weights = evaluated(self.loss, outputs, own.targets, own.examples)
+                    values, _, weights, _ = evaluated(self.loss, outputs, own.targets, own.examples)
                 weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
                 gradients = torch.autograd.grad(
                     (values * weights).sum(), leaves, create_graph=True, materialize_grads=True

@@ -56,7 +56,8 @@ def text_blocks(tokens: Sequence[int], length: int, batch: int = 8, source: str 
         )
     ids = torch.tensor(list(tokens), dtype=torch.long)
     whole = len(ids) // length
-    parts = [*ids[: whole * length].view(whole, length).split(batch)] if whole else []
+    blocks = ids[: whole * length].view(whole, length)
+    parts = [blocks[first : first + batch] for first in range(0, whole, batch)]
     if len(ids) - whole * length > 1:
         parts.append(ids[whole * length :].view(1, -1))
     batches = tuple({"input_ids": part, "labels": part} for part in parts)

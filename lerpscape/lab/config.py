@@ -1,4 +1,4 @@
-"""The configuration of one run: data, model, optimiser, training and measurement; read from TOML, named by its hash.
+"""The configuration of one run: data, model, optimiser and training; read from TOML, named by its hash.
 
 This module does not import torch, so listing a sweep of thousands of runs is fast.
 """
@@ -18,7 +18,7 @@ from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
 from lerpscape.lab.options import typed
 
-SCHEMA = 1  # part of every key; raise it when a field changes its meaning, so that all runs get new names
+SCHEMA = 2  # part of every key; raise it when a field changes its meaning, so that all runs get new names
 Options: TypeAlias = Mapping[str, Any]
 Section = TypeVar("Section")
 
@@ -27,12 +27,14 @@ Section = TypeVar("Section")
 class DataConfig:
     """The data set: its name, the number of training examples, and label noise and augmentation during training.
 
+    The `train_size` examples are drawn with the run's seed or, the same for every run, with `subset_seed`.
     `label_noise` is the share of training labels drawn uniformly at random, `label_noise_from` the first epoch (from
     0) that trains on them. `crop` and `flip` augment training images. Other keys are options of the data set.
     """
 
     name: str = "digits"
     train_size: int | None = None
+    subset_seed: int | None = None
     normalize: bool = False
     reconstruct: bool = False
     label_noise: float = 0.0
@@ -97,28 +99,14 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
-    """The measurement on the line from the initialisation to the trained network.
-
-    Only the first `examples` of each part of the data are measured (None: all), and the Gauss length of the first
-    `gauss` training examples (0: none).
-    """
-
-    alphas: int = 50
-    batch_norm: Literal["recalibrate", "pooled", "interpolate", "batch", "end"] | None = None
-    derivative: bool = False
-    held_out: bool = True
-    examples: int | None = None
-    batch_size: int = 2000
-    gauss: int = 0
-
-
-@dataclass(frozen=True)
 class RunConfig:
-    """One network to train and measure; `seed` numbers the replicates and is not part of the key.
+    """One network to train; `seed` numbers the replicates and is not part of the key.
 
-    `key` identifies the training, `measure_key` the measurement: measuring again never retrains. Both are the first 12
-    hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their defaults.
+    With `start`, settings that replace some of its own, the network is first trained with those, as a run of its own,
+    and starts from where that ends: on other data (pre-training, fine-tuning), or on random labels.
+
+    `key` is the first 12 hexadecimal digits of the SHA-256 of the canonical JSON of the fields that differ from their
+    defaults.
 
     >>> config = RunConfig(optimizer=OptimizerConfig(lr=0.3), seed=7)
     >>> config.key == RunConfig(optimizer=OptimizerConfig(lr=0.3)).key, config.key == RunConfig().key
@@ -131,24 +119,19 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
-    measure: MeasureConfig = MeasureConfig()
+    start: Options = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check(self)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.measure_key))
+        return hash(self.name)
 
     @property
     def key(self) -> str:
         """Hash of everything that determines the training, except the seed."""
-        return _hash({name: part for name, part in self.to_dict().items() if name not in ("measure", "seed")})
-
-    @property
-    def measure_key(self) -> str:
-        """Hash of the measurement."""
-        return _hash({"measure": self.to_dict().get("measure", {})})
+        return key_of({name: part for name, part in self.to_dict().items() if name != "seed"})
 
     @property
     def name(self) -> str:
@@ -163,12 +146,13 @@ class RunConfig:
         return _differences(self)
 
     def flat(self) -> dict[str, Any]:
-        """Every field, defaults included, by dotted names such as `optimizer.lr`."""
+        """Every field, defaults included, by dotted names such as `optimizer.lr`; `start` as JSON, "" without one."""
         values: dict[str, Any] = {}
         for part in fields(self):
             section = getattr(self, part.name)
             if not is_dataclass(section):
-                values[part.name] = section
+                words = "" if section == {} else json.dumps(section, sort_keys=True, default=str)
+                values[part.name] = words if part.name == "start" else section
                 continue
             for entry in fields(section):
                 value = getattr(section, entry.name)
@@ -186,9 +170,35 @@ class RunConfig:
         """
         return _read(cls, table, "")
 
+    def before(self) -> RunConfig | None:
+        """The run that this one starts from; None for one that starts from its initialisation.
+
+        >>> fine_tuned = RunConfig(start={"data": {"label_noise": 1.0}, "training": {"epochs": 3}})
+        >>> first = fine_tuned.before()
+        >>> first.data.label_noise, first.training.epochs, first.start, fine_tuned.data.label_noise
+        (1.0, 3, {}, 0.0)
+        """
+        if not self.start:
+            return None
+        own = {name: part for name, part in self.to_dict().items() if name != "start"}
+        return RunConfig.from_dict(deep_merge(own, self.start))
+
     def with_seed(self, seed: int) -> RunConfig:
         """The same configuration with another seed."""
         return replace(self, seed=seed)
+
+
+def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables; the overlay's values replace the base's.
+
+    >>> deep_merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return merged
 
 
 def _differences(section: Any) -> dict[str, Any]:
@@ -203,12 +213,12 @@ def _differences(section: Any) -> dict[str, Any]:
                 differences[entry.name] = value
         elif entry.name == "options":
             known = {entry.name for entry in fields(section)}
-            options = {name: _json(option) for name, option in value.items()}
+            options = {name: plain_json(option) for name, option in value.items()}
             beside = {name: option for name, option in options.items() if not _resembles(name, known)}
             alike = {name: option for name, option in options.items() if name not in beside}
             differences |= beside | ({"options": alike} if alike else {})
         elif value != getattr(default, entry.name):
-            differences[entry.name] = _json(value)
+            differences[entry.name] = plain_json(value)
     return differences
 
 
@@ -217,18 +227,19 @@ def _resembles(name: str, known: Collection[str]) -> bool:
     return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.8))
 
 
-def _json(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """The value as JSON types; tuples become lists and 1.0 becomes 1, so that equal configurations have equal keys."""
     if isinstance(value, (tuple, list)):
-        return [_json(part) for part in value]
+        return [plain_json(part) for part in value]
     if isinstance(value, Mapping):
-        return {name: _json(part) for name, part in value.items()}
+        return {name: plain_json(part) for name, part in value.items()}
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value
 
 
-def _hash(table: Mapping[str, Any]) -> str:
+def key_of(table: Mapping[str, Any]) -> str:
+    """The name of what a table of JSON types describes: the first 12 hexadecimal digits of its SHA-256."""
     canonical = json.dumps({"schema": SCHEMA, **table}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -266,6 +277,14 @@ def _read(cls: type[Section], table: Any, where: str) -> Section:
                 options[name] = value
                 continue
             prefix = f"{where}." if where else ""
+            if place == "measure":
+                raise ConfigError(
+                    explain(
+                        expected="measurements in [[measure]] tables of the sweep file, for all of its runs.",
+                        got=f"measure = {value!r} among the settings of a run.",
+                        hint='[[measure]] what = "profile" on = ["train", "held-out"] batch_norm = "recalibrate"',
+                    )
+                )
             raise ConfigError(unknown_name("a key", place, sorted(f"{prefix}{key}" for key in known - {"options"})))
         values[name] = (
             _read(hints[name], value, place) if is_dataclass(hints[name]) else typed(value, hints[name], place)
@@ -291,7 +310,7 @@ def _check_values(config: RunConfig) -> None:
             )
     options = {f"{part} options": getattr(config, part).options for part in ("data", "model")}
     for name, value in {**config.flat(), **options}.items():
-        wrong = _without_json(value)
+        wrong = without_json(value)
         if wrong:
             raise ConfigError(
                 explain(
@@ -302,13 +321,13 @@ def _check_values(config: RunConfig) -> None:
             )
 
 
-def _without_json(value: Any) -> str:
+def without_json(value: Any) -> str:
     """The first part of a value that JSON cannot hold, in words; "" if there is none."""
     if isinstance(value, Mapping):
         keys = (repr(key) for key in value if type(key) is not str)
-        return next(keys, "") or next(filter(None, map(_without_json, value.values())), "")
+        return next(keys, "") or next(filter(None, map(without_json, value.values())), "")
     if isinstance(value, (tuple, list)):
-        return next(filter(None, map(_without_json, value)), "")
+        return next(filter(None, map(without_json, value)), "")
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     plain = value is None or isinstance(value, (bool, int, float, str))
@@ -321,8 +340,6 @@ def _check(config: RunConfig) -> None:
         ("optimizer.lr", config.optimizer.lr > 0, "a learning rate above 0"),
         ("training.epochs", config.training.epochs >= 1, "at least one epoch"),
         ("training.batch_size", config.training.batch_size >= 1, "at least one example per batch"),
-        ("measure.alphas", config.measure.alphas >= 2, "at least two points"),
-        ("measure.batch_size", config.measure.batch_size >= 1, "at least one example per batch"),
         ("data.label_noise", 0 <= config.data.label_noise <= 1, "a share between 0 and 1"),
         ("training.snapshots", all(0 < epoch <= config.training.epochs for epoch in config.training.snapshots),
          f"epochs from 1 to {config.training.epochs}"),
@@ -330,7 +347,16 @@ def _check(config: RunConfig) -> None:
          "a momentum above 0 with nesterov"),
         ("seed", 0 <= config.seed < 2**31, "a whole number from 0 to 2³¹ − 1"),
     )  # fmt: skip
+    first = config.before()  # refuses what that run could not use
     _check_values(config)
+    if first is not None and (first.model != config.model or first.start or "seed" in config.start):
+        raise ConfigError(
+            explain(
+                expected="start to train the same network, from its initialisation and with its seed.",
+                got=f"start = {dict(config.start)!r}.",
+                hint='start = { data = { name = "fashion_mnist" }, training = { epochs = 5 } }',
+            )
+        )
     flat = config.flat()
     for name, holds, wanted in rules:
         if not holds:

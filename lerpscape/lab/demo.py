@@ -19,7 +19,8 @@ from lerpscape.certificates.certify import certify
 from lerpscape.certificates.results import Certificate
 from lerpscape.lab.config import ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from lerpscape.lab.data.digits import digits, held_out_data, train_data
-from lerpscape.lab.runs import new_model, one_thread
+from lerpscape.lab.runs import one_thread
+from lerpscape.lab.subjects import new_model
 from lerpscape.lab.training import train
 from lerpscape.networks.losses import find_loss
 from lerpscape.paths.line import Line

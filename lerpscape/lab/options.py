@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from lerpscape.base.errors import ConfigError, explain
 from lerpscape.base.names import unknown_name
 
@@ -79,7 +81,11 @@ def _converted(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return next((new for option in inside if (new := _converted(value, option)) is not _MISFIT), _MISFIT)
     if origin is Literal:
-        return value if value in inside else _MISFIT
+        return next((one for one in inside if one == value and type(one) is type(value)), _MISFIT)
+    if hint in (np.ndarray, Callable) or origin in (np.ndarray, Callable):
+        return value if isinstance(value, np.ndarray) or callable(value) else _MISFIT
+    if origin is Mapping:
+        return value if isinstance(value, Mapping) else _MISFIT
     if origin in (tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return _MISFIT
@@ -102,11 +108,14 @@ def _words(hint: Any) -> str:
     if hint == Size:
         return "a whole number ≥ 1"
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_words, inside))
+        # What a file cannot hold, arrays and functions, is not asked for.
+        return " or ".join(_words(one) for one in inside if get_origin(one) not in (np.ndarray, Callable))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, inside))
     if origin in (tuple, Sequence):
         count = f"{len(inside)} " if _fixed_length(hint) else ""
         return f"a list of {count}{_words(inside[0]).removeprefix('a ').replace('number', 'numbers')}"
+    if origin is Mapping:
+        return "a table"
     known = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", types.NoneType: "nothing"}
     return known.get(hint, "a value")

@@ -11,12 +11,18 @@ A sweep file in TOML::
     [[grid]]                               # every combination of the lists; several grids are concatenated
     optimizer.lr = [0.1, 0.03]
     model.widths = [[128], [128, 128]]
-    cases.norm = [{}, {model.batch_norm = true, measure.batch_norm = "end"}]   # merged into the configuration
+    cases.norm = [{}, {model.batch_norm = true, optimizer.lr = 1.0}]   # merged into the configuration
     [random]                               # random draws, each key from its own random stream
     draws = 300
     optimizer.lr = {log_uniform = [1e-4, 1.0]}
-    [[runs]]                               # one run each
+    seed = {integers = [0, 1000000]}       # by default each draw is trained with every one of `seeds`
+    [[runs]]                               # one run each; one with a seed of its own is trained with that seed alone
     optimizer.lr = 3.0
+    [[measure]]                            # any number; without any, the profile of both parts of the data
+    what = "profile"                       # a name in measurements.py, with the options of its function
+    on = ["train", "held-out"]
+    [[compare]]                            # between the networks of a group, when all of them are trained
+    what = "pairwise"                      # a name in comparisons.py
     [[tables]]                             # see tables/table.py
 """
 
@@ -27,7 +33,7 @@ import itertools
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -36,9 +42,10 @@ import numpy as np
 
 from lerpscape.base.errors import ConfigError, explain, missing_file
 from lerpscape.base.names import unknown_name
-from lerpscape.lab.config import RunConfig
+from lerpscape.lab.config import RunConfig, deep_merge
+from lerpscape.lab.measure_config import DEFAULT_MEASURES, CompareConfig, MeasureConfig, Task
 
-KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "tables"}
+KEYS = {"name", "about", "seeds", "counts_below", "base", "grid", "random", "runs", "measure", "compare", "tables"}
 DRAWS = {"log_uniform", "uniform", "integers", "choice"}
 
 
@@ -46,14 +53,16 @@ DRAWS = {"log_uniform", "uniform", "integers", "choice"}
 class Sweep:
     """The runs of a sweep file, in its order; the seeds of one configuration stand next to each other.
 
-    A run counts in tables if its final training loss is at most `counts_below`; None: every measured run. `tables` are
-    the layouts in the file. `repeated` counts the duplicates that were removed. `varied` are the dotted names of the
-    fields in which the runs differ.
+    `measures` are the measurements of each run, `comparisons` those between runs. A run counts in tables if its final
+    training loss is at most `counts_below`; None: every measured run. `tables` are the layouts in the file. `repeated`
+    counts the duplicates that were removed. `varied` are the dotted names of the fields in which the runs differ.
     """
 
     name: str
     about: str
     runs: tuple[RunConfig, ...]
+    measures: tuple[MeasureConfig, ...] = DEFAULT_MEASURES
+    comparisons: tuple[CompareConfig, ...] = ()
     counts_below: float | None = None
     tables: tuple[Mapping[str, Any], ...] = ()
     repeated: int = 0
@@ -98,19 +107,39 @@ class Sweep:
             raise ConfigError(
                 explain(expected="counts_below as a number.", got=f"{counts_below!r}.", hint="Leave it out for all.")
             )
-        unique: dict[tuple[str, str], RunConfig] = {}
+        base = table.get("base", {})
+        if "seed" in base:
+            raise ConfigError(
+                explain(
+                    expected="the seeds of all runs in `seeds`.",
+                    got=f"seed = {base['seed']!r} in [base].",
+                    hint="Write seeds = [0, 1, 2] at the top, or seed in [[runs]], [[grid]] or [random].",
+                )
+            )
+        unique: dict[str, RunConfig] = {}
         requested = 0
         for overlay in _overlays(table):
-            config = RunConfig.from_dict(deep_merge(table.get("base", {}), overlay))
-            for seed in seeds:
+            config = RunConfig.from_dict(deep_merge(base, overlay))
+            for seed in [config.seed] if "seed" in overlay else seeds:
                 requested += 1
                 run = config.with_seed(seed)
-                unique.setdefault((run.name, run.measure_key), run)
+                unique.setdefault(run.name, run)
         runs = tuple(unique.values())
+        measures: tuple[MeasureConfig, ...] = DEFAULT_MEASURES
+        comparisons: tuple[CompareConfig, ...] = ()
+        if "measure" in table or "compare" in table:
+            # Imported here, as it imports torch: a file without these tables is listed without.
+            from lerpscape.lab.measure_tables import read_comparisons, read_measures
+
+            if "measure" in table:
+                measures = read_measures(table["measure"], runs)
+            comparisons = read_comparisons(table.get("compare", []), runs, [measure.name for measure in measures])
         return cls(
             name=table.get("name", name),
             about=table.get("about", ""),
             runs=runs,
+            measures=measures,
+            comparisons=comparisons,
             counts_below=counts_below,
             tables=tuple(table.get("tables", [])),
             repeated=requested - len(runs),
@@ -119,7 +148,11 @@ class Sweep:
 
     def first(self, count: int) -> Sweep:
         """The sweep reduced to its first `count` runs."""
-        return Sweep(self.name, self.about, self.runs[:count], self.counts_below, self.tables)
+        return replace(self, runs=self.runs[:count], repeated=0, varied=varied_fields(self.runs[:count]))
+
+    def tasks(self, run: RunConfig) -> tuple[Task, ...]:
+        """Every measurement of one run; two with the same key are made once."""
+        return tuple(task for measure in self.measures for task in measure.tasks(run))
 
 
 def varied_fields(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
@@ -127,19 +160,6 @@ def varied_fields(runs: tuple[RunConfig, ...]) -> tuple[str, ...]:
     flat = [run.flat() for run in runs]
     names = dict.fromkeys(name for run in flat for name in run)
     return tuple(name for name in names if any(run.get(name) != flat[0].get(name) for run in flat))
-
-
-def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested tables; the overlay's values replace the base's.
-
-    >>> deep_merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
-    {'a': {'x': 1, 'y': 3}}
-    """
-    merged = dict(base)
-    for key, value in overlay.items():
-        old = merged.get(key)
-        merged[key] = deep_merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-    return merged
 
 
 def _overlays(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -172,11 +192,19 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Independent random draws; every key has its own random stream, so adding a key does not change the others."""
     if not random:
         return
-    draws, seed = random.get("draws"), random.get("seed", 0)
+    draws, stream = random.get("draws"), random.get("stream", 0)
+    if type(stream) is not int or ("seed" in random and not isinstance(random["seed"], Mapping)):
+        raise ConfigError(
+            explain(
+                expected="stream as a whole number, and seed as a distribution of the runs' seeds, in [random].",
+                got=f"stream = {stream!r}, seed = {random.get('seed')!r}.",
+                hint="stream = 1 draws other settings; seed = {integers = [0, 1000000]} draws other initialisations.",
+            )
+        )
     if type(draws) is not int or draws < 1:
         raise ConfigError(explain(expected="draws = a count in [random].", got=f"{draws!r}.", hint="Write draws = 300"))
     columns: dict[str, list[Any]] = {}
-    for name, spec in _leaves({key: value for key, value in random.items() if key not in ("draws", "seed")}):
+    for name, spec in _leaves({key: value for key, value in random.items() if key not in ("draws", "stream")}):
         path, _, kind = name.rpartition(".")
         if kind not in DRAWS or not isinstance(spec, list):
             raise ConfigError(
@@ -186,8 +214,8 @@ def _draws(random: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     hint="Write optimizer.lr = {log_uniform = [1e-4, 1.0]}",
                 )
             )
-        stream = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big")
-        columns[path] = _sample(path, kind, spec, draws, np.random.default_rng(stream))
+        own = int.from_bytes(hashlib.sha256(f"{stream}/{path}".encode()).digest()[:8], "big")
+        columns[path] = _sample(path, kind, spec, draws, np.random.default_rng(own))
     for number in range(draws):
         overlay: dict[str, Any] = {}
         for path, values in columns.items():

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import NotRepeatable, explain
 from lerpscape.networks import nested
 from lerpscape.networks.calls import TARGET_KEYS, called
 from lerpscape.networks.checksums import checksum, strided_parts, tensor_bytes
-from lerpscape.networks.losses import batch_size
 from lerpscape.networks.nested import Leaf
 
 
@@ -240,3 +240,25 @@ def batch_of(item: Any) -> Batch:
             else "Pair them: [(x, y) for x, y in ...]; where the model takes several inputs, ((a, b), y).",
         )
     )
+
+
+def batch_size(targets: Any) -> int | None:
+    """Number of examples in a batch: the length of its targets, where all tensors among them agree on it.
+
+    None where they do not, as for lengths beside concatenated labels: the loss then says how many examples there are.
+
+    >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3), "b": torch.zeros(3, 2)}), batch_size("no")
+    (5, 3, None)
+    >>> batch_size((torch.zeros(12), torch.zeros(3)))
+    """
+    lengths = set(_lengths(targets))
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _lengths(targets: Any) -> list[int | None]:
+    if isinstance(targets, Tensor):
+        return [len(targets) if targets.dim() else None]
+    if isinstance(targets, (Mapping, tuple, list)) and not isinstance(targets, PackedSequence):  # rows are steps
+        parts = targets.values() if isinstance(targets, Mapping) else targets
+        return [length for part in parts for length in _lengths(part)]
+    return []

@@ -34,12 +34,13 @@ def entropies_and_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     On the CPU torch computes an argmax several times as slowly as a maximum. So the log-probability of the target is
     compared with the largest one of the other classes, and the argmax is computed only for rows with a tie, which
     rounding may have made, or NaN. On other devices this would need a synchronisation, so the argmax is computed there.
-    Autograd through the result raises an error, because the log-probabilities are overwritten.
+    So it is where autograd follows the logits, as the log-probabilities are overwritten otherwise.
 
     >>> entropies_and_correct(torch.eye(2), torch.tensor([0, 0]))
     (tensor([0.3133, 1.3133]), tensor([ True, False]))
     """
-    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS:
+    followed = logits.requires_grad and torch.is_grad_enabled()
+    if logits.device.type != "cpu" or logits.numel() < MANY_LOGITS or followed:
         return entropies(logits, targets), logits.argmax(1) == targets
     losses, best_others = [], []
     columns = targets.long().clamp(min=0)[:, None]

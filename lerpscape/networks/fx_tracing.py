@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,31 @@ from lerpscape.networks.lending import Lender, independent
 
 
 class _TensorProxy(fx.Proxy):
-    """Says that it is a tensor: `if isinstance(h, Tensor) and h.max() > 20` then asks for its value, as with data."""
+    """Stands for a tensor: `if isinstance(h, Tensor) and h.max() > 20` then asks for its value, as with data."""
 
     _is_param = _is_buffer = False  # but no parameter or buffer, which torch tells apart by these
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return Tensor
+
+@contextmanager
+def _proxies_are_tensors() -> Iterator[None]:
+    """`isinstance(proxy, Tensor)` holds for Python code while inside.
+
+    Not for torch's C code, which would read such an object's memory as a tensor's: `torch.arange(x.shape[1])` then ends
+    the process.
+    """
+    plain = builtins.isinstance
+
+    def asked(value: Any, kinds: Any) -> bool:
+        return plain(value, kinds) or (type(value) is _TensorProxy and _names(kinds))
+
+    def _names(kinds: Any) -> bool:
+        return any(map(_names, kinds)) if type(kinds) is tuple else kinds is Tensor
+
+    builtins.isinstance = asked
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
 
 
 class _Tracer(fx.Tracer):
@@ -30,7 +50,8 @@ class _Tracer(fx.Tracer):
     asked_for_values = False
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        graph = super().trace(root, concrete_args)
+        with _proxies_are_tensors():
+            graph = super().trace(root, concrete_args)
         if self.asked_for_values:  # and the forward went on all the same
             raise fx.proxy.TraceError("a branch or loop depends on the values of a tensor")
         return graph

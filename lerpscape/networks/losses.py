@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.class_losses import (
@@ -140,11 +139,15 @@ class Loss:
 
 
 class ExampleLosses(NamedTuple):
-    """One loss per example, whether its prediction is correct, and its weight; None where there is no such thing."""
+    """One loss per example, whether its prediction is correct, and its weight; None where there is no such thing.
+
+    `metrics` are sums of other numbers over the batch, see `metrics.Metric`.
+    """
 
     values: Tensor
     correct: Tensor | None
     weights: Tensor | None
+    metrics: Tensor | None = None
 
 
 def squared_error(outputs: Any, targets: Tensor) -> Tensor:
@@ -281,14 +284,14 @@ def evaluated(loss: Loss, outputs: Any, targets: Any, examples: int | None) -> E
         values = loss.values(outputs, targets)
         correct = loss.correct(outputs, targets) if loss.correct else None
     scalar = loss.per == "batch" and isinstance(values, Tensor) and values.dim() == 0
-    values = values.reshape(1) if scalar else _checked(loss, values, examples)
-    weights = _weights(loss, targets, None if scalar else len(values), values)
+    values = values.reshape(1) if scalar else checked_values(loss.name, values, examples)
+    weights = weights_of(loss, targets, None if scalar else len(values), values)
     if weights is not None:
         counts = weights != 0
         values = torch.where(counts, values, torch.zeros_like(values))
         correct = None if correct is None else torch.where(counts, correct.to(weights.dtype), 0)
     parts = ExampleLosses(values, correct, weights)
-    return _as_one(parts) if loss.per == "batch" else parts
+    return as_one(parts) if loss.per == "batch" else parts
 
 
 def on_targets(loss: Loss, targets: Any) -> Loss:
@@ -321,7 +324,8 @@ def weighted_mean(parts: list[ExampleLosses]) -> Tensor:
     return (values.double() * weights).sum() / weights.sum()
 
 
-def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tensor | None:
+def weights_of(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tensor | None:
+    """The weights of so many examples, from targets that the loss has read; their sum where `count` is None."""
     if loss.weights is None:
         return None
     weights = _weighing(loss)(targets)
@@ -339,14 +343,14 @@ def _weights(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Tenso
     return weights.detach().to(like.device, torch.float64)
 
 
-def _weighing(loss: Loss) -> Weights:
+def _weighing(loss: Loss) -> Callable[[Any], Tensor]:
     """What maps targets to weights, for a loss with weights."""
     return _WITH_LABELS[loss.values] if loss.weights == "positions" else loss.weights  # type: ignore[return-value]
 
 
-def _as_one(parts: ExampleLosses) -> ExampleLosses:
+def as_one(parts: ExampleLosses) -> ExampleLosses:
     """The examples of a batch as one: their weighted mean, with the weight of all."""
-    values, correct, weights = parts
+    values, correct, weights = parts.values, parts.correct, parts.weights
     if weights is None:
         weights = torch.ones(len(values), dtype=torch.float64, device=values.device)
     total = weights.sum()
@@ -356,13 +360,14 @@ def _as_one(parts: ExampleLosses) -> ExampleLosses:
     return ExampleLosses(mean, right, total.reshape(1))
 
 
-def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
+def checked_values(name: str, values: Tensor, examples: int | None, kind: str = "loss") -> Tensor:
+    """What a loss or a metric of this name gave, which has to be one value per example."""
     if not isinstance(values, Tensor) or values.dim() != 1:
         shape = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(
             explain(
-                expected="a loss that gives one value per example, a tensor of shape (examples,).",
-                got=f"{shape} from {loss.name!r}.",
+                expected=f"a {kind} that gives one value per example, a tensor of shape (examples,).",
+                got=f"{shape} from {name!r}.",
                 hint='Use reduction="none" and average over all dimensions but the first; of a mean over the batch, '
                 'say its weight: Loss(name, values, per="batch", weights=…).',
             )
@@ -370,8 +375,8 @@ def _checked(loss: Loss, values: Tensor, examples: int | None) -> Tensor:
     if examples is not None and len(values) != examples:
         raise ValueError(
             explain(
-                expected=f"{examples} losses, one for each example of the batch.",
-                got=f"{len(values)} from {loss.name!r}.",
+                expected=f"{examples} {'losses' if kind == 'loss' else 'values'}, one for each example of the batch.",
+                got=f"{len(values)} from {name!r}.",
                 hint="Average over positions inside an example, never over examples; where the targets have time "
                 "first, Loss(name, values, batch_dim=1) is given them with examples first.",
             )
@@ -394,28 +399,6 @@ def _binary(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape != targets.shape:
         raise unfitting("one target in [0, 1] per logit", logits, targets)
     return logits, targets
-
-
-def batch_size(targets: Any) -> int | None:
-    """Number of examples in a batch: the length of its targets, where all tensors among them agree on it.
-
-    None where they do not, as for lengths beside concatenated labels: the loss then says how many examples there are.
-
-    >>> batch_size(torch.zeros(5, 2)), batch_size({"a": torch.zeros(3), "b": torch.zeros(3, 2)}), batch_size("no")
-    (5, 3, None)
-    >>> batch_size((torch.zeros(12), torch.zeros(3)))
-    """
-    lengths = set(_lengths(targets))
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def _lengths(targets: Any) -> list[int | None]:
-    if isinstance(targets, Tensor):
-        return [len(targets) if targets.dim() else None]
-    if isinstance(targets, (Mapping, tuple, list)) and not isinstance(targets, PackedSequence):  # rows are steps
-        parts = targets.values() if isinstance(targets, Mapping) else targets
-        return [length for part in parts for length in _lengths(part)]
-    return []
 
 
 __all__ = [

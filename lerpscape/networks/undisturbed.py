@@ -7,7 +7,7 @@ import random
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -82,4 +82,15 @@ def forward_mode(model: nn.Module) -> Iterator[None]:
             stack.enter_context(warnings.catch_warnings())  # the switch warns about hardware that is not present
             warnings.simplefilter("ignore")
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
+
+
+@contextmanager
+def reverse_mode(model: nn.Module) -> Iterator[None]:
+    """Make torch choose kernels with a backward pass in evaluation mode while inside.
+
+    The recurrent kernels of cuDNN have one in training mode only.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
         yield

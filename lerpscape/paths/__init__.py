@@ -18,5 +18,6 @@ if TYPE_CHECKING:
     from lerpscape.paths.path import ParamPath as ParamPath
     from lerpscape.paths.planes import Plane as Plane, PointList as PointList
     from lerpscape.paths.spheres import SphericalLine as SphericalLine
+    from lerpscape.paths.writing import write_point as write_point
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

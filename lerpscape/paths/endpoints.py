@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,14 +24,16 @@ from lerpscape.paths.unit_matching import match_by_activations, match_by_weights
 # Rounding error allowed, relative to the largest output, when outputs in float64 are compared before and after
 # permuting hidden units.
 _ROUNDING = 1e-9
+BUILT_BY = "lerpscape_built_by"  # attribute of a module: the function of a seed that builds it
 
 
-def fresh_init(model: nn.Module | Callable[[], nn.Module], seed: int) -> Checkpoint:
+def fresh_init(model: nn.Module | Callable[..., nn.Module], seed: int) -> Checkpoint:
     """A new random initialisation of a network, drawn from a seed.
 
-    `model` is a function without arguments that builds the network, or a network all of whose layers with parameters
-    have a method `reset_parameters`. If the network's constructor initialises it in another way, pass the function.
-    The caller's random generators are restored.
+    `model` is a function that builds the network, which is given the seed if it has an argument `seed`, and else draws
+    from the global generators; or a network all of whose layers with parameters have a method `reset_parameters`. If
+    the network's constructor initialises it in another way, pass the function; a network of `lerpscape.lab.models`
+    knows its own. The caller's random generators are restored.
 
     Raises `TypeError` that names a layer with parameters but without that method.
 
@@ -42,9 +45,31 @@ def fresh_init(model: nn.Module | Callable[[], nn.Module], seed: int) -> Checkpo
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        built = _reset(independent(model)) if isinstance(model, nn.Module) else model()
+        built = _drawn(model, seed)
     init = checkpoint(built)
     return Checkpoint(init.tensors, init.parameters, f"a fresh init of {type(built).__name__} (seed {seed})")
+
+
+def _drawn(model: nn.Module | Callable[..., nn.Module], seed: int) -> nn.Module:
+    """A network drawn anew: by the function that builds it, where that is known, or by its layers."""
+    factory = getattr(model, BUILT_BY, None) if isinstance(model, nn.Module) else model
+    if factory is None:
+        assert isinstance(model, nn.Module)
+        return _reset(independent(model))
+    built: nn.Module = factory(seed=seed) if takes_seed(factory) else factory()
+    return built
+
+
+def takes_seed(factory: Callable[..., Any]) -> bool:
+    """Whether a function has an argument `seed`.
+
+    >>> takes_seed(lambda seed: seed), takes_seed(lambda: 0)
+    (True, False)
+    """
+    try:
+        return "seed" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some classes of other languages have no signature
+        return False
 
 
 def noise_like(params: Source, seed: int) -> Checkpoint:

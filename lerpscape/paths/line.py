@@ -134,6 +134,11 @@ class Line(Path):
             return {name: end - start for name, (start, end) in ends if start is not end}
         return {name: self.end.tensors[name] - self.start.tensors[name] for name in self.moving}
 
+    def velocity_of(self, name: str) -> Tensor:
+        """dθ/dα of one tensor that moves."""
+        start, end = self.ends_of(name) if self.lies_in_files else (self.start.tensors[name], self.end.tensors[name])
+        return end - start
+
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Line:
         """The line on a device, with its floating-point tensors in `dtype` unless that is None."""
         line = Line(self.start.to(device, dtype), self.end.to(device, dtype))

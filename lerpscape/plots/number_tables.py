@@ -72,7 +72,21 @@ def number_rows(profiles: Sequence[Profile]) -> Rows:
         values = [column.get(name, "–") for column in columns]
         if any(value != "–" for value in values):
             rows.append((name, values, profiles[0].unit if unit == "unit" else unit, meaning))
+    for name in dict.fromkeys(name for profile in profiles for name in profile.metrics):
+        for end in (0.0, 1.0):
+            values = [_metric_number(profile, name, end) for profile in profiles]
+            if any(value != "–" for value in values):
+                meaning = "Mean over the examples ± standard error, if they are a random sample."
+                rows.append((f"{name} at α = {end:.0f}", values, "", meaning))
     return rows
+
+
+def _metric_number(profile: Profile, name: str, end: float) -> str:
+    at = np.flatnonzero(profile.alphas == end)
+    if name not in profile.metrics or not len(at):
+        return "–"
+    metric = profile.metrics[name]
+    return f"{metric.values[at[0]]:.5g} ± {metric.errors[at[0]]:.2g}"
 
 
 def _profile_numbers(profile: Profile) -> dict[str, str]:

@@ -83,22 +83,42 @@ def plot_derivative(profiles: Sequence[Profile], ax: Axes | None = None) -> Axes
     return ax
 
 
+def plot_metric(profiles: Sequence[Profile], name: str, ax: Axes | None = None) -> Axes:
+    """Draw a metric of this name against α, with a band of one standard error to both sides."""
+    with style():
+        ax = axes_or_new(ax)
+        for index, profile in enumerate(profiles):
+            if name in profile.metrics:
+                colour, dashes = comparison_style(index)
+                values, errors = profile.metrics[name].values, np.nan_to_num(profile.metrics[name].errors)
+                ax.plot(profile.alphas, values, dashes, color=colour, linewidth=1.2)
+                ax.fill_between(profile.alphas, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0)
+                large = values.min() > 0 and values.max() > 50 * values.min()
+                ax.set_yscale("log" if large or ax.get_yscale() == "log" else "linear")
+        ax.set(xlabel="α", ylabel=name)
+    return ax
+
+
 def profile_figure(profile: Profile, beside: Sequence[Profile] = ()) -> Figure:
-    """A figure of profiles along one path: losses and accuracies above, derivatives below."""
+    """A figure of profiles along one path: losses and accuracies above, derivatives and other metrics below."""
     profiles = [profile, *beside]
+    names = dict.fromkeys(name for curve in profiles for name in curve.metrics if name != "accuracy")
     with style():
         with_derivative = any(curve.derivative is not None for curve in profiles)
-        figure = Figure(figsize=(5.8, 4.9 if with_derivative else 3.4), layout="constrained")
-        if with_derivative:
-            top, bottom = figure.subplots(2, 1, height_ratios=[2.4, 1], sharex=True)
-            plot_derivative(profiles, bottom)
-        else:
-            top = figure.subplots()
+        panels = with_derivative + len(names)
+        figure = Figure(figsize=(5.8, 3.4 + 1.5 * panels), layout="constrained")
+        top, *below = figure.subplots(1 + panels, 1, height_ratios=[2.4, *[1.0] * panels], sharex=True, squeeze=False)[
+            :, 0
+        ]
         plot_profile(profile, top, beside)
         plot_accuracy(profiles, top)
+        for ax, name in zip(below[with_derivative:], names, strict=True):
+            plot_metric(profiles, name, ax)
         if with_derivative:
-            top.set_xlabel("")
-            bottom.set_xlabel(ALPHA)
+            plot_derivative(profiles, below[0])
+        for ax in (top, *below)[:-1]:
+            ax.set_xlabel("")
+        (top, *below)[-1].set_xlabel(ALPHA)
     return figure
 
 

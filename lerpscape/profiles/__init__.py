@@ -6,8 +6,9 @@ from lerpscape.base.lazy_names import attach
 
 if TYPE_CHECKING:
     from lerpscape.profiles.examples import example_curves as example_curves
+    from lerpscape.profiles.gates import Gate as Gate, gate as gate
     from lerpscape.profiles.per_example import ClassCurve as ClassCurve, ExampleCurves as ExampleCurves
-    from lerpscape.profiles.results import Profile as Profile
+    from lerpscape.profiles.results import MetricCurve as MetricCurve, Profile as Profile
     from lerpscape.profiles.sequential import sequential_verdict as sequential_verdict
     from lerpscape.profiles.sequential_verdicts import SequentialVerdict as SequentialVerdict
 

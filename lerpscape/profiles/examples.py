@@ -49,7 +49,7 @@ def example_curves(
     with opened(example_curves, model, path, data, options) as measurement:
         reader, found = measurement.reader, fitted(loss, measurement)
         chosen = found.loss
-        objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
+        objective = Objective(measurement.on_path, chosen, measurement.statistics)
         module = ModuleExecution(objective)
         losses: list[Floats] = []
         weights: list[Floats] = []

@@ -12,19 +12,22 @@ from torch import nn
 
 from lerpscape.base.errors import explain
 from lerpscape.base.saving import check_writable
-from lerpscape.engine.derivative_check import why_no_derivative
+from lerpscape.engine.accumulator import Accumulator
+from lerpscape.engine.derivative_choice import Derivative, DerivativeChoice, check_derivative, chosen_derivative
 from lerpscape.engine.evaluate import evaluate_adaptively, evaluate_grid
 from lerpscape.engine.execution import Objective
 from lerpscape.engine.fingerprint import fingerprint
 from lerpscape.engine.fitted_losses import fitted
+from lerpscape.engine.fitted_metrics import check_metrics, fitted_metrics, is_the_loss
 from lerpscape.engine.layer_major import measured_by_layers
 from lerpscape.engine.measurement import Alphas, MeasurementOptions, alpha_grid, opened
 from lerpscape.engine.resume import Partial
 from lerpscape.engine.workers import check_workers
 from lerpscape.networks.losses import Loss, PerExample, find_loss
+from lerpscape.networks.metrics import Metric, Metrics
 from lerpscape.networks.reading import Data, check_resumable
 from lerpscape.paths.path import ParamPath
-from lerpscape.profiles.results import Invalid, Profile
+from lerpscape.profiles.results import Invalid, MetricCurve, Profile
 
 
 def profile(
@@ -35,7 +38,8 @@ def profile(
     loss: str | PerExample | Loss = "cross_entropy",
     alphas: Alphas | str = 50,
     precision: float | None = None,
-    derivative: bool = True,
+    derivative: Derivative = True,
+    metrics: Metrics | None = None,
     workers: int | str = 1,
     partial: str | Path | None = None,
     layer_major: bool | None = None,
@@ -53,15 +57,21 @@ def profile(
       `"adaptive"`: points are added where the curve is not yet known well enough.
     * `precision`: with adaptive points, how well the curve is to be known, as a share of its range; 1e-3 by default. An
       estimate, which misses narrow bumps ([engine](../engine.md) says which). `how["adaptive"]` says what was reached.
-    * `derivative`: also dL/dα by forward-mode differentiation, exact to rounding; at a kink what torch's rules give.
+    * `derivative`: also dL/dα, exact to rounding; at a kink what torch's rules give. `"forward"` mode differentiates
+      every example by itself, which gives a standard error; a `"backward"` pass differentiates the sum over a batch,
+      and works where an operation has no rule in forward mode. True chooses, and `how["derivative"]` says why.
       Compared with difference quotients on a few examples; where they disagree it is withheld, and
       `Profile.derivative_reason` says how.
+    * `metrics`: other numbers in the same pass, each averaged over the examples with its standard error:
+      `["accuracy", "perplexity"]`, or names with what they are: one of these two, a loss by name, a function
+      `(outputs, targets) -> (examples,)`, a `Loss`, or a torchmetrics metric that is a mean over examples.
+      `"accuracy"` is top-1, `"perplexity"` exp of the mean loss per label. Weighed as the loss is, or as a `Loss` says.
     * `workers`: how many processes divide the work, each on one thread; they share this one's memory. Or `"ray"`,
       `"ray://host:port"`: tasks on a Ray cluster (`pip install "lerpscape[ray]"`). The same numbers.
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed. A
       call that differs in anything raises `PartialMismatch`. Delete it when done.
-    * `layer_major`: all α advance together, one block of the model (a member of a list of layers, else a leaf) after the
-      other, so that checkpoints in large files are read once and one block is held
+    * `layer_major`: all α advance together, one block of the model (a member of a list of layers, else a leaf) after
+      the other, so that checkpoints in large files are read once and one block is held
       ([large models](../large_models.md)). None does so wherever it can be done; True raises `ValueError` where not.
     * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
@@ -82,24 +92,30 @@ def profile(
     adaptive = isinstance(alphas, str) and alphas == "adaptive"
     grid = np.empty(0) if adaptive else alpha_grid(alphas)
     _check_adaptive(adaptive, precision, partial)
+    check_derivative(derivative)
     if partial is not None:
         check_writable(partial)
     find_loss(loss)  # refuses a wrong one before the data are read
+    asked = check_metrics(metrics)
     with opened(profile, model, path, data, options) as measurement:
         on_path, reader = measurement.on_path, measurement.reader
         check_workers(workers, on_path.device)
-        in_one_go = not adaptive and partial is None and workers == 1
+        in_one_go = not adaptive and partial is None and workers == 1 and not asked
         by_layers = measured_by_layers(measurement, find_loss(loss), grid, derivative, layer_major, in_one_go)
         if by_layers is not None:
             evaluation, found, reason = by_layers.evaluation, by_layers.found, by_layers.reason
             chosen = found.by_unit()
-            objective = Objective(on_path, chosen, measurement.statistics, reason is None)
+            objective = Objective(on_path, chosen, measurement.statistics)
+            taken = DerivativeChoice("forward", "block by block") if reason is None else DerivativeChoice(None, reason)
+            measured: list[Metric] = []
         else:
             found = fitted(loss, measurement)
             chosen = found.by_unit()
-            objective = Objective(on_path, chosen, measurement.statistics, derivative)
-            reason = why_no_derivative(objective, reader.first) if derivative else "not asked for"
-            objective = replace(objective, derivative=reason is None)
+            objective = Objective(on_path, chosen, measurement.statistics)
+            taken = chosen_derivative(objective, reader.first, derivative, workers=workers)
+            objective = replace(objective, derivative=taken.mode)
+            measured = fitted_metrics(asked, found, objective, reader.first)
+            objective = replace(objective, metrics=tuple(each for each in measured if not is_the_loss(each, found)))
             with measurement.progress_bar(len(reader) * len(grid), "profile") as tell:
                 if adaptive:
                     precision = 1e-3 if precision is None else precision
@@ -115,6 +131,7 @@ def profile(
             self_check=found.checked,
             largest_batch=max((batch.examples or 0) for batch in reader.first),
             plan=evaluation.plan.describe(),
+            derivative=taken.describe(),
             adaptive=evaluation.adaptive,
             threads=torch.get_num_threads() if workers == 1 else 1,
             workers=workers,
@@ -129,9 +146,10 @@ def profile(
         alphas=evaluation.alphas,
         loss=mean,
         accuracy=sums.accuracy(),
-        derivative=slope if objective.derivative else None,
-        derivative_error=slope_error if objective.derivative else None,
-        derivative_reason=reason,
+        metrics=_curves(measured, objective, sums),
+        derivative=slope if taken.mode else None,
+        derivative_error=slope_error if taken.mode == "forward" or (taken.mode and chosen.per == "batch") else None,
+        derivative_reason=None if taken.mode else taken.why,
         covariance=sums.covariance(),
         examples=sums.count,
         unit=chosen.unit,
@@ -145,6 +163,17 @@ def profile(
         relative_distance=relative_distance,
         how=how,
     )
+
+
+def _curves(measured: list[Metric], objective: Objective, sums: Accumulator) -> dict[str, MetricCurve]:
+    curves = {}
+    for metric in measured:
+        if metric in objective.metrics:
+            mean, error = sums.metric_and_error(objective.metrics.index(metric))
+        else:
+            mean, error = sums.mean(), sums.error()
+        curves[metric.name] = MetricCurve.exponential(mean, error) if metric.exponential else MetricCurve(mean, error)
+    return curves
 
 
 def _check_adaptive(adaptive: bool, precision: float | None, partial: str | Path | None) -> None:

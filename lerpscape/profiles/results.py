@@ -32,26 +32,47 @@ class Invalid:
 
 
 @dataclass(frozen=True, eq=False)
+class MetricCurve:
+    """A metric at every α: its `values`, and their standard `errors` if the examples are a random sample.
+
+    >>> MetricCurve.exponential(np.array([0.0, 1.0]), np.array([0.1, 0.1])).errors.round(3)
+    array([0.1  , 0.272])
+    """
+
+    values: Floats
+    errors: Floats
+
+    @classmethod
+    def exponential(cls, mean: Floats, error: Floats) -> MetricCurve:
+        """The exponential of a mean; its standard error is exp(mean) times that of the mean (delta method)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return cls(np.exp(mean), np.exp(mean) * error)
+
+
+@dataclass(frozen=True, eq=False)
 class Profile(Result):
     """Mean loss, accuracy and dL/dα over the examples at every α of a path.
 
     `alphas`, `loss` and `derivative` (both in `unit`), `derivative_error` (its standard error) and `accuracy` (from 0
-    to 1) have shape (points,). `covariance` (points, points) is that of the per-example losses, in unit².
+    to 1) have shape (points,). `metrics` has a `MetricCurve` for each metric that was asked for.
+    `covariance` (points, points) is that of the per-example losses, in unit².
     `accuracy` is None for losses without right answers. `derivative` is None if it was not measured, and
-    `derivative_reason` says why. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
+    `derivative_reason` says why; `derivative_error` is also None where backward passes gave the sum over a batch, not
+    each example's derivative. `invalid` lists every α at which losses are NaN or infinite: no value is replaced, and
     readings of such a curve raise `NonFiniteLoss`. `distance` is ‖θ_T − θ₀‖₂, and `relative_distance` is ‖θ_T − θ₀‖ /
     ‖θ₀‖. Readings use the points with 0 ≤ α ≤ 1 only. `how` is metadata: device, threads, versions, digests.
     `how["noise_floor"]` is one rounding unit of the largest loss in the dtype of the computation: no verdict is given
     on a rise below it.
     """
 
-    FORMAT = "lerpscape profile 1"
+    FORMAT = "lerpscape profile 2"
     PLOT = "profiles.plot_profile"
     FIGURE = "profiles.profile_figure"
 
     alphas: Floats
     loss: Floats
     accuracy: Floats | None
+    metrics: dict[str, MetricCurve]
     derivative: Floats | None
     derivative_error: Floats | None
     derivative_reason: str | None
@@ -155,6 +176,8 @@ class Profile(Result):
         for name in ("accuracy", "derivative", "derivative_error"):
             values = getattr(self, name)
             columns[name] = np.full(len(self.alphas), np.nan) if values is None else values
+        for name, metric in self.metrics.items():
+            columns |= {name: metric.values, f"{name}_error": metric.errors}
         return data_frame(columns)
 
     def readings(self, tolerance: float = 0.0) -> Readings:

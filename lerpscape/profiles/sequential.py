@@ -91,7 +91,7 @@ def sequential_verdict(
         chosen = fitted(loss, measurement).loss
         sample = Sample(measurement.reader, seed)
         check_workers(workers, measurement.on_path.device)
-        objective = Objective(measurement.on_path, chosen, measurement.statistics, derivative=False)
+        objective = Objective(measurement.on_path, chosen, measurement.statistics)
         _check_independent(objective, next(sample.batches(0, min(PROBE_EXAMPLES, len(sample)))))
         counts = sample_sizes(first, min(budget or len(sample), len(sample)))
         open_analyses = sum(count < len(sample) for count in counts)

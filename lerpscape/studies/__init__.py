@@ -41,6 +41,11 @@ if TYPE_CHECKING:
         StartComparison as StartComparison,
         starts as starts,
     )
+    from lerpscape.studies.sweet_spots import (
+        Change as Change,
+        SweetSpot as SweetSpot,
+        sweet_spot as sweet_spot,
+    )
     from lerpscape.studies.trajectories import Trajectory as Trajectory, trajectory as trajectory
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Literal, TypeAlias, Unpack
 
 import numpy as np
@@ -10,11 +11,15 @@ from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
-from lerpscape.engine.derivative_check import why_no_derivative
+from lerpscape.engine.derivative_choice import Derivative, DerivativeChoice, check_derivative, chosen_derivative
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.fitted_losses import fitted
+from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 from lerpscape.engine.measurement import Measurement, MeasurementOptions, check_options, opened
+from lerpscape.engine.moving_tensors import Mode
 from lerpscape.networks.batch_norm import InterpolateStatistics
+from lerpscape.networks.batches import Batch
+from lerpscape.networks.blocks import block_names, block_of
 from lerpscape.networks.losses import Loss, PerExample
 from lerpscape.networks.reading import Data
 from lerpscape.paths.path import ParamPath
@@ -23,7 +28,7 @@ from lerpscape.profiles.results import Profile
 from lerpscape.studies.contributions import Contributions
 from lerpscape.studies.quadrature import Integral, integrate
 
-Groups: TypeAlias = Literal["module", "tensor"] | Callable[[str], str]
+Groups: TypeAlias = Literal["module", "tensor", "block"] | Callable[[str], str]
 # Which tensors move in a part (None: all), and whether batch-norm statistics are held fixed.
 Part: TypeAlias = tuple[Collection[str] | None, bool]
 
@@ -39,24 +44,29 @@ def layer_contributions(
     alphas: int = 50,
     precision: float = 1e-2,
     budget: int = 65,
+    derivative: Derivative = True,
     **options: Unpack[MeasurementOptions],
 ) -> Contributions:
     """Split the change of the mean loss between two α by layer: L(b) − L(a) = Σ_g ∫ ⟨∇_g L, dθ_g/dα⟩ dα.
 
-    The parts add up to the change by the chain rule; each is an integral of exact forward-mode derivatives, one pass
-    per layer and α. With batch norm, a layer's part includes its effect on the statistics of later layers. The split is
-    along this path; on another path it differs.
+    The parts add up to the change by the chain rule; each is an integral of exact derivatives. One backward pass for
+    each batch and α gives all layers; one forward-mode pass for each layer too where batch-norm statistics are
+    estimated at α, as no gradient leads through them, or where the model has no backward pass. With batch norm, a
+    layer's part includes its effect on the statistics of later layers. The split is along this path; on another path it
+    differs.
 
     * `loss`: as for `profile`.
     * `between`: the two α; None takes the largest rise of a profile on `alphas` points.
-    * `by`: one part per module that owns parameters, per tensor, or per value of your function of a tensor's name.
+    * `by`: one part per module that owns parameters, per tensor, per `"block"` (each element of a `ModuleList`, such as
+      the layers of a transformer, and every module outside of them), or per value of your function of a tensor's name.
     * `precision`: the grid is halved until the residual, and the change of each part, is at most this share of
       `Σ |parts|`.
     * `budget`: the most points that halving may use.
+    * `derivative`: `"backward"` or `"forward"`; True chooses, and `how["derivative"]` says what was taken.
     * `options`: see `MeasurementOptions`.
 
-    Raises `ValueError` where nothing rises and no `between` is given, and for models without a forward-mode
-    derivative; `NonFiniteLoss` for NaN losses.
+    Raises `ValueError` where nothing rises and no `between` is given, and for models without a derivative;
+    `NonFiniteLoss` for NaN losses.
 
     >>> from lerpscape.paths.line import Line
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
@@ -67,10 +77,11 @@ def layer_contributions(
     (('0', '1'), [0.5, 0.5], 1.0)
     """
     check_options(layer_contributions, options)
+    check_derivative(derivative)
     if between is None:
         between = largest_rise(profile(model, path, data, loss=loss, alphas=alphas, derivative=False, **options))
     with opened(layer_contributions, model, path, data, options) as measurement:
-        slopes = _Slopes(measurement, fitted(loss, measurement).loss)
+        slopes = _Slopes(measurement, fitted(loss, measurement).loss, derivative, layers=True)
         groups: dict[str, Part] = {name: (names, False) for name, names in slopes.groups(by).items()}
         return slopes.contributions(groups, between, precision, budget)
 
@@ -125,23 +136,31 @@ def statistics_contributions(
 class _Slopes:
     """dL/dα of a model on a path, by part, at any α; sums over the examples in float64."""
 
-    def __init__(self, measurement: Measurement, loss: Loss) -> None:
+    def __init__(
+        self, measurement: Measurement, loss: Loss, derivative: Derivative = "forward", *, layers: bool = False
+    ) -> None:
         self.measurement = measurement
         self.on_path, self.reader = measurement.on_path, measurement.reader
         self.loss = loss
         self.report: Callable[[int], None] = lambda _: None
-        self.objective = Objective(self.on_path, loss, measurement.statistics, derivative=True)
-        self.module = ModuleExecution(self.objective)
         self.examples = 0
-        reason = why_no_derivative(self.objective, self.reader.first)
-        if reason is not None:
+        objective = Objective(self.on_path, loss, measurement.statistics)
+        backward = layers and not measurement.statistics.estimates()
+        if derivative == "backward" and not backward:
+            self.choice = DerivativeChoice(None, "no gradient leads through batch-norm statistics estimated at α")
+        else:
+            order: list[Mode] = ["backward", "forward"] if backward else ["forward"]
+            self.choice = chosen_derivative(objective, self.reader.first, derivative, order=order)
+        if self.choice.mode is None:
             raise ValueError(
                 explain(
-                    expected="a model and a loss with a derivative in forward mode, to attribute the change to parts.",
-                    got=f"none: {reason}.",
+                    expected="a model and a loss with a derivative, to attribute the change to parts.",
+                    got=f"none: {self.choice.why}.",
                     hint="If one operation lacks it, replace it by plain torch operations.",
                 )
             )
+        self.objective = replace(objective, derivative=self.choice.mode)
+        self.module = ModuleExecution(self.objective)
 
     def groups(self, by: Groups) -> dict[str, list[str]]:
         """Names of the model's tensors that the loss depends on and that may move, by part."""
@@ -149,6 +168,7 @@ class _Slopes:
         groups: dict[str, list[str]] = {}
         moving = {name for alpha in (0.0, 0.5, 1.0) for name in self.on_path.velocity(alpha)}
         parameters = {name for name, _ in self.on_path.model.named_parameters()}
+        blocks = block_names(self.on_path.model) if by == "block" else ()
         for name in self.on_path.at(0.0):
             parameter = name in parameters
             if name in statistics and not isinstance(self.measurement.statistics.policy, InterpolateStatistics):
@@ -159,6 +179,8 @@ class _Slopes:
                 group = by(name)
             elif by == "tensor":
                 group = name
+            elif block := block_of(name, blocks):
+                group = block
             else:
                 owner = name.rpartition(".")[0] or "model"
                 group = owner if parameter else f"{owner} (statistics)" if name in statistics else name
@@ -213,7 +235,7 @@ class _Slopes:
             unit=self.loss.unit,
             loss_name=self.loss.name,
             label=self.measurement.label,
-            how=self.measurement.how(budget=budget),
+            how=self.measurement.how(budget=budget, derivative=self.choice.describe()),
         )
 
     def _sums(self, alphas: list[float], parts: Mapping[str, Part]) -> tuple[Floats, Floats]:
@@ -223,14 +245,27 @@ class _Slopes:
         for chunk in self.reader.chunks():
             placed = [self.objective.place(batch) for batch in chunk]
             for i, alpha in enumerate(alphas):
-                for j, (only, held) in enumerate(parts.values()):
-                    row = self.module.at(alpha, placed, only=only, held=held, tell=self.report)
-                    total, slope, group_weight = row.total()
-                    slopes[i, j] += slope
+                row, of_parts = self._parts_at(alpha, placed, parts)
+                total, _, group_weight = row.total()
                 losses[i] += total
+                slopes[i] += of_parts
             self.examples += len(row.losses) if row.weights is None else int((row.weights > 0).sum())
             weight += group_weight
         return losses / weight, slopes / weight
+
+    def _parts_at(
+        self, alpha: float, batches: list[Batch], parts: Mapping[str, Part]
+    ) -> tuple[LossesAtAlpha, list[float]]:
+        """The losses of these batches at α, and Σ w dℓ/dα of each part."""
+        if self.objective.derivative == "backward":
+            row, products = self.module.products(alpha, batches, tell=self.report)
+            moved = [products.keys() & set(only or ()) for only, _ in parts.values()]
+            return row, [sum(float(products[name]) for name in sorted(names)) for names in moved]
+        slopes = []
+        for only, held in parts.values():
+            row = self.module.at(alpha, batches, only=only, held=held, tell=self.report)
+            slopes.append(float(row.total()[1]))
+        return row, slopes
 
 
 def largest_rise(profile: Profile) -> tuple[float, float]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from torch import nn
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.results import Result
+from lerpscape.networks.blocks import block_names, block_of
 from lerpscape.networks.reading import Data
 from lerpscape.paths.checkpoints import Checkpoint, Source
+from lerpscape.paths.fitting_names import fitting_prefixes
 from lerpscape.paths.line import Line, moving
 from lerpscape.paths.matching import abbreviated
 from lerpscape.paths.path import Rest
@@ -22,9 +25,9 @@ from lerpscape.studies.many_profiles import StudyOptions, how_of, profiles_of, r
 class Layerwise(Result):
     """Loss along the line on which only one layer moves, for every layer.
 
-    `layers` are the modules that own parameters, in the order of the checkpoint; `losses` has shape (layers, points),
-    `max_rise` and `distance` (layers,). `together` is the loss when all layers move. `unmoved` are layers that are the
-    same at both ends.
+    `layers` are the modules that own parameters, or blocks, in the order of the checkpoint; `losses` has shape
+    (layers, points), `max_rise` and `distance` (layers,). `together` is the loss when all layers move. `unmoved` are
+    layers that are the same at both ends.
     """
 
     FORMAT = "lerpscape layerwise 1"
@@ -54,16 +57,18 @@ class Layerwise(Result):
         return f"{len(rising)} of {len(self.layers)} layers rise on their own line, most {shown} {self.unit} ({held})."
 
 
-def layers_of(start: Checkpoint, end: Checkpoint) -> tuple[list[str], list[str]]:
+def layers_of(start: Checkpoint, end: Checkpoint, blocks: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Modules that own parameters: those that move between the ends, and those that do not.
+
+    With `blocks`, the block stands for all modules in it.
 
     >>> from lerpscape.paths.checkpoints import checkpoint
     >>> one, other = (checkpoint({"a.weight": torch.ones(1) * k, "b.weight": torch.ones(1)}) for k in (1, 2))
     >>> layers_of(one, other)
     (['a'], ['b'])
     """
-    names = dict.fromkeys(name.rpartition(".")[0] for name in start.parameters)
-    moves = {name.rpartition(".")[0] for name in moving(start, end)}
+    names = dict.fromkeys(_layer(name, blocks) for name in start.parameters)
+    moves = {_layer(name, blocks) for name in moving(start, end)}
     return [name for name in names if name in moves], [name for name in names if name not in moves]
 
 
@@ -74,6 +79,7 @@ def layerwise(
     data: Data,
     *,
     rest: Rest,
+    by: Literal["module", "block"] = "module",
     **options: Unpack[StudyOptions],
 ) -> Layerwise:
     """Measure the line on which one layer moves from start to end and all others are held at one end, for every layer.
@@ -81,6 +87,8 @@ def layerwise(
     A layer is a module that owns parameters; its running statistics move with it.
 
     * `rest`: `"end"` asks what a layer's training contributes to the final network, `"start"` what it does alone.
+    * `by`: a layer is a module that owns parameters; or a block, such as one of a transformer's, and every such module
+      outside of them. With `rest="end"` that is the loss with one block after the other left out of the training.
     * `options`: see `StudyOptions`.
 
     Raises what `profile` raises.
@@ -95,8 +103,9 @@ def layerwise(
     (('0', '1'), array([1.  , 0.25, 0.  ]))
     """
     line = Line(start, end)
-    layers, unmoved = layers_of(line.start, line.end)
-    alone = [line.only(*_owned(layer, line.start), rest=rest) for layer in layers]
+    blocks = _blocks_on(line.start, model) if by == "block" else ()
+    layers, unmoved = layers_of(line.start, line.end, blocks)
+    alone = [line.only(*_owned(layer, line.start, blocks), rest=rest) for layer in layers]
     profiles = profiles_of(layerwise, model, [*alone, line], data, options)
     return Layerwise(
         layers=tuple(layers),
@@ -113,6 +122,16 @@ def layerwise(
     )
 
 
-def _owned(layer: str, of: Checkpoint) -> list[str]:
-    """Names of the tensors that belong to a module itself."""
-    return [name for name in of.tensors if name.rpartition(".")[0] == layer]
+def _owned(layer: str, of: Checkpoint, blocks: Collection[str]) -> list[str]:
+    """Names of the tensors that belong to a module itself, or to a block."""
+    return [name for name in of.tensors if _layer(name, blocks) == layer]
+
+
+def _layer(name: str, blocks: Collection[str]) -> str:
+    return block_of(name, blocks) or name.rpartition(".")[0]
+
+
+def _blocks_on(start: Checkpoint, model: nn.Module) -> list[str]:
+    """The model's blocks by their names in a checkpoint, which may stand under another prefix."""
+    taken, prefix = fitting_prefixes(start.tensors, model.state_dict())
+    return [taken + name.removeprefix(prefix) for name in block_names(model)]

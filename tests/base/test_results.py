@@ -87,6 +87,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ScaleInvariance": lambda: ls.studies.scale_invariance(MLP.ends()[0], *MLP.ends(), MLP.data(), alphas=4),
     "SequentialVerdict": lambda: along(ls.sequential_verdict, tolerance=0.1, alphas=5),
     "StartComparison": lambda: ls.studies.starts(MLP.ends()[0], *MLP.ends(), MLP.data(), fresh=1, noise=1, alphas=3),
+    "SweetSpot": lambda: ls.studies.sweet_spot({"a": along(ls.profiles.example_curves, alphas=5)}, "a", {"a": 0.1}),
     "Trajectory": lambda: ls.studies.trajectory(THREE[0], list(PLACES.values()), THREE[-1], loss="squared_error"),
 }  # fmt: skip
 
@@ -104,6 +105,8 @@ def same(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     if is_dataclass(one):
         return all(same(value, getattr(other, name)) for name, value in vars(one).items())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other or (one != one and other != other)
@@ -205,6 +208,8 @@ def sample(kind: Any, step: int) -> Any:
         return np.array([whole[np.dtype(dtype).kind]], dtype=dtype)
     if origin is tuple:
         return tuple(sample(each, step) for each in (parts[:1] * step if parts[-1] is Ellipsis else parts))
+    if origin is dict and is_dataclass(parts[1]):
+        return {f"α {number}": sample(parts[1], step) for number in range(step)}
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{each.name: sample(hints[each.name], step) for each in fields(kind)})

@@ -28,6 +28,18 @@ def test_json_is_the_profile(work: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert train["verdict"] == expected.verdict(0.01)
 
 
+def test_metrics_by_name_and_of_ones_own(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command("--metrics", "accuracy,perplexity,mine:worst", "--alphas", "3")
+    main([*words, "--json"])
+    [shown] = json.loads(capsys.readouterr().out)
+    assert list(shown["metrics"]) == ["accuracy", "perplexity", "worst"]
+    assert shown["metrics"]["accuracy"]["values"] == shown["accuracy"]
+    assert len(shown["metrics"]["worst"]["errors"]) == 3
+    main(words)
+    assert "perplexity at α = 1" in capsys.readouterr().out
+    assert "a metric by name" in refused(command("--metrics", "acuracy"), capsys)
+
+
 def test_files_and_table_are_written(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(command("--alphas=-0.25:1.25:13", "--out", "o/p.json", "--plot", "o/p.svg", "--report", "o/r.html"))
     out = capsys.readouterr().out
@@ -64,7 +76,7 @@ def test_readings_on_request(work: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("policy", ["recalibrate", "pooled", "interpolate", "batch", "end"])
 def test_batch_norm_policies_by_name(policy: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(command("--batch-norm", policy, "--alphas", "3", "--json", "--no-derivative", name="normed"))
+    main(command("--batch-norm", policy, "--alphas", "3", "--json", "--derivative", "none", name="normed"))
     (found,) = json.loads(capsys.readouterr().out)
     start, end = CNN.ends()
     chosen = {

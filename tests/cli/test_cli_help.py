@@ -41,7 +41,7 @@ def test_the_program_lists_its_words_and_study_its_studies(
 
 
 def test_about_ten_words() -> None:
-    assert " ".join(COMMANDS) == "demo profile certify gauss study report sweep table export data doctor"
+    assert " ".join(COMMANDS) == "demo profile certify gauss gate write study report sweep table export data doctor"
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -103,7 +103,6 @@ def test_misspelt_words_are_refused_with_the_nearest(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["study", "onset", "run", "--tolerance", "1"], "--model"),
         (["profile", "a.pt", "b.pt", "--modle", "nets:build"], "--modle"),
         (["profile", "a.pt", "b.pt", "--model", "n:b", "--data", "n:d", "--tolerance", "small"], "--tolerance"),
         (["profile", "a.pt", "b.pt", "--model", "n:b", "--data", "n:d", "--batch-norm", "all"], "recalibrate"),
@@ -130,7 +129,7 @@ def test_parsed_finds_what_does_not_parse() -> None:
             call()
         return True
 
-    assert fails(lambda: parsed(["profile", "a.pt"]))
+    assert fails(lambda: parsed(["profile", "a.pt", "b.pt", "c.pt"]))
     assert fails(lambda: parsed(["study", "beginnings", "a.pt"]))
 
 

@@ -10,6 +10,7 @@ from commands import refused
 
 from lerpscape.cli.main import main
 from lerpscape.lab.sweep import Sweep
+from lerpscape.lab.tables.table import check_tables
 from lerpscape.papers.sweep_files import sweep_file
 
 TINY = """
@@ -19,7 +20,9 @@ seeds = [0, 1]
 data = {name = "digits", train_size = 60}
 model.widths = [6]
 training = {epochs = 2, batch_size = 30}
-measure = {alphas = 4, held_out = false}
+[[measure]]
+what = "profile"
+alphas = 4
 """
 
 
@@ -54,7 +57,7 @@ def test_failed_runs_make_the_command_fail(file: Path, tmp_path: Path, capsys: p
     assert stop.value.code == 1
     assert "2 failed" in capsys.readouterr().out
     main(["sweep", "retry", str(file), *place])
-    assert capsys.readouterr().out.startswith("2 failed runs will be tried again by `lerpscape sweep run")
+    assert capsys.readouterr().out.startswith("2 failures will be tried again by `lerpscape sweep run")
     main(["sweep", "status", str(file), *place])
     assert capsys.readouterr().out == "tiny: 2 runs: 2 pending\n"
 
@@ -113,7 +116,9 @@ def test_mistakes_exit_with_two_and_advice(
 def test_the_grids_have_their_runs(name: str, runs: int) -> None:
     sweep = Sweep.load(sweep_file(f"lucas2021/{name}"))
     assert len(sweep.runs) == runs and sweep.repeated == 0 and sweep.name == name and sweep.tables
-    assert all(run.measure.alphas == 50 for run in sweep.runs) or name in ("cifar-small", "lm-small")
+    [measure] = sweep.measures
+    assert measure.options.get("alphas", 50) == (21 if name in ("cifar-small", "lm-small") else 50)
+    assert measure.options["derivative"] is False and check_tables(sweep)
 
 
 def test_the_released_grids_ask_for_what_was_released() -> None:
@@ -126,4 +131,6 @@ def test_the_released_grids_ask_for_what_was_released() -> None:
     assert {run.training.clip for run in by_name["lm"]} == {0.25}
     momenta = {(run.optimizer.name, run.optimizer.momentum) for run in by_name["fc"]}
     assert momenta == {("sgd", 0.9), ("adam", 0.0)}
-    assert {run.measure.batch_norm for run in by_name["fc"] if run.model.options["batch_norm"]} == {"recalibrate"}
+    [measure] = Sweep.load(sweep_file("lucas2021/fc")).measures
+    assert measure.examples.batch_norm == "recalibrate" and measure.on == ("train", "held-out")
+    assert measure.examples.examples is None

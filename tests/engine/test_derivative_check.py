@@ -197,7 +197,7 @@ def test_a_path_with_a_wrong_velocity_is_found_out() -> None:
 
 def test_contributions_refuse_a_graph_that_is_cut() -> None:
     net, end = (seeded(lambda: Net(CUT["detach"][0]), seed).double() for seed in (0, 1))
-    with pytest.raises(ValueError, match=r"(?s)derivative in forward mode.*difference quotient.*plain torch"):
+    with pytest.raises(ValueError, match=r"(?s)a derivative, to attribute.*difference quotient.*plain torch"):
         ls.studies.layer_contributions(net, ls.Line(net, end), [(X, Y)], between=(0, 1))
 
 

@@ -358,7 +358,7 @@ def test_nothing_waits_for_the_device_between_two_alphas(
     statistics = BatchNormStatistics(on_path, policy)
     graph = traced(start)
     assert not isinstance(graph, str)
-    objective = Objective(on_path, LOSSES["cross_entropy"], statistics, derivative)
+    objective = Objective(on_path, LOSSES["cross_entropy"], statistics, "forward" if derivative else None)
     plan = ExecutionPlan("graph", "as the test says", 7, policy is not None, 7)
     with undisturbed(start):
         module, execution = ModuleExecution(objective), GraphExecution(objective, graph, plan)

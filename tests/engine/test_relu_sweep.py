@@ -435,7 +435,7 @@ def test_unexpected_alphas_are_measured_without_a_sweep(monkeypatch: pytest.Monk
 
 def objective_on(line: ls.Line, model: nn.Module) -> Objective:
     on_path = ModelOnPath(model, line, None, None)
-    return Objective(on_path, LOSSES["cross_entropy"], BatchNormStatistics(on_path, None), derivative=False)
+    return Objective(on_path, LOSSES["cross_entropy"], BatchNormStatistics(on_path, None))
 
 
 @pytest.mark.kernels

@@ -1,4 +1,4 @@
-"""The losses at both ends, by the model itself with an end loaded into it, against the model with tensors lent to it."""
+"""The losses at both ends: by the model itself with an end loaded into it, against those with tensors lent to it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def tensors(model: nn.Module) -> list[tuple[int, int, list[Any]]]:
 def test_a_model_that_finds_its_weights_elsewhere_is_refused(build: Any) -> None:
     start, end = build(), build()
     before, data = tensors(start), some_data()
-    with pytest.raises(ValueError, match="tensors lent to it is not .* with tensors loaded into it") as refusal:
+    with pytest.raises(ValueError, match=r"tensors lent to it is not .* with tensors loaded into it") as refusal:
         ls.profile(start, ls.Line(start, end), data, alphas=3)
     assert tensors(start) == before
     assert "self_check=False" in str(refusal.value)

@@ -197,9 +197,9 @@ def test_the_command_line_profiles_a_text(
     main(words)
     best = min(range(3), key=legal["loss"].__getitem__)
     assert f"{math.exp(legal['loss'][best]):.4g} lowest at α = {legal['alphas'][best]:.4g}" in capsys.readouterr().out
-    assert "no data" in refused(["profile", "base/", "tuned/"], capsys)
-    assert "--model nets:build with --text" in refused([*words, "--model", "nets:build"], capsys)
-    assert "nowhere/, which is no such folder" in refused(
+    assert "base/ and tuned/ with neither" in refused(["profile", "base/", "tuned/"], capsys)
+    assert "with --model and --text" in refused([*words, "--model", "nets:build"], capsys)
+    assert "nowhere/ and tuned/ with --text" in refused(
         ["profile", "nowhere/", "tuned/", "--text", "legal.txt"], capsys
     )
     assert "none.txt, which does not exist" in refused(["profile", "base/", "tuned/", "--text", "none.txt"], capsys)

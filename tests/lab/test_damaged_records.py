@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from lerpscape.base.saving import write_file
-from lerpscape.lab.config import RunConfig
 from lerpscape.lab.run_sweep import run_sweep, sweep_status
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
@@ -21,11 +20,12 @@ TINY: dict[str, Any] = {
     "data": {"name": "gaussian_blobs", "examples": 30},
     "model": {"widths": [3]},
     "training": {"epochs": 1},
-    "measure": {"alphas": 3, "held_out": False},
 }
-SWEEP = Sweep.from_dict({"base": TINY, "seeds": [0, 1]})
+MEASURES = [{"what": "profile", "alphas": 3, "derivative": False}]
+SWEEP = Sweep.from_dict({"base": TINY, "seeds": [0, 1], "measure": MEASURES})
 SPOILT = SWEEP.runs[0]
-MEASURED = f"measured/{SPOILT.measure_key}"
+[TASK] = SWEEP.tasks(SPOILT)
+MEASURED = TASK.folder
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def altered(content: bytes) -> bytes:
 
 
 DAMAGES: dict[str, tuple[str, Any]] = {
-    "altered profile": (f"{MEASURED}/train.json", altered),
+    "altered profile": (f"{MEASURED}/result.json", altered),
     "empty training commit": ("trained.json", lambda _: b""),
     "half a training commit": ("trained.json", lambda content: content[: len(content) // 2]),
     "training commit of nothing": ("trained.json", lambda _: b'{"files": {}, "outcome": "finished", "epochs": 1}'),
@@ -73,7 +73,7 @@ def test_a_damaged_record_spoils_itself_only_and_is_done_again(finished: Path, t
     status = sweep_status(SWEEP, store)
     assert (status.states["damaged"], status.states["done"]) == (1, 1)
     assert f"damaged {SPOILT.name}" in str(status) and Path(name).name in str(status)
-    table = tabulate(sweep_records(SWEEP, store), Layout(kind="reading", reading="final_loss"))
+    table = tabulate(sweep_records(SWEEP, store), Layout(kind="reading", reading="profile.final_loss"))
     assert "1 of 2 runs" in table.notes[0] and table.notes[0].endswith("1 damaged.")
     assert SPOILT.name in table.notes[-1]
     assert all(cell.n == 1 and cell.value < 50 for cell in table.cells.values())
@@ -82,9 +82,11 @@ def test_a_damaged_record_spoils_itself_only_and_is_done_again(finished: Path, t
     assert [record.config for record in whole] == [SWEEP.runs[1]]
     assert len(exported) + len(store.unreadable()) == 2
     assert run_sweep(SWEEP, store, progress=False).states["done"] == 2
-    for each in finished.rglob("train.json"):
+    for each in finished.rglob("result.json"):
         assert (store.root / each.relative_to(finished)).read_bytes() == each.read_bytes()
-    assert (store.root / "quarantine" / f"{SPOILT.name}-1" / "reason.txt").exists()
+    [reason] = (store.root / "quarantine" / SPOILT.key).rglob("reason.txt")
+    aside = SPOILT.name if not name.startswith("measured") else f"{SPOILT.name}/{MEASURED}"
+    assert reason.parent == store.root / "quarantine" / f"{aside}-1"
 
 
 def test_other_folders_do_not_stop_a_store_from_being_read(finished: Path, tmp_path: Path) -> None:
@@ -94,10 +96,9 @@ def test_other_folders_do_not_stop_a_store_from_being_read(finished: Path, tmp_p
     (store.root / "runs" / "notes.txt").write_text("mine")
     (store.run(SPOILT).path / "measured" / "half").mkdir()
     (store.run(SPOILT).path / "seconds.json").write_text("")
-    assert store.unreadable() == [f"{SPOILT.name}/measured/half", f"moved/7/{MEASURED}"]
+    assert store.unreadable() == [f"{SPOILT.name}/measured/half", "moved/7"]
     assert len(store_records(store)) == 2
-    finer = RunConfig.from_dict({**TINY, "measure": {"alphas": 4, "held_out": False}})
-    sharing = Sweep.from_dict({"base": finer.to_dict(), "seeds": [0, 1]})
+    sharing = Sweep.from_dict({"base": TINY, "seeds": [0, 1], "measure": [{**MEASURES[0], "alphas": 4}]})
     assert run_sweep(sharing, store, progress=False).states["done"] == 2  # unreadable seconds cost nothing
     assert sweep_status(SWEEP, store).states["done"] == 2
 
@@ -118,7 +119,7 @@ def test_noise_that_was_never_trained_on_is_not_measured(tmp_path: Path) -> None
         run_sweep(Sweep.from_dict({"base": table}), store, progress=False)
         [record] = store_records(store)
         assert record.epochs == 1
-        losses.append(record.profiles["train"].loss.tolist())
+        losses.append(record.profile().loss.tolist())
     assert losses[0] == losses[1]  # the same training, and the same labels: those of the only epoch
 
 

@@ -15,23 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lerpscape.base.errors import ConfigError
-from lerpscape.lab.config import DataConfig, MeasureConfig, OptimizerConfig, RunConfig, TrainingConfig
-from lerpscape.lab.sweep import Sweep, deep_merge
+from lerpscape.lab.config import DataConfig, OptimizerConfig, RunConfig, TrainingConfig, deep_merge
+from lerpscape.lab.sweep import Sweep
 
 
 def test_keys_are_frozen() -> None:
     """A changed key orphans every store: only a changed SCHEMA may do that."""
-    assert RunConfig().key == "67d6291b3014"
-    assert RunConfig().measure_key == "e49f67f28d49"
-    assert RunConfig(optimizer=OptimizerConfig(lr=0.3, momentum=0.9)).key == "1c0b38c4e775"
+    assert RunConfig().key == "c2a8105acd21"
+    assert RunConfig(optimizer=OptimizerConfig(lr=0.3, momentum=0.9)).key == "2967914d7ddb"
 
 
-def test_key_identifies_the_training_and_measure_key_the_measurement() -> None:
-    plain = RunConfig()
-    finer = RunConfig(measure=MeasureConfig(alphas=100))
-    longer = RunConfig(training=TrainingConfig(epochs=11))
-    assert (finer.key, finer.measure_key == plain.measure_key) == (plain.key, False)
-    assert (longer.key == plain.key, longer.measure_key) == (False, plain.measure_key)
+def test_the_seed_is_not_part_of_the_key() -> None:
+    plain, longer = RunConfig(), RunConfig(training=TrainingConfig(epochs=11))
+    assert longer.key != plain.key
     assert plain.with_seed(3).key == plain.key and plain.with_seed(3).name == f"{plain.key}/3"
 
 
@@ -81,7 +77,7 @@ def test_to_dict_and_from_dict_are_inverse(table: dict[str, Any]) -> None:
         ({"data": {"train_sizes": 3}}, r"got: 'data\.train_sizes'\.\ntry: Did you mean 'data\.train_size'\?"),
         ({"data": {"label_noise": 1.5}}, r"expected: a share between 0 and 1\."),
         ({"seed": -1}, r"expected: a whole number from 0"),
-        ({"measure": {"alphas": 1}}, r"expected: at least two points\."),
+        ({"measure": {"alphas": 1}}, r"expected: measurements in \[\[measure\]\] tables.*\ngot: measure = \{"),
     ],
 )
 def test_refusals(table: Mapping[str, Any], message: str) -> None:
@@ -128,9 +124,9 @@ def test_grids_and_single_runs_are_concatenated() -> None:
 
 def test_draws_have_their_distributions_and_their_own_random_streams() -> None:
     lr = {"optimizer": {"lr": {"log_uniform": [1e-4, 1.0]}}}
-    few = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr}})
-    more = Sweep.from_dict({"random": {"draws": 300, "seed": 1, **lr, "training": {"epochs": {"integers": [1, 3]}}}})
-    other = Sweep.from_dict({"random": {"draws": 300, "seed": 2, **lr}})
+    few = Sweep.from_dict({"random": {"draws": 300, "stream": 1, **lr}})
+    more = Sweep.from_dict({"random": {"draws": 300, "stream": 1, **lr, "training": {"epochs": {"integers": [1, 3]}}}})
+    other = Sweep.from_dict({"random": {"draws": 300, "stream": 2, **lr}})
     drawn = [run.optimizer.lr for run in few.runs]
     assert [run.optimizer.lr for run in more.runs] == drawn
     assert [run.optimizer.lr for run in other.runs] != drawn
@@ -145,9 +141,23 @@ def test_draws_have_their_distributions_and_their_own_random_streams() -> None:
     assert {run.training.epochs for run in more.runs} == {1, 2, 3}
 
 
+def test_a_run_may_have_a_seed_of_its_own() -> None:
+    """Otherwise every draw would start from one initialisation, and runs that differ in the seed would be one."""
+    runs = [{"seed": 3}, {"seed": 4}, {"optimizer": {"lr": 1.0}}]
+    assert [run.seed for run in Sweep.from_dict({"seeds": [0, 1], "runs": runs}).runs] == [3, 4, 0, 1]
+    drawn = Sweep.from_dict({"random": {"draws": 40, "seed": {"integers": [0, 10**6]}}}).runs
+    assert len({run.seed for run in drawn}) == 40 == len(drawn) and len({run.key for run in drawn}) == 1
+    assert [run.seed for run in Sweep.from_dict({"grid": {"seed": [5, 6]}}).runs] == [5, 6]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ({"base": {"seed": 1}}, r"the seeds of all runs in `seeds`\.\ngot: seed = 1 in \[base\]"),
+        (
+            {"random": {"draws": 2, "seed": 1}},
+            r"seed as a distribution of the runs' seeds.*\n.*\n.*stream = 1 draws other",
+        ),
         ({"grids": []}, r"a key of a sweep file: .*got: 'grids'\.\ntry: Did you mean 'grid'\?"),
         ({"grid": {"optimizer": {"lr": 0.1}}}, r"expected: a list of values for optimizer\.lr in a grid"),
         ({"grid": {"optimizer": {"lr": []}}}, r"expected: a list of values for optimizer\.lr in a grid"),
@@ -198,6 +208,12 @@ INF, NAN = float("inf"), float("nan")
             r"model\.options to be a table of options that do",
         ),
         ({"model": {"options": 3}}, r"model\.options to be a table"),
+        ({"start": 3}, r"a table for start"),
+        ({"start": {"training": {"epoch": 3}}}, r"Did you mean 'training\.epochs'"),
+        ({"start": {"data": {"label_noise": NAN}}}, r"finite numbers|a share between 0 and 1"),
+        ({"start": {"model": {"widths": [3]}}}, r"start to train the same network"),
+        ({"start": {"seed": 4}}, r"start to train the same network, from its initialisation and with its seed"),
+        ({"start": {"start": {"training": {"epochs": 3}}}}, r"start to train the same network"),
         ({"seed": -1}, r"from 0 to 2³¹ − 1"),
         ({"seed": 2**31}, r"from 0 to 2³¹ − 1"),
         ({"seed": 2**63}, r"from 0 to 2³¹ − 1"),

@@ -19,6 +19,7 @@ import torch
 from lerpscape.base.errors import ConfigError, StoreConflict
 from lerpscape.lab import store as stores
 from lerpscape.lab.config import RunConfig
+from lerpscape.lab.measure_config import Task
 from lerpscape.lab.run_sweep import retry_failed, run_sweep, sweep_status
 from lerpscape.lab.runs import WorkItem, check_items, perform
 from lerpscape.lab.store import Store
@@ -31,9 +32,15 @@ TINY: dict[str, Any] = {
     "model": {"widths": [6]},
     "training": {"epochs": 3, "batch_size": 30, "snapshots": [2]},
     "optimizer": {"name": "adam", "lr": 0.01, "lookahead_steps": 3},
-    "measure": {"alphas": 4, "held_out": False},
 }
+PROFILE: dict[str, Any] = {"what": "profile", "alphas": 4, "derivative": False}
+MEASURES: list[dict[str, Any]] = [PROFILE, {"what": "linearity", "examples": 5, "alphas": 3}]
 CONFIG = RunConfig.from_dict(TINY)
+TASKS = Sweep.from_dict({"base": TINY, "measure": MEASURES}).tasks(CONFIG)
+
+
+def item(store: str | Path, config: RunConfig = CONFIG, tasks: tuple[Task, ...] = TASKS) -> WorkItem:
+    return WorkItem(config, str(store), tasks)
 
 
 def contents(store: str | Path) -> dict[str, bytes]:
@@ -46,12 +53,12 @@ def contents(store: str | Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     store = str(tmp_path_factory.mktemp("whole") / "store")
-    assert perform(WorkItem(CONFIG, store)) == "done"
+    assert perform(item(store)) == "done"
     return contents(store)
 
 
 def test_files_of_a_finished_run(uninterrupted: dict[str, bytes]) -> None:
-    base, measured = f"{CONFIG.name}", f"{CONFIG.name}/measured/{CONFIG.measure_key}"
+    base = CONFIG.name
     assert set(uninterrupted) == {
         f"{base}/config.json",
         f"{base}/start.safetensors",
@@ -59,9 +66,7 @@ def test_files_of_a_finished_run(uninterrupted: dict[str, bytes]) -> None:
         f"{base}/end.safetensors",
         f"{base}/history.json",
         f"{base}/trained.json",
-        f"{measured}/config.json",
-        f"{measured}/train.json",
-        f"{measured}/done.json",
+        *(f"{base}/{task.folder}/{name}.json" for task in TASKS for name in ("config", "result", "done")),
     }
 
 
@@ -97,15 +102,15 @@ def test_killed_at_any_write_and_resumed_gives_the_same_files(
         with pytest.MonkeyPatch.context() as patch:
             operations(patch, number, after)
             try:
-                perform(WorkItem(CONFIG, store))
+                perform(item(store))
             except Killed:
                 kills += 1
             else:
                 break
-        assert perform(WorkItem(CONFIG, store)) == "done"
+        assert perform(item(store)) == "done"
         assert contents(store) == uninterrupted, f"killed at operation {number}"
         shutil.rmtree(store)
-    assert kills > 15  # three epochs, nine files, two removals
+    assert kills > 18  # three epochs, twelve files, two removals
 
 
 def test_same_key_same_bits_whatever_the_caller_did_to_torch(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
@@ -114,29 +119,29 @@ def test_same_key_same_bits_whatever_the_caller_did_to_torch(uninterrupted: dict
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        perform(WorkItem(CONFIG, str(tmp_path)))
+        perform(item(tmp_path))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert contents(tmp_path) == uninterrupted
     assert torch.equal(torch.random.get_rng_state(), before)
-    perform(WorkItem(CONFIG.with_seed(1), str(tmp_path)))
+    perform(item(tmp_path, CONFIG.with_seed(1)))
     ends = [(tmp_path / "runs" / CONFIG.key / seed / "end.safetensors").read_bytes() for seed in ("0", "1")]
     assert ends[0] != ends[1]
 
 
 def test_measuring_again_never_retrains(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     store = str(tmp_path)
-    perform(WorkItem(CONFIG, store))
+    perform(item(store))
     trained = tmp_path / "runs" / CONFIG.name / "end.safetensors"
     stamp = trained.stat().st_mtime_ns
-    finer = RunConfig.from_dict({**TINY, "measure": {"alphas": 7}})
-    assert Store(store).run(finer).state == "trained"
-    assert perform(WorkItem(finer, store)) == "done"
+    [finer] = Sweep.from_dict({"base": TINY, "measure": [{**PROFILE, "alphas": 7}]}).tasks(CONFIG)
+    assert Store(store).run(CONFIG).state([finer]) == "trained"
+    assert perform(item(store, tasks=(*TASKS, finer))) == "done"
     assert trained.stat().st_mtime_ns == stamp
     now = contents(store)
     assert uninterrupted.items() <= now.items()
-    assert len(json.loads(now[f"{CONFIG.name}/measured/{finer.measure_key}/train.json"])["alphas"]) == 7
+    assert len(json.loads(now[f"{CONFIG.name}/{finer.folder}/result.json"])["alphas"]) == 7
 
 
 def test_the_stored_profile_is_that_of_the_stored_files(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_the_stored_profile_is_that_of_the_stored_files(uninterrupted: dict[str,
     data = load_data("digits", train_size=60)
     model = build("fully_connected", inputs=data.inputs, outputs=data.outputs, seed=99, widths=[6])
     again = profile(model, Line(start, end), data.train.batches(17), alphas=4, derivative=False)
-    stored = json.loads(uninterrupted[f"{CONFIG.name}/measured/{CONFIG.measure_key}/train.json"])
+    stored = json.loads(uninterrupted[f"{CONFIG.name}/{TASKS[0].folder}/result.json"])
     # Other batches: equal to rounding of float32 losses averaged in float64.
     torch.testing.assert_close(
         torch.tensor(stored["loss"], dtype=torch.float64), torch.tensor(again.loss), rtol=1e-6, atol=0
@@ -164,13 +169,13 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_run_starts_again(
     with pytest.MonkeyPatch.context() as patch:
         operations(patch, 6, after=True)
         with pytest.raises(Killed):
-            perform(WorkItem(CONFIG, str(tmp_path)))
+            perform(item(tmp_path))
     resume = tmp_path / "runs" / CONFIG.name / "resume.safetensors"
     content = bytearray(resume.read_bytes())
     if damage == "flipped":
         content[-100] ^= 1
     resume.write_bytes({"truncated": content[:-10], "flipped": content, "empty": b""}[damage])
-    assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
+    assert perform(item(tmp_path)) == "done"
     assert contents(tmp_path) == uninterrupted
     said = capsys.readouterr()
     assert "resume.safetensors is damaged" in said.out + said.err and "the run starts again" in said.out + said.err
@@ -179,13 +184,20 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_run_starts_again(
 
 
 def test_a_changed_result_is_quarantined_and_computed_again(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
-    for number, name in enumerate(("end.safetensors", f"measured/{CONFIG.measure_key}/train.json"), 1):
-        perform(WorkItem(CONFIG, str(tmp_path)))
-        with (tmp_path / "runs" / CONFIG.name / name).open("ab") as file:
+    for name, aside in (
+        ("end.safetensors", f"{CONFIG.name}-1"),
+        (f"{TASKS[0].folder}/result.json", f"{CONFIG.name}/{TASKS[0].folder}-1"),
+    ):
+        perform(item(tmp_path))
+        run = tmp_path / "runs" / CONFIG.name
+        stamp = (run / "end.safetensors").stat().st_mtime_ns
+        with (run / name).open("ab") as file:
             file.write(b" ")
-        assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
+        assert perform(item(tmp_path)) == "done"
         assert contents(tmp_path) == uninterrupted
-        assert len(list((tmp_path / "quarantine" / CONFIG.key).iterdir())) == number
+        assert (tmp_path / "quarantine" / aside / "reason.txt").exists()
+        # A damaged measurement costs that measurement alone.
+        assert ((run / "end.safetensors").stat().st_mtime_ns == stamp) == name.startswith("measured")
 
 
 def test_a_store_of_another_configuration_or_no_store(tmp_path: Path) -> None:
@@ -195,7 +207,7 @@ def test_a_store_of_another_configuration_or_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreConflict, match=r"(?s)to hold the run .*\"lr\": 0\.01.*got: \{\"seed\": 0\}"):
         store.run(CONFIG)
     with pytest.raises(
-        StoreConflict, match=r"to be an empty folder or a lerpscape store 1\.\ngot: 1 other files, such as"
+        StoreConflict, match=r"to be an empty folder or a lerpscape store 2\.\ngot: 1 other files, such as"
     ):
         Store(tmp_path)
     (tmp_path / "store" / "store.json").write_text('{"format": "lerpscape store 0"}')
@@ -208,11 +220,11 @@ def test_a_store_of_another_configuration_or_no_store(tmp_path: Path) -> None:
 
 def test_a_diverged_run_is_recorded_with_its_epoch(tmp_path: Path) -> None:
     config = RunConfig.from_dict({**TINY, "optimizer": {"lr": 1e30}})
-    assert perform(WorkItem(config, str(tmp_path))) == "diverged"
+    assert perform(item(tmp_path, config)) == "diverged"
     folder = Store(tmp_path).run(config)
     assert folder.read_json("trained.json")["epochs"] == 1
     assert folder.read_json("history.json")[-1]["loss"] in ("nan", "inf")
-    assert perform(WorkItem(config, str(tmp_path))) == "diverged"  # done, not repeated
+    assert perform(item(tmp_path, config)) == "diverged"  # done, not repeated
 
 
 def test_a_failure_is_recorded_and_retried_only_when_asked(tmp_path: Path) -> None:
@@ -234,14 +246,17 @@ def test_a_failure_is_recorded_and_retried_only_when_asked(tmp_path: Path) -> No
         ({"model": {"name": "fully_conected"}}, "Did you mean 'fully_connected'"),
         ({"model": {"width": [3]}}, "Did you mean 'widths'"),
         ({"data": {"name": "digit"}}, "Did you mean 'digits'"),
-        ({"model": {"widths": [6], "batch_norm": True}}, r"expected: measure\.batch_norm for a model with batch norm"),
+        (
+            {"model": {"widths": [6], "batch_norm": True}},
+            r"expected: batch_norm for profile of a model with batch norm",
+        ),
     ],
 )
 def test_impossible_configurations_are_refused_before_training(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_items([WorkItem(RunConfig.from_dict({**TINY, **changes}), str(tmp_path))])
+        check_items([item(tmp_path, RunConfig.from_dict({**TINY, **changes}))])
 
 
 def test_a_full_disk_stops_the_sweep_with_advice_and_loses_nothing(
@@ -262,9 +277,9 @@ def test_a_full_disk_stops_the_sweep_with_advice_and_loses_nothing(
         with pytest.raises(
             OSError, match=r"(?s)expected: .* to be written.*No space left on device.*what is finished stays"
         ):
-            perform(WorkItem(CONFIG, str(tmp_path)))
+            perform(item(tmp_path))
     assert not list(tmp_path.rglob("*.draft"))
-    assert perform(WorkItem(CONFIG, str(tmp_path))) == "done"
+    assert perform(item(tmp_path)) == "done"
     assert contents(tmp_path) == uninterrupted
 
 
@@ -273,17 +288,18 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
     code = (
         "import sys; from lerpscape.lab.store import Store; from lerpscape.lab.config import RunConfig; import json\n"
         f"config = RunConfig.from_dict(json.loads({json.dumps(json.dumps(TINY))}))\n"
-        f"with Store({str(tmp_path)!r}).lock(config) as ours:\n"
+        f"store = Store({str(tmp_path)!r})\n"
+        "with store.lock(store.run(config)) as ours:\n"
         "    print(ours, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout and other.stdout.readline() == "True\n"
-        assert perform(WorkItem(CONFIG, str(store.root))) == "busy"
+        assert perform(item(store.root)) == "busy"
         other.kill()  # a lock falls with its process
         other.wait()
-    assert perform(WorkItem(CONFIG, str(store.root))) == "done"
+    assert perform(item(store.root)) == "done"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/results", "memory://store", "file:///results", Path("s3://bucket")])
@@ -297,9 +313,11 @@ seeds = [0, 1]
 [base]
 data = {name = "digits", train_size = 300}
 training = {epochs = 6, batch_size = 10}
-measure = {alphas = 5, held_out = false}
 [grid]
 optimizer.lr = [0.1, 0.01]
+[[measure]]
+what = "profile"
+alphas = 5
 """
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from lerpscape.base.errors import ConfigError
 from lerpscape.cli.main import main
@@ -34,13 +34,22 @@ counts_below = 1.9
 [base]
 data = {name = "digits", train_size = 80}
 training = {epochs = 6, batch_size = 10}
-measure = {alphas = 6, gauss = 5}
 model.widths = [8]
 [grid]
-cases.norm = [{model.batch_norm = false}, {model.batch_norm = true, measure.batch_norm = "interpolate"}]
+model.batch_norm = [false, true]
 optimizer.lr = [2.0, 0.05, 1e30]
 [[runs]]
 optimizer = {name = "adam", lr = 0.01}
+[[measure]]
+what = "profile"
+on = ["train", "held-out"]
+alphas = 6
+batch_norm = "interpolate"
+derivative = false
+[[measure]]
+what = "gauss_length"
+examples = 5
+batch_norm = "interpolate"
 [[tables]]
 rows = ["optimizer.name", "model.batch_norm"]
 columns = ["optimizer.lr"]
@@ -52,7 +61,7 @@ columns = ["optimizer.lr"]
 part = "held-out"
 [[tables]]
 kind = "reading"
-reading = "gauss_length"
+reading = "gauss_length.mean"
 rows = ["optimizer.name"]
 columns = ["seed"]
 counts_below = 1000.0
@@ -75,13 +84,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def raw(store: Path, part: str) -> list[tuple[dict[str, Any], list[float], float]]:
     """Configuration, losses, and final training loss of every measured run, straight from the files."""
     found = []
-    for done in sorted(store.glob("runs/*/*/measured/*/done.json")):
-        run = done.parents[2]
-        if (run / "failed.json").exists():
-            continue
-        files = {each: json.loads((done.parent / f"{each}.json").read_text()) for each in ("train", part)}
-        losses = {each: [float(value) for value in file["loss"]] for each, file in files.items()}
-        found.append((json.loads((run / "config.json").read_text()), losses[part], losses["train"][-1]))
+    for trained in sorted(store.glob("runs/*/*/trained.json")):
+        run, losses = trained.parent, {}
+        for file in run.glob("measured/*/config.json"):
+            asked = json.loads(file.read_text())
+            if asked["what"] == "profile":
+                profile = json.loads((file.parent / "result.json").read_text())
+                losses[asked["part"]] = [float(value) for value in profile["loss"]]
+        if losses and not (run / "failed.json").exists():
+            found.append((json.loads((run / "config.json").read_text()), losses[part], losses["train"][-1]))
     return found
 
 
@@ -136,7 +147,7 @@ def test_mean_rise_equals_a_computation_from_the_raw_files(swept: tuple[Path, Pa
     for place, values in groups.items():
         assert found.cells[place].value == pytest.approx(np.mean(values))
         if len(values) > 1:
-            reach = np.std(values, ddof=1) / math.sqrt(len(values))
+            reach = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
             assert found.cells[place].upper - found.cells[place].value == pytest.approx(reach)
 
 
@@ -217,13 +228,14 @@ def test_export_is_read_by_three_libraries(swept: tuple[Path, Path], tmp_path: P
     _, store = swept
     rows = export(store_records(Store(store)), tmp_path / "r.parquet")
     frame = polars.read_parquet(tmp_path / "r.parquet")
-    done = frame.filter(polars.col("state") == "done")
+    done = frame.filter(polars.col("profile.loss").is_not_null())
     assert len(frame) == rows and len(done) == 2 * len(raw(store, "train"))
     by_hand = sorted(rise(losses) for _, losses, _ in raw(store, "train") if np.isfinite(losses).all())
-    ours = sorted(done.filter(polars.col("part") == "train")["max_rise"].drop_nulls().to_list())
+    ours = sorted(done.filter(polars.col("part") == "train")["profile.max_rise"].drop_nulls().to_list())
     assert 0 < len(ours) < len(raw(store, "train"))  # one curve has no verdict: it is there, without a reading
     assert ours == pytest.approx(by_hand, abs=1e-15)
-    [(count, points)] = duckdb.sql(f"select count(*), sum(len(loss)) from '{tmp_path / 'r.parquet'}'").fetchall()
+    query = f"select count(*), sum(len(\"profile.loss\")) from '{tmp_path / 'r.parquet'}'"
+    [(count, points)] = duckdb.sql(query).fetchall()
     assert count == rows and points == 6 * len(done)
     assert len(pandas.read_parquet(tmp_path / "r.parquet")) == rows
     main(["export", "--store", str(store), "--out", str(tmp_path / "again.parquet")])
@@ -236,7 +248,7 @@ def test_export_is_read_by_three_libraries(swept: tuple[Path, Path], tmp_path: P
         ({"row": ["seed"]}, r"Did you mean 'rows'\?"),
         ({"kind": "shares"}, r'kind = "share", "mean_rise" or "reading"'),
         ({"rows": ["optimiser.lr"]}, r"Did you mean 'optimizer\.lr'\?"),
-        ({"kind": "reading", "reading": "max_rises"}, r"Did you mean 'max_rise'\?"),
+        ({"kind": "reading", "reading": "profile.max_rises"}, r"Did you mean 'profile\.max_rise'\?"),
     ],
 )
 def test_refusals(swept: tuple[Path, Path], layout: dict[str, Any], message: str) -> None:

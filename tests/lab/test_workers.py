@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lab_store import TINY, contents
+from test_lab_store import MEASURES, TINY, contents
 
 from lerpscape.lab.run_sweep import run_sweep
 from lerpscape.lab.store import Store
 from lerpscape.lab.sweep import Sweep
 from lerpscape.lab.workers import ATTEMPTS, WorkerDied, map_as_completed, map_with_submitit
 
-SWEEP = Sweep.from_dict({"seeds": [0, 1], "base": TINY, "grid": {"optimizer": {"lr": [0.1, 0.01]}}})
+SWEEP = Sweep.from_dict(
+    {"seeds": [0, 1], "base": TINY, "grid": {"optimizer": {"lr": [0.1, 0.01]}}, "measure": MEASURES}
+)
 
 
 def die_once(marker: str) -> str:
@@ -102,7 +104,7 @@ def test_submitit_gives_the_same_records(alone: dict[str, bytes], tmp_path: Path
     two = SWEEP.first(2)
     run_sweep(two, Store(tmp_path / "store"), workers=through)
     assert contents(tmp_path / "store").items() <= alone.items()
-    assert len([name for name in contents(tmp_path / "store") if name.endswith("done.json")]) == 2
+    assert len([name for name in contents(tmp_path / "store") if name.endswith("trained.json")]) == 2
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_sequences_with_positions_to_leave_out() -> None:
     logits, targets = random(8, 40, 300, seed=0), classes(8, 40, seed=1, count=300)
     targets[:, ::3] = logits[:, ::3].argmax(-1)
     targets[0], targets[1, 5:] = -100, -100
-    values, right, _ = evaluated(LOSSES["cross_entropy"], logits, targets, 8)
+    values, right, *_ = evaluated(LOSSES["cross_entropy"], logits, targets, 8)
     assert right is not None
     expected = LOSSES["cross_entropy"].values(logits, targets).nan_to_num(0)  # what is left out has the loss 0
     torch.testing.assert_close(values, expected, rtol=0, atol=0)

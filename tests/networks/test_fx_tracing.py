@@ -178,6 +178,25 @@ def test_a_guard_on_values_does_not_vanish(run):
     assert "torch.fx cannot trace it" in blank_trace(Forward(run))
 
 
+SIZED = {
+    "arange": lambda x: torch.arange(x.shape[1]),
+    "full": lambda x: torch.full((x.shape[0], 4), 1.0),
+    "new_zeros": lambda x: x.new_zeros((x.size(0), 4)),
+    "of a value": lambda x: torch.zeros((2, x.max().long())),
+    "reshape": lambda x: x.reshape((x.shape[0], 4)),
+    "eye": lambda x: torch.eye(x.shape[1]),
+    "fill": lambda x: torch.full((2, 4), x.shape[0]),
+}
+
+
+@pytest.mark.parametrize("sized", SIZED.values(), ids=SIZED)
+def test_sizes_from_the_inputs_are_operations(sized):
+    # torch's C code took a proxy that calls itself a tensor for one, and the process ended
+    graph, constants = blank_trace(Forward(lambda net, x: net.two(net.one(x)) + sized(x).sum()))
+    assert not constants
+    assert any("placeholder" in [each.op for each in node.all_input_nodes] for node in graph.nodes)
+
+
 def test_a_proxy_is_no_parameter():
     model = Forward(lambda net, x: net.two(F.linear(x, net.one.weight) if isinstance(x, Tensor) else x))
     assert [node.op for node in traced(model, "").graph.nodes] == [

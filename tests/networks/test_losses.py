@@ -69,7 +69,7 @@ def test_accuracies() -> None:
     assert right(logits[None], torch.tensor([[0, -100, 1]])).tolist() == [0.5]
     assert right(logits, torch.eye(2)[[0, 1, 1]]).tolist() == [True, True, False]
     for targets in (torch.tensor([0, 1, 1]), torch.eye(2)[[0, 1, 1]]):
-        values, found, _ = evaluated(LOSSES["cross_entropy"], logits, targets, 3)
+        values, found, *_ = evaluated(LOSSES["cross_entropy"], logits, targets, 3)
         assert values.equal(cross_entropy(logits, targets)) and found is not None
         assert found.equal(right(logits, targets))
     side = LOSSES["binary_cross_entropy"].correct

@@ -157,14 +157,12 @@ def test_derivative_is_the_gradient_along_the_direction(case: Case) -> None:
         assert found.derivative[position] == pytest.approx(expected, rel=1e-10, abs=1e-13)
 
 
-class NoForwardMode(torch.autograd.Function):
+class OneWay(torch.autograd.Function):
+    """An operation that no mode differentiates."""
+
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         return values * 2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * 2
 
 
 class Doubled(nn.Module):
@@ -173,15 +171,16 @@ class Doubled(nn.Module):
         self.read = nn.Linear(4, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return NoForwardMode.apply(self.read(inputs))
+        return OneWay.apply(self.read(inputs))
 
 
-def test_an_operation_without_forward_mode_leaves_the_loss_and_says_why() -> None:
+def test_an_operation_without_a_derivative_leaves_the_loss_and_says_why() -> None:
     start, end = seeded(Doubled, 0).double(), seeded(Doubled, 1).double()
     data = batches(random(9, 4, seed=0), classes(9, seed=1))
     found = ls.profile(start, ls.Line(start, end), data, alphas=3)
     assert found.derivative is None
     assert "implement the jvp function for custom autograd.Function" in str(found.derivative_reason)
+    assert "; an operation has no backward pass: " in str(found.derivative_reason)
     assert found.hidden_rises == ()
     with torch.no_grad():
         expected = F.cross_entropy(end(torch.cat([x for x, _ in data])), torch.cat([y for _, y in data]))

@@ -266,7 +266,7 @@ def test_nothing_to_attribute_and_nothing_to_differentiate_are_refused() -> None
         ls.studies.layer_contributions(model, line, [(x, x)], loss="squared_error", between=(1, 0))
     with pytest.raises(ValueError, match="at least 9 points"):
         ls.studies.layer_contributions(model, line, [(x, x)], loss="squared_error", between=(0, 1), budget=5)
-    with pytest.raises(ValueError, match="derivative in forward mode"):
+    with pytest.raises(ValueError, match=r"(?s)a derivative, to attribute.*difference quotient"):
         ls.studies.layer_contributions(
             model, line, [(x, x)], loss=lambda z, y: z.detach().square()[:, 0], between=(0, 1)
         )

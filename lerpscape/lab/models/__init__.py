@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lerpscape.lab.models.lenet import lenet
 from lerpscape.lab.models.residual import resnet
 from lerpscape.lab.models.vgg import vgg
 from lerpscape.lab.options import check_options
+from lerpscape.paths.endpoints import BUILT_BY
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "fully_connected": fully_connected,
@@ -68,6 +70,7 @@ def build(name: str, *, inputs: tuple[int, ...], outputs: int, seed: int, **opti
                 hint="Let the factory return the network.",
             )
         )
+    setattr(model, BUILT_BY, partial(build, name, inputs=inputs, outputs=outputs, **options))
     return model
 
 

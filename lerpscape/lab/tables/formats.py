@@ -96,18 +96,21 @@ def _cell_text(cell: Cell | None, table: Table) -> str:
         return EMPTY
     if table.layout.kind == "share":
         return f"{cell.hits}/{cell.n} [{100 * cell.lower:.0f}, {100 * cell.upper:.0f}] %"
-    error = "" if math.isnan(cell.upper) else f" ± {cell.upper - cell.value:.1g}"
+    if cell.n > 1 and cell.upper == cell.lower:
+        return f"{cell.value:.3g} in all (n={cell.n})"  # no spread, of which ± 0 would be a wrong estimate
+    error = "" if math.isnan(cell.upper) else f" ± {cell.upper - cell.value:.2g}"
     return f"{cell.value:.3g}{error} (n={cell.n})"
 
 
 def value_label(value: Any) -> str:
     """The label of a field's value: equal widths as 1024×3, None as a dash.
 
-    >>> value_label((64, 64)), value_label((64, 8)), value_label(True), value_label(None), value_label(0.1)
-    ('64×2', '64-8', 'yes', '—', '0.1')
+    >>> value_label((64, 64)), value_label((64, 8)), value_label((4,)), value_label(True), value_label(None)
+    ('64×2', '64-8', '4', 'yes', '—')
     """
     if isinstance(value, tuple) and value:
-        return f"{value[0]}×{len(value)}" if len({*value}) == 1 else "-".join(map(str, value))
+        repeated = len(value) > 1 and len({*value}) == 1
+        return f"{value[0]}×{len(value)}" if repeated else "-".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return EMPTY if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from lerpscape.lab.tables.formats import value_label
 from lerpscape.lab.tables.records import Record
-from lerpscape.lab.tables.table import Layout, Table, field_label, is_counted
+from lerpscape.lab.tables.table import Layout, Table, field_label, within_rule
 from lerpscape.plots.style import style
+
+LONGEST = 8  # letters of a column's label that fit above its cells
 
 
 def heat_map(table: Table) -> Figure:
@@ -23,7 +25,12 @@ def heat_map(table: Table) -> Figure:
         high = 1.0 if table.layout.kind == "share" else float(np.nanmax(values, initial=0.0))
         low = min(0.0, float(np.nanmin(values, initial=0.0)))
         image = ax.imshow(np.ma.masked_invalid(values), cmap="viridis", aspect="auto", vmin=low, vmax=high or 1.0)
-        ax.set_xticks(range(len(table.columns)), [", ".join(map(value_label, key)) for key in table.columns])
+        heads = [", ".join(map(value_label, key)) for key in table.columns]
+        ax.set_xticks(range(len(heads)), heads)
+        if max(map(len, heads), default=0) > LONGEST:  # side by side they would collide
+            ax.tick_params("x", labelrotation=35)
+            for label in ax.get_xticklabels():
+                label.set_horizontalalignment("right")
         ax.set_yticks(range(len(table.rows)), [", ".join(map(value_label, key)) for key in table.rows])
         ax.set_xlabel(", ".join(field_label(name) for name in table.layout.columns))
         ax.set_ylabel(", ".join(field_label(name) for name in table.layout.rows))
@@ -43,7 +50,8 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
     """The loss curve of every counted run, a panel for each combination of `layout.rows`; rising curves in red."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if is_counted(record, counts_below, layout.part):
+        profile = record.profile(layout.part)
+        if profile is not None and not profile.invalid and within_rule(record, counts_below):
             flat = record.config.flat()
             labels = (_panel_label(name, flat.get(name)) for name in layout.rows)
             groups.setdefault(" · ".join(labels), []).append(record)
@@ -55,7 +63,8 @@ def curves(records: Sequence[Record], layout: Layout, counts_below: float | None
         for ax, (name, group) in zip(panels, groups.items(), strict=False):
             rising = 0
             for record in group:
-                profile = record.profiles[layout.part]
+                profile = record.profile(layout.part)
+                assert profile is not None
                 rises = profile.max_rise > layout.tolerance
                 rising += rises
                 ax.plot(
