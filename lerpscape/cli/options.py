@@ -161,7 +161,7 @@ class PathArguments(EndArguments):
         path = self.path.between(pair.line.start, pair.line.end, pair.model)
         if self.text is None:
             return pair.model, path, [called(each) for each in (str(self.data), *named)]
-        return pair.model, path, [pair.text(file, self.block) for file in (self.text, *named)]
+        return pair.model, path, [pair.text(str(file), self.block) for file in (self.text, *named)]
 
     def loss(self, text: str | None) -> dict[str, Any]:
         """The loss as an argument; that of the next token for a text."""

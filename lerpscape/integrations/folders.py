@@ -19,9 +19,11 @@ from lerpscape.paths.line import Line
 
 # Settings that change nothing in the forward pass of evaluation mode: where a network comes from, how it is stored and
 # trained, and what it is asked to write.
-_WITHOUT_EFFECT = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
-_WITHOUT_EFFECT += ("architectures", "auto_map", "task_specific_params", "id2label", "label2id", "finetuning_task")
-_WITHOUT_EFFECT += ("bos_token_id", "eos_token_id", "initializer_range", "vocab_size")  # shapes tell the last one
+_WITHOUT_EFFECT = {
+    *("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"),
+    *("architectures", "auto_map", "task_specific_params", "id2label", "label2id", "finetuning_task"),
+    *("bos_token_id", "eos_token_id", "initializer_range", "vocab_size"),  # shapes tell the last one
+}
 _OF_TRAINING = ("dropout", "pdrop", "layerdrop")
 
 
@@ -114,7 +116,8 @@ def hugging_face(
     if not merge:
         model, line = _line_of_adapters(model, ends, configs, name)
     else:
-        line = Line(*(_merged_end(each, own, name, model, base) for each, own in zip(ends, configs, strict=True)))
+        first, second = (_merged_end(each, own, name, model, base) for each, own in zip(ends, configs, strict=True))
+        line = Line(first, second)
     return HuggingFace(model, line, (ends[0].folder, ends[1].folder))
 
 
@@ -202,7 +205,7 @@ def _flat(values: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
             yield before + name, sorted(map(str, value)) if isinstance(value, (set, frozenset)) else value
 
 
-def _require_causal(model: nn.Module) -> None:
+def _require_causal(model: Any) -> None:
     """Refuse networks that do not predict the next token of a text."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if model.config.is_encoder_decoder:
@@ -223,7 +226,7 @@ def _require_causal(model: nn.Module) -> None:
     )
 
 
-def _sees_later_tokens(model: nn.Module) -> bool:
+def _sees_later_tokens(model: Any) -> bool:
     """Whether the outputs at earlier tokens change with the last one."""
     ids = torch.arange(8).remainder(model.config.get_text_config().vocab_size)[None].to(next(model.parameters()).device)
     other = torch.cat([ids[:, :-1], ids[:, :1]], 1)

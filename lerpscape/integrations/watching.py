@@ -70,13 +70,14 @@ class Watch:
             save(present, self.folder / f"step{step}.safetensors")
             if all(torch.equal(self.start.tensors.get(name, each), each) for name, each in present.tensors.items()):
                 return {f"{PREFIX}max_rise": 0.0, f"{PREFIX}relative_distance": 0.0, f"{PREFIX}monotonic": 1.0}
+            options: dict[str, Any] = {"derivative": False, "progress": False, "label": f"step {step}"}
             found = profile(
                 model,
                 Line(self.start, Checkpoint(present.tensors, present.parameters, f"step {step}")),
                 self.data,
                 loss=self.loss,
                 alphas=self.alphas,
-                **{"derivative": False, "progress": False, "label": f"step {step}"} | self.options,
+                **options | self.options,
             )
             found.save(self.folder / f"step{step}.json")
         finite = not found.invalid

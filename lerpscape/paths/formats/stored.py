@@ -45,7 +45,7 @@ class Span:
         with self.file.open("rb", buffering=0) as opened:
             if _state(opened.fileno()) != self.state:
                 raise _altered(self.file)
-            rest = memoryview(flat.view(torch.uint8).numpy())
+            rest = flat.view(torch.uint8).numpy().data
             opened.seek(self.begin)
             while rest:
                 count = opened.readinto(rest)
@@ -78,7 +78,7 @@ def left_in_safetensors(path: Path) -> dict[str, Tensor]:
     for name in sorted(header):
         shape = tuple(header[name]["shape"])
         begin = 8 + length + header[name]["data_offsets"][0]
-        dtype = _TYPES[header[name]["dtype"]]
+        dtype: Any = _TYPES[header[name]["dtype"]]
         tensors[name] = Span(path, begin, shape, _row_major(shape), dtype, state).deferred()
     return tensors
 
