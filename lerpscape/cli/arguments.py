@@ -69,6 +69,9 @@ Dtype: TypeAlias = Annotated[
 Progress = Annotated[
     bool | None, optional("{True,False}", "Progress bar; by default on a terminal, after two seconds.")
 ]
+SelfCheck = Annotated[
+    bool, optional("", "Leave out the comparison of a batch's losses at both ends with those of the model itself.")
+]
 Label = Annotated[str, optional("TEXT", "Name of the result in pictures.")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the numbers as JSON.", help_behavior_hint="")]
 

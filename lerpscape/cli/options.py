@@ -25,6 +25,7 @@ from lerpscape.cli.arguments import (
     OptionalFile,
     OptionalInt,
     Progress,
+    SelfCheck,
     Start,
     alphas_of,
     called,
@@ -187,6 +188,7 @@ class EvaluationOptions:
     device: Device = None
     dtype: Dtype = None
     progress: Progress = None
+    self_check: SelfCheck = True
 
     def keywords(self, data: Any) -> dict[str, Any]:
         """Those that are given, as arguments of the functions that measure."""
@@ -197,6 +199,7 @@ class EvaluationOptions:
             "device": device_of(self.device),
             "dtype": dtype_of(self.dtype),
             "progress": self.progress,
+            "self_check": None if self.self_check else False,
         }
         return {name: value for name, value in given.items() if value is not None}
 

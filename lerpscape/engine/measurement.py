@@ -46,8 +46,8 @@ class MeasurementOptions(TypedDict, total=False):
     device: torch.device | str | None
     dtype: torch.dtype | None
     progress: Progress
-    label: str
     self_check: bool
+    label: str
 
 
 @dataclass(frozen=True)
