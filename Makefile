@@ -7,7 +7,7 @@ EXTRAS := test
 SETTINGS := ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE \
   LERPSCAPE_TEST_THREADS=2
 
-.PHONY: demo quick test test-kernels test-all fuzz lint bench docs clean
+.PHONY: demo quick test test-integrations test-kernels test-all fuzz lint bench docs clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -32,7 +32,11 @@ quick: .venv/installed-test
 	$(BIN)/ruff format --check .
 	files=$$($(BIN)/python tests/quick.py) && $(BIN)/pytest -q -x -n 2 --dist load --seconds 30 -m "not slow" $$files
 
-test: lint
+# With it, `make test` runs these tests too; without the libraries they are skipped, and say so.
+test-integrations: .venv/installed-test-integrations
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests/integrations lerpscape/integrations
+
+test: lint .venv/installed-test-integrations
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 	$(MAKE) test-kernels
 
@@ -44,7 +48,7 @@ test-kernels: .venv/installed-test
 	  env OMP_WAIT_POLICY=passive $$setting $(BIN)/pytest -q -n 2 --dist worksteal -m "kernels and not slow" $$files || exit 1; \
 	done
 
-test-all: lint
+test-all: lint .venv/installed-test-integrations
 	$(BIN)/pytest -n 2 --dist worksteal
 	$(MAKE) test-kernels
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         certificates as certificates,
         engine as engine,
         geometry as geometry,
+        integrations as integrations,
         lab as lab,
         networks as networks,
         papers as papers,

@@ -19,7 +19,7 @@ from lerpscape.lab.data import DATA_SETS
 from lerpscape.lab.models import MODELS
 
 ROOT = Path(ls.__file__).parent.parent
-FOLDERS = ("readings", "paths", "profiles", "certificates", "geometry", "studies")
+FOLDERS = ("readings", "paths", "profiles", "certificates", "geometry", "studies", "integrations")
 PACKAGES = [ls, *(getattr(ls, folder) for folder in FOLDERS)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -86,6 +86,7 @@ def test_public_docstrings_are_whole() -> None:
     """One example and one sentence at least, for every public function and class with something to show."""
     parts = {"Block", "Checkpoint", "ClassCurve", "Disagreement", "Excess", "Gate", "HiddenRise", "Level", "ParamPath"}
     parts |= {"BiasVariant", "Change", "PolicyResult", "Reading", "Rise", "RiseInterval", "ScaleCurve", "PointList"}
+    parts |= {"HuggingFace", "TextBlocks"}
     public = {name: getattr(package, name) for package in PACKAGES for name in package.__all__ if name not in parts}
     for name, value in public.items():
         if isinstance(value, type) and issubclass(value, (Exception, Result)):

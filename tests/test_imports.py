@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("profiles", "certificates"),
     ("geometry",),
     ("studies",),
+    ("integrations",),
     ("plots",),
     ("lab",),
     ("papers",),
@@ -258,7 +259,10 @@ def test_a_sub_package_gives_its_names() -> None:
 
 PACKAGES = [
     ls,
-    *(getattr(ls, name) for name in ("readings", "paths", "profiles", "certificates", "geometry", "studies")),
+    *(
+        getattr(ls, name)
+        for name in ("readings", "paths", "profiles", "certificates", "geometry", "studies", "integrations")
+    ),
 ]
 
 

@@ -38,7 +38,10 @@ Between = Annotated[str | None, optional("A:B")]
 Flag = Annotated[bool, optional("")]
 Loss: TypeAlias = Annotated[
     str | None,
-    optional("LOSS", f"{LOSSES}, or package.module:name of your own; by default cross_entropy, or that of --run."),
+    optional(
+        "LOSS",
+        f"{LOSSES}, or package.module:name of your own; by default cross_entropy (--text: next_token).",
+    ),
 ]
 Metrics = Annotated[
     str | None,

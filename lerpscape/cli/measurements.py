@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -13,11 +15,9 @@ from lerpscape.cli.arguments import (
     Metrics,
     OptionalAlphas,
     OptionalFloat,
-    OptionalName,
     Progress,
     Workers,
     alphas_of,
-    called,
     metrics_of,
     optional,
     print_written,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def profile_command(
     network: Annotated[PathArguments, HERE],
-    held_out: OptionalName = None,
+    held_out: Annotated[str | None, optional("PACKAGE.MODULE:NAME|FILE")] = None,
     loss: Loss = None,
     alphas: Annotated[str, tyro.conf.arg(metavar="N|FIRST:LAST:N|adaptive")] = "50",
     derivative: Literal["auto", "forward", "backward", "none"] = "auto",
@@ -50,7 +50,8 @@ def profile_command(
 
     Args:
         network: The network, its data and the path.
-        held_out: A second data set, measured and drawn beside the first; with --out NAME.json, in NAME-held-out.json.
+        held_out: A second data set (with --text, a text), drawn beside the first; of --out NAME.json in
+            NAME-held-out.json.
         loss: Loss of one example.
         alphas: Number of points on [0, 1], the first and last α and the number of points, or adaptive.
         derivative: The exact derivative dL/dα, by forward mode or backward passes; none saves two thirds of the time.
@@ -66,6 +67,8 @@ def profile_command(
         lerpscape profile init.pt final.pt --model nets:build --data loaders:train --plot line.svg
         lerpscape profile a.safetensors b.safetensors --model nets:build --data loaders:train \
             --held-out loaders:test --batch-norm recalibrate --report report.html
+        lerpscape profile base/ tuned/ --text legal.txt --held-out news.txt --report report.html
+        lerpscape profile base/ base/+adapter/ --text legal.txt
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas -0.25:1.25:61 --json
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --alphas adaptive --precision 1e-4
         lerpscape profile a.pt b.pt --model nets:build --data loaders:train --only "layer3.*" --rest end
@@ -74,7 +77,8 @@ def profile_command(
     from lerpscape.profiles.profile import profile
 
     output.require_writable()
-    model, path, data = network.load_path()
+    model, path, sets = network.load_paths(held_out)
+    data, *_ = sets
     keywords: dict[str, Any] = network.keywords(measurement, data) | {
         **network.loss(loss),
         "alphas": alphas if alphas == "adaptive" else alphas_of(alphas),
@@ -85,7 +89,9 @@ def profile_command(
     if precision is not None:
         keywords["precision"] = precision
     label = keywords.pop("label", "")
-    parts = {"train": data} | ({"held-out": called(held_out)} if held_out else {})
+    texts = [Path(file).stem for file in (network.text, held_out) if file is not None] if network.text else []
+    named = len(set(texts)) == len(sets)  # two texts of one name are told apart by their roles
+    parts = dict(zip(texts if named else ("train", "held-out"), sets, strict=False))
     out = output.out if alphas != "adaptive" else None
     unfinished = {part: out.with_name(f"{out.name}.{part}.partial") if out else None for part in parts}
     profiles = [
@@ -120,9 +126,18 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
     print_profiles(profiles)
     for profile in profiles:
         print(f"{profile.label}: {profile.verdict(tolerance)}")
+        if profile.loss_name == "next_token":
+            print(f"{profile.label}: {_perplexity(profile)}")
         if readings:
             print_readings(profile.readings(tolerance))
     print_written(*results, output.plot, output.report)
+
+
+def _perplexity(profile: Profile) -> str:
+    """The perplexity, exp of the mean loss of a token, at the first α, the last, and where it is lowest."""
+    shown = {"at": 0, "and at": -1, "lowest at": int(profile.loss.argmin())}
+    words = (f"{math.exp(profile.loss[i]):.4g} {word} α = {profile.alphas[i]:.4g}" for word, i in shown.items())
+    return f"perplexity {', '.join(words)}"
 
 
 def certify_command(

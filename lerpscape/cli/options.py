@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lerpscape.base.errors import explain
+from lerpscape.base.errors import explain, missing_file
 from lerpscape.base.names import import_object
 from lerpscape.cli.arguments import (
     Alphas,
@@ -23,6 +23,7 @@ from lerpscape.cli.arguments import (
     Loss,
     Name,
     OptionalFile,
+    OptionalInt,
     Progress,
     Start,
     alphas_of,
@@ -122,15 +123,54 @@ class EndArguments(NetworkArguments):
 
 @dataclass(frozen=True)
 class PathArguments(EndArguments):
-    """The network and its data: functions of yours, found from the current folder."""
+    """The network and its data: functions of yours, or two folders of transformers and a text."""
 
+    text: OptionalFile = None
+    """Text file in place of DATA, for causal language models of transformers: the mean loss of its next token."""
+    block: OptionalInt = None
+    """With --text: tokens in a block, which is an example; by default 512, or what the network can read."""
     path: PathOptions = LINE
     """The path from START to END."""
 
     def load_path(self) -> tuple[Any, Any, Any]:
         """The module, the path and the data."""
-        model, data = self.load()
-        return model, self.path.between(*self.ends(), model), data
+        model, path, (data,) = self.load_paths(None)
+        return model, path, data
+
+    def load_paths(self, *others: str | None) -> tuple[Any, Any, list[Any]]:
+        """The module, the path, and data sets: DATA or the text, and others of their kind (texts, functions)."""
+        named = [other for other in others if other is not None]
+        if self.text is None and (self.model is not None or not self._of_transformers()):
+            model, data = self.load()
+            return model, self.path.between(*self.ends(), model), [data, *map(called, named)]
+        from lerpscape.integrations.folders import hugging_face
+
+        if self.model is not None or (self.text is None) == (self.data is None) or not self._of_transformers():
+            given = " and ".join(f"--{name}" for name in ("model", "data", "text") if getattr(self, name) is not None)
+            raise ValueError(
+                explain(
+                    expected="two folders of transformers with --text or --data, or --model with --data.",
+                    got=f"{self.start} and {self.end} with {given or 'neither'}.",
+                    hint="A folder of transformers has a config.json; its tokenizer cuts the text of --text.",
+                )
+            )
+        missing = next((file for file in (self.text, *named) if self.text and not Path(str(file)).is_file()), None)
+        if missing is not None:
+            raise missing_file("a text", missing)
+        pair = hugging_face(str(self.start), str(self.end))
+        path = self.path.between(pair.line.start, pair.line.end, pair.model)
+        if self.text is None:
+            return pair.model, path, [called(each) for each in (str(self.data), *named)]
+        return pair.model, path, [pair.text(file, self.block) for file in (self.text, *named)]
+
+    def loss(self, text: str | None) -> dict[str, Any]:
+        """The loss as an argument; that of the next token for a text."""
+        return {"loss": "next_token"} if text is None and self.text is not None else super().loss(text)
+
+    def _of_transformers(self) -> bool:
+        from lerpscape.integrations.loading import is_folder_of_a_model
+
+        return self.start is not None and is_folder_of_a_model(self.start)
 
 
 def _missing(what: str) -> str:

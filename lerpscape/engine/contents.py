@@ -11,6 +11,7 @@ import re
 import site
 import sys
 import sysconfig
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -97,6 +98,8 @@ class Contents:
             yield name, self._array(name, value)
         elif isinstance(value, (list, tuple, set, frozenset, Mapping)) and not hasattr(value, "__dict__"):
             yield name, self._container(name, value)
+        elif isinstance(value, weakref.ReferenceType):
+            yield name, _digest("a weak reference")  # to what is held, and told, elsewhere
         elif isinstance(value, ModuleType):
             yield name, _digest(f"module {value.__name__}")
         elif isinstance(value, type):

@@ -17,9 +17,10 @@ from lerpscape.engine.measurement import Measurement
 from lerpscape.engine.planner import PROBE_ALPHA
 from lerpscape.engine.self_check import self_check
 from lerpscape.networks.batches import Batch
+from lerpscape.networks.class_losses import LEFT_OUT
 from lerpscape.networks.label_meaning import check_meaning
 from lerpscape.networks.losses import Loss, PerExample, Weights, find_loss
-from lerpscape.networks.own_losses import MEANS
+from lerpscape.networks.own_losses import MEANS, MeanOver
 from lerpscape.networks.rebatching import layout
 from lerpscape.networks.undisturbed import seed
 
@@ -179,15 +180,17 @@ def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | N
         return replace(objective.loss, per="example"), None
     possible = {name: weight for name, weight in MEANS.items() if all(weight(b.targets) is not None for b in batches)}
     tolerance = ROUNDING_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
-    tried = 0
+    tried, left = 0, possible
     for whole, *parts in _pieces(batches):
         tried += 1
-        losses = trial.at(PROBE_ALPHA, [objective.place(each) for each in (whole, *parts)]).numbers()[0]
-        for name, weight in list(possible.items()):
-            weights = np.array([float(weight(each.targets)) for each in (whole, *parts)])  # type: ignore[arg-type]
-            sums = np.where(weights > 0, losses * weights, 0)
-            if not abs(sums[0] - sums[1:].sum()) <= tolerance * np.abs(sums).sum():
-                del possible[name]
+        left = _explaining(left, trial, [objective.place(each) for each in (whole, *parts)], tolerance)
+    if len(left) > 1:  # no label is left out: which it is shows where some are
+        for whole, *parts in _pieces([_partly_left_out(each) for each in batches]):
+            try:
+                left = _explaining(left, trial, [objective.place(each) for each in (whole, *parts)], tolerance) or left
+            except Exception:  # a model in which −100 has no meaning
+                break
+    possible = left
     shares = [np.array([float(weight(b.targets)) for b in batches]) for weight in possible.values()]  # type: ignore[arg-type]
     alike = all(np.allclose(each / each.sum(), shares[0] / shares[0].sum()) for each in shares)
     if not shares or not (tried or alike) or not (alike or len(possible) == 1):
@@ -201,6 +204,37 @@ def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | N
         )
     name = next(iter(possible))
     return replace(per_batch, weights=cast(Weights, possible[name]), unit=objective.loss.unit), name
+
+
+def _explaining(
+    possible: dict[str, MeanOver], trial: ModuleExecution, pieces: list[Batch], tolerance: float
+) -> dict[str, MeanOver]:
+    """Those weights by which the sum of a batch's mean is that of the means of its two parts."""
+    measured = trial.at(PROBE_ALPHA, pieces)
+    losses = measured.numbers()[0]
+    # a model may round its loss to float32; a wider tolerance could not tell one mean from another
+    tolerance = max(tolerance, ROUNDING_UNITS / 64 * torch.finfo(measured.losses.dtype).eps)
+    found = {}
+    for name, weight in possible.items():
+        weights = np.array([float(weight(each.targets)) for each in pieces])  # type: ignore[arg-type]
+        sums = np.where(weights > 0, losses * weights, 0)
+        if abs(sums[0] - sums[1:].sum()) <= tolerance * np.abs(sums).sum():
+            found[name] = weight
+    return found
+
+
+def _partly_left_out(batch: Batch) -> Batch:
+    """A batch with labels left out so that what its two parts weigh tells all `MEANS` apart.
+
+    The sequences of the first part keep the first label and the last one, the others their last three.
+    """
+    targets, count = batch.targets, batch.examples or 0
+    if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.is_floating_point() or targets.shape[1] < 5:
+        return batch
+    targets = targets.clone()
+    targets[: cut_at(count), 1:-1] = LEFT_OUT
+    targets[cut_at(count) :, :-3] = LEFT_OUT
+    return Batch(batch.inputs, targets, batch.examples, batch.key, batch.number)
 
 
 def _pieces(batches: list[Batch]) -> Iterator[tuple[Batch, Batch, Batch]]:

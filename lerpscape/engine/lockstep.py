@@ -188,7 +188,8 @@ class Lockstep:
         `more` is told how many bytes the first pass holds while it waits, and gives further passes to carry out with
         them. `told` is called with the share of the work that was done since.
 
-        Raises what a pass raises, and `NotInLockstep` for a module that keeps something while it waits, or draws random numbers.
+        Raises what a pass raises, and `NotInLockstep` for a module that keeps something while it waits, or draws random
+        numbers.
         """
         on_path = self._on_path
         self._threads, stack_size = torch.get_num_threads(), threading.stack_size(STACK_BYTES)
@@ -236,6 +237,7 @@ class Lockstep:
                 turn = turn[1:] + [each for each in begun[len(passes) :] if each.request is not None]
                 turn = [each for each in turn if each.request.block == block]
             self._turn(block, turn, ends, lender)
+            del ends, lender  # before the next block is read
             told(1 / len(self.blocks))
 
     def _begin(self, passes: list[Pass], begun: list[Pass]) -> None:
@@ -265,6 +267,7 @@ class Lockstep:
                 each.go_on([result], error)
                 result = error = None
                 self._answer(each)
+            del tensors  # before the next ones are made
 
     def _answer(self, each: Pass) -> None:
         """Call what the pass wants called at once."""

@@ -16,6 +16,7 @@ from lerpscape.networks.lending import Lender
 from lerpscape.paths.checkpoints import Params, continuous, in_dtype, tie_key
 from lerpscape.paths.distances import distances
 from lerpscape.paths.fitting_names import fitting_prefixes, prefix_hint
+from lerpscape.paths.library_names import own_names, unsaved_names
 from lerpscape.paths.line import Line
 from lerpscape.paths.path import ParamPath
 from lerpscape.paths.unlike_vectors import is_float8, jumping
@@ -216,27 +217,16 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
     """The path's name for each of the module's tensors, and the tensors that only the module has."""
     expected: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     persistent = model.state_dict(keep_vars=True)
-    aliases = _aliases(persistent)
     known: Mapping[str, Tensor] = path.end.tensors
-    taken, prefix = fitting_prefixes(known, persistent)
-    names: dict[str, str] = {}
-    constant: Params = {}
-    missing = []
-    used = set()
-    for name, tensor in expected.items():
-        if name not in persistent and name not in known:
-            constant[name] = tensor.detach()
-            continue
-        candidates = [taken + alias.removeprefix(prefix) for alias in aliases.get(name, [name])]
-        present = [candidate for candidate in candidates if candidate in known]
-        used.update(present)
-        if not present:
-            missing.append(name)
-            continue
-        names[name] = present[0]
+    names, constant, missing, extra = _names_by(expected, persistent, {name: name for name in known})
+    if missing or extra:
+        names, constant, missing, extra = _names_by(expected, persistent, own_names(model, known))
+        unsaved = unsaved_names(model).intersection(missing)
+        constant |= {name: expected[name].detach() for name in unsaved}
+        missing = [name for name in missing if name not in unsaved]
+    for same in names.values():
         for side in (path.start, path.end):
-            _check_tied(present, side.tensors, side.source)
-    extra = [name for name in known if name not in used]
+            _check_tied(same, side.tensors, side.source)
     if missing or extra:
         parts = [f"{missing[:3]} missing from the checkpoints"] if missing else []
         parts += [f"{extra[:3]} unknown to the model"] if extra else []
@@ -246,10 +236,11 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
                 got=f"{' and '.join(parts)} ({len(missing)} and {len(extra)} in all).",
                 hint=prefix_hint(known, persistent)
                 or "Check that the model factory builds the network of the checkpoints. If a library's files have "
-                "other names than its modules, load modules by it (from_pretrained) and pass those.",
+                "other names than its modules, load modules by it (from_pretrained) and pass those; "
+                "ls.integrations.hugging_face does it for folders of transformers.",
             )
         )
-    for name, found_name in names.items():
+    for name, (found_name, *_) in names.items():
         if known[found_name].shape != expected[name].shape:
             raise EndpointMismatch(
                 explain(
@@ -258,7 +249,34 @@ def _matched_names(model: nn.Module, path: ParamPath) -> tuple[dict[str, str], P
                     hint="Build the model with the sizes the checkpoints were trained with.",
                 )
             )
-    return names, constant
+    return {name: same[0] for name, same in names.items()}, constant
+
+
+def _names_by(
+    expected: Mapping[str, Tensor], persistent: Mapping[str, Tensor], known: Mapping[str, str]
+) -> tuple[dict[str, list[str]], Params, list[str], list[str]]:
+    """The path's names for each of the module's tensors, where `known` has the module's own name for each of them.
+
+    Also the tensors that only the module has, those it misses on the path, and the path's that it does not know.
+    """
+    aliases = _aliases(persistent)
+    taken, prefix = fitting_prefixes(known, persistent)
+    names: dict[str, list[str]] = {}
+    constant: Params = {}
+    missing = []
+    used = set()
+    for name, tensor in expected.items():
+        if name not in persistent and name not in known:
+            constant[name] = tensor.detach()
+            continue
+        candidates = [taken + alias.removeprefix(prefix) for alias in aliases.get(name, [name])]
+        present = [known[candidate] for candidate in candidates if candidate in known]
+        used.update(present)
+        if present:
+            names[name] = present
+        else:
+            missing.append(name)
+    return names, constant, missing, [name for name in known.values() if name not in used]
 
 
 def _aliases(persistent: Mapping[str, Tensor]) -> dict[str, list[str]]:

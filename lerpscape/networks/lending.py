@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lerpscape.base.errors import explain
 
@@ -126,6 +127,15 @@ class Lender:
                     expected="a module whose tensors can be replaced.",
                     got=f"{type(model).__name__} with a part compiled by TorchScript.",
                     hint="Measure the Python module that was compiled, with this one's state dict as a checkpoint.",
+                )
+            )
+        lazy = next((name for name, p in model.named_parameters() if is_lazy(p)), None)
+        if lazy is not None:
+            raise ValueError(
+                explain(
+                    expected="a module whose parameters have shapes.",
+                    got=f"{lazy!r} of {type(model).__name__}, which is not initialised yet.",
+                    hint="Call the module once with a batch.",
                 )
             )
         self._model = model

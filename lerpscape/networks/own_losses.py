@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.class_losses import LEFT_OUT
+
+MeanOver: TypeAlias = Callable[[Any], Tensor | None]
 
 
 def own_loss(outputs: Any, targets: Any = None) -> Tensor:
@@ -61,7 +63,7 @@ def _rows(targets: Any) -> Tensor | None:
 
 
 # What a module's own mean over a batch may be a mean over, and how many of these the targets have.
-MEANS: dict[str, Callable[[Any], Tensor | None]] = {
+MEANS: dict[str, MeanOver] = {
     "labels after the first of each sequence": _shifted,
     "labels": _kept,
     "examples": _rows,

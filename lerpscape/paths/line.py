@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lerpscape.base.errors import EndpointMismatch, explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, checkpoint, continuous, ends_digest
 from lerpscape.paths.distances import distances
+from lerpscape.paths.library_names import named_by
 from lerpscape.paths.matching import OnlyInOne, abbreviated, first_tied_names, matched
 from lerpscape.paths.pairs import Pairs
 from lerpscape.paths.path import Path, Rest, Segment
@@ -44,7 +45,12 @@ class Line(Path):
             raise ValueError(
                 explain(expected='only_in_one as "error" or "hold".', got=f"{only_in_one!r}.", hint="Choose one.")
             )
-        self.start, self.end = matched(checkpoint(start), checkpoint(end), only_in_one)
+        one, other = checkpoint(start), checkpoint(end)
+        if isinstance(end, nn.Module) and not isinstance(start, nn.Module):
+            one = named_by(end, one)
+        elif isinstance(start, nn.Module) and not isinstance(end, nn.Module):
+            other = named_by(start, other)
+        self.start, self.end = matched(one, other, only_in_one)
         self._tied = first_tied_names(self.start, self.end)
         self._pairs = self._given = Pairs(self.start, self.end, self._tied)
         if not self._moves():

@@ -71,8 +71,8 @@ def profile(
     * `partial`: a file that keeps what is measured, so that the same call goes on where it was stopped or killed. A
       call that differs in anything raises `PartialMismatch`. Delete it when done.
     * `layer_major`: all α advance together, one block of the model (a member of a list of layers, else a leaf) after
-      the other, so that checkpoints in large files are read once and one block is held
-      ([large models](../large_models.md)). None does so wherever it can be done; True raises `ValueError` where not.
+      the other: checkpoints in large files are read once, one block at a time ([large models](../large_models.md)).
+      None does so wherever it can be done; True raises `ValueError` where it cannot.
     * `options`: see `MeasurementOptions`. Progress is counted in batches.
 
     Raises `EndpointMismatch`, `NotRepeatable`, `ValueError` (no batch norm policy, empty data, bad alphas, a precision

@@ -160,7 +160,7 @@ def stopping(outputs, targets):
 def test_interrupted_and_repeated_goes_on(work: Path) -> None:
     """Ctrl-C before three fifths of the work, again and again: the same command finishes all the same."""
     (work / "mine.py").write_text((work / "mine.py").read_text() + STOPPING)
-    choices = ["--loss", "mine:stopping", "--alphas", "10", "--held-out", "mine:held_out"]
+    choices = ["--loss", "mine:stopping", "--alphas", "40", "--held-out", "mine:held_out"]
 
     def run(stop_at: int, out: str) -> subprocess.CompletedProcess[str]:
         folders = [str(Path(__file__).parents[up]) for up in (1, 2)]  # with the package that is tested

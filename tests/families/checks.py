@@ -15,8 +15,10 @@ import lerpscape as ls
 from families.family import ALPHAS, INNER, Family, loop_of
 from lerpscape.paths.path import ParamPath
 
-# Central differences with step 2e-6 leave about 1e-10 of the loss by rounding.
-SLOPES = {"rtol": 1e-6, "atol": 1e-8}
+
+def alike(found: Any, expected: Any, family: Family, words: str = "") -> None:
+    """Slopes are those of the loop; its difference quotients leave about 1e-10 of the loss by rounding."""
+    np.testing.assert_allclose(found, expected, rtol=family.slopes, atol=family.slopes / 100, err_msg=words)
 
 
 class Stop(Exception):
@@ -71,7 +73,7 @@ def check_derivative(family: Family, folder: Path) -> None:
     curve = measured(family, derivative=True)
     assert curve.derivative is not None, curve.derivative_reason
     expected = [loop_of(family).slope(float(ALPHAS[i])) for i in INNER]
-    np.testing.assert_allclose(curve.derivative[list(INNER)], expected, **SLOPES)
+    alike(curve.derivative[list(INNER)], expected, family)
 
 
 def check_contributions(family: Family, folder: Path) -> None:
@@ -86,8 +88,8 @@ def check_contributions(family: Family, folder: Path) -> None:
         layers = loop.layers(alpha)
         named = dict(zip((own(name, layers) for name in found.names), found.slopes[i], strict=True))
         for name, slope in layers.items():
-            np.testing.assert_allclose(named.get(name, 0.0), slope, **SLOPES, err_msg=name)
-        np.testing.assert_allclose(found.slopes[i].sum(), loop.slope(alpha), **SLOPES)
+            alike(named.get(name, 0.0), slope, family, name)
+        alike(found.slopes[i].sum(), loop.slope(alpha), family)
 
 
 def own(name: str, layers: dict[str, float]) -> str:

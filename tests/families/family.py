@@ -7,7 +7,7 @@ are given, one loss per example and Σwℓ / Σw. Derivatives are central differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -28,7 +28,7 @@ class Family:
 
     `loop(model, item)` gives the losses of one batch and their weights, None where all weigh alike. `refused` maps a
     cell of the table, or `"all"`, to what the refusal has to say; `instead` says in words what to do then. `needs` is
-    the library without which it is skipped.
+    the library without which it is skipped. `tolerance` is that of losses and `slopes` that of derivatives.
     """
 
     name: str
@@ -43,6 +43,9 @@ class Family:
     ends: Callable[[nn.Module, nn.Module], tuple[Any, Any]] | None = field(default=None, repr=False)
     model: Callable[[nn.Module], nn.Module] = field(default=lambda built: built, repr=False)
     tolerance: float = field(default=1e-9, repr=False)
+    # Whether dL/dα is by autograd: models that round to float32 inside have no useful difference quotients.
+    autograd: bool = field(default=False, repr=False)
+    slopes: float = field(default=1e-6, repr=False)
 
     def __str__(self) -> str:
         return self.name
@@ -122,6 +125,8 @@ class Loop:
 
     def slope(self, alpha: float, only: str | None = None) -> float:
         """The central difference of fourth order."""
+        if self.family.autograd and only is None:
+            return sum(self.layers(alpha).values())
         step = 2e-6  # so close that no kink of a ReLU lies between
         near, far = (self.mean(alpha + k * step, only) - self.mean(alpha - k * step, only) for k in (1, 2))
         return (8 * near - far) / (12 * step)
@@ -167,3 +172,13 @@ def batches(*tensors: Tensor, size: int = 5) -> list[Any]:
     """Pairs of inputs and targets; several inputs as a tuple."""
     parts = zip(*(tensor.split(size) for tensor in tensors), strict=True)
     return [(part[0] if len(part) == 2 else part[:-1], part[-1]) for part in parts]
+
+
+def table(families: Sequence[Family]) -> str:
+    """The table of `docs/models.md`: what is right, what is refused, and what to do then."""
+    words = {"derivative": "derivative", "contributions": "contributions"}
+    lines = ["| family | refused | what to do |", "|---|---|---|"]
+    for family in families:
+        refused = "all" if "all" in family.refused else ", ".join(words[cell] for cell in family.refused)
+        lines.append(f"| {family.name} | {refused} | {family.instead} |")
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from families.family import Family, integers, normal
-from families.images import Losses
+from families.images import Losses, no_slope
 
 VOCABULARY = 31
 SMALL = {
@@ -147,8 +148,8 @@ def spoken() -> list[dict[str, Tensor]]:
 
 
 def ctc(model: nn.Module, item: dict[str, Tensor]) -> Losses:
-    """A sum over the batch, weighed by nothing: one value per batch."""
-    return model(**item).loss.reshape(1), torch.ones(1)
+    """A mean over the examples of a batch."""
+    return model(**item).loss.reshape(1), torch.tensor([float(len(item["labels"]))])
 
 
 def heard() -> list[dict[str, Tensor]]:
@@ -199,14 +200,14 @@ def of_graphs(model: nn.Module, item: Any) -> Losses:
     return F.cross_entropy(model(item[0]), item[1], reduction="none"), None
 
 
-def causal(name: str, config: str, label: str, **options: Any) -> Family:
-    return Family(
-        label, model_of(name, config, **{**SMALL, **options}), texts, next_tokens, "next_token", needs="transformers"
-    )
+def causal(name: str, config: str, label: str, refused: Any = None, **options: Any) -> Family:
+    build = model_of(name, config, **{**SMALL, **options})
+    return Family(label, build, texts, next_tokens, "next_token", refused=refused or {}, needs="transformers")
 
 
 GPT2 = model_of("GPT2LMHeadModel", "GPT2Config", vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=16)
 LLAMA = model_of("LlamaForCausalLM", "LlamaConfig", **SMALL, num_key_value_heads=1, tie_word_embeddings=False)
+PROMPTED = adapted(LLAMA, "PromptTuningConfig", num_virtual_tokens=2, task_type="CAUSAL_LM")
 SEQ = {
     "vocab_size": VOCABULARY,
     "d_model": 16,
@@ -223,7 +224,19 @@ SEQ = {
 }
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
-FAMILIES = [
+SPEECH = {
+    "vocab_size": 8,
+    **TOWER,
+    "conv_dim": (8, 8),
+    "conv_stride": (5, 2),
+    "conv_kernel": (10, 3),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "num_feat_extract_layers": 2,
+    "apply_spec_augment": False,
+}
+
+_FAMILIES = [
     Family("GPT-2", GPT2, texts, next_tokens, "next_token", needs="transformers"),
     Family(
         "GPT-2, cross_entropy",
@@ -254,13 +267,21 @@ FAMILIES = [
         num_key_value_heads=1,
         num_local_experts=3,
         num_experts_per_tok=2,
+        experts_implementation="eager",
     ),
     causal("GemmaForCausalLM", "GemmaConfig", "Gemma", num_key_value_heads=1, head_dim=8),
     causal("Gemma2ForCausalLM", "Gemma2Config", "Gemma 2", num_key_value_heads=1, head_dim=8),
     causal("GPTNeoXForCausalLM", "GPTNeoXConfig", "GPT-NeoX"),
     causal("PhiForCausalLM", "PhiConfig", "Phi"),
     causal("OPTForCausalLM", "OPTConfig", "OPT", ffn_dim=24, word_embed_proj_dim=16),
-    causal("BloomForCausalLM", "BloomConfig", "BLOOM", n_layer=1, n_head=2),
+    causal(
+        "BloomForCausalLM",
+        "BloomConfig",
+        "BLOOM",
+        n_layer=1,
+        n_head=2,
+        refused=no_slope("jvp"),
+    ),
     Family(
         "Mamba",
         model_of(
@@ -388,20 +409,18 @@ FAMILIES = [
         needs="transformers",
     ),
     Family(
+        "wav2vec 2.0, CTC summed over the batch",
+        model_of("Wav2Vec2ForCTC", "Wav2Vec2Config", **SPEECH),
+        spoken,
+        ctc,
+        "model",
+        refused={"all": "Say what its mean is over"},
+        instead='`ctc_loss_reduction="mean"`, or `Loss("model", per="batch", weights=…)`',
+        needs="transformers",
+    ),
+    Family(
         "wav2vec 2.0, CTC",
-        model_of(
-            "Wav2Vec2ForCTC",
-            "Wav2Vec2Config",
-            vocab_size=8,
-            **TOWER,
-            conv_dim=(8, 8),
-            conv_stride=(5, 2),
-            conv_kernel=(10, 3),
-            num_conv_pos_embeddings=4,
-            num_conv_pos_embedding_groups=2,
-            num_feat_extract_layers=2,
-            apply_spec_augment=False,
-        ),
+        model_of("Wav2Vec2ForCTC", "Wav2Vec2Config", **SPEECH, ctc_loss_reduction="mean"),
         spoken,
         ctc,
         "model",
@@ -462,11 +481,17 @@ FAMILIES = [
     ),
     Family(
         "prompt tuning",
-        adapted(LLAMA, "PromptTuningConfig", num_virtual_tokens=2, task_type="CAUSAL_LM"),
+        PROMPTED,
         texts,
         next_tokens,
         "next_token",
+        refused={"all": "outputs (3, 8, 31)"},
+        instead='`loss="model"`',
         needs="peft",
     ),
+    Family("prompt tuning, its own loss", PROMPTED, texts, own_labels, "model", needs="peft"),
     Family("graph convolution of torch_geometric", convolved, networks, of_graphs, needs="torch_geometric"),
 ]
+
+# Transformers take logarithms, norms and softmaxes in float32, whatever the type of their weights.
+FAMILIES = [replace(each, tolerance=1e-6, autograd=True, slopes=1e-4) for each in _FAMILIES]

@@ -76,6 +76,51 @@ def test_language_models_give_the_mean_over_all_tokens(loss: str) -> None:
     assert ("batch" if loss == "model" else "sequence") in found.how["example"]
 
 
+class MeanOverLabels(TinyForCausalLM):
+    """Predicts the tags of all tokens."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Output:
+        logits = self.head(self.rnn(self.emb(input_ids))[0])
+        if labels is None:
+            return Output(logits)
+        return Output(logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+
+
+class MeanOfMeans(TinyForCausalLM):
+    """Means of sequences, averaged over the sequences."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Output:
+        logits = self.head(self.rnn(self.emb(input_ids))[0])
+        if labels is None:
+            return Output(logits)
+        each = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        return Output(logits, (each.sum(1) / (labels != -100).sum(1)).mean())
+
+
+@pytest.mark.parametrize(
+    ("build", "counted"),
+    [
+        (TinyForCausalLM, lambda labels: labels[:, 1:].numel()),
+        (MeanOverLabels, Tensor.numel),
+        (MeanOfMeans, len),
+    ],
+)
+def test_what_a_models_own_mean_is_over_shows_although_no_label_is_left_out(build: Any, counted: Any) -> None:
+    """Batches of one length each: within a batch all three weigh alike, over the batches they do not."""
+    start, end = ends(build)
+    data = [
+        {name: classes(count, length, seed=length + len(name), count=9) for name in ("input_ids", "labels")}
+        for count, length in ((6, 12), (4, 5), (3, 8))
+    ]
+    line = ls.Line(start, end)
+    curve = ls.profile(start, line, data, loss="model", alphas=GRID)
+    weights = np.array([counted(batch["labels"]) for batch in data])
+    for alpha, loss in zip(GRID, curve.loss, strict=True):
+        with torch.no_grad():
+            means = np.array([float(at(build, line, alpha)(**batch).loss) for batch in data])
+        assert loss == pytest.approx((weights * means).sum() / weights.sum(), rel=1e-12)
+
+
 @pytest.mark.parametrize("labels", [IDS, LABELS])
 def test_labels_that_are_the_tokens_are_refused_with_the_choice(labels: Tensor) -> None:
     start, end = ends(TinyForCausalLM)

@@ -119,6 +119,9 @@ def test_tensors_of_other_kinds_are_refused_by_name() -> None:
 def test_lazy_modules_are_refused() -> None:
     with pytest.raises(ValueError, match="'weight', which is not initialised yet"):
         ls.checkpoint(nn.LazyLinear(3))
+    line = ls.Line(nn.Linear(2, 3), nn.Linear(2, 3))
+    with pytest.raises(ValueError, match="'weight' of LazyLinear, which is not initialised yet"):
+        ls.profile(nn.LazyLinear(3), line, [(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization:DeprecationWarning", "ignore::UserWarning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import zipfile
@@ -19,6 +20,8 @@ from lerpscape.networks.deferred import Deferred
 
 # Files with fewer bytes are read into memory at once: a second copy of them matters less than reading them again.
 IN_MEMORY = 1 << 28
+# Tensors of so many bytes are read into pages of their own.
+SEPARATE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Span:
         Raises `ValueError` where the file is another one than when it was opened.
         """
         reach = sum((length - 1) * step for length, step in zip(self.shape, self.stride, strict=True)) + 1
-        flat = torch.empty(0 if 0 in self.shape else reach, dtype=self.dtype)
+        flat = _own_memory(0 if 0 in self.shape else reach * self.dtype.itemsize).view(self.dtype)
         with self.file.open("rb", buffering=0) as opened:
             if _state(opened.fileno()) != self.state:
                 raise _altered(self.file)
-            rest = memoryview(flat.view(torch.uint8).numpy()).cast("B")
+            rest = memoryview(flat.view(torch.uint8).numpy())
             opened.seek(self.begin)
             while rest:
                 count = opened.readinto(rest)
@@ -116,6 +119,13 @@ def left_in_archive(path: Path, saved: Any) -> Any | None:
         return left(saved)
     except NotImplementedError:  # sparse and quantised tensors raise it by themselves
         return None
+
+
+def _own_memory(size: int) -> Tensor:
+    """So many bytes, which go back to the system when they are freed; malloc may keep them between others."""
+    if size < SEPARATE:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
