@@ -141,13 +141,15 @@ class PathArguments(EndArguments):
     def load_paths(self, *others: str | None) -> tuple[Any, Any, list[Any]]:
         """The module, the path, and data sets: DATA or the text, and others of their kind (texts, functions)."""
         named = [other for other in others if other is not None]
-        if self.text is None and (self.model is not None or not self._of_transformers()):
+        chosen = self.model is not None or self.trained.run is not None
+        if self.text is None and (chosen or not self._of_transformers()):
             model, data = self.load()
             return model, self.path.between(*self.ends(), model), [data, *map(called, named)]
         from lerpscape.integrations.folders import hugging_face
 
-        if self.model is not None or (self.text is None) == (self.data is None) or not self._of_transformers():
-            given = " and ".join(f"--{name}" for name in ("model", "data", "text") if getattr(self, name) is not None)
+        if chosen or (self.text is None) == (self.data is None) or not self._of_transformers():
+            options = {"model": self.model, "data": self.data, "text": self.text, "run": self.trained.run}
+            given = " and ".join(f"--{name}" for name, value in options.items() if value is not None)
             raise ValueError(
                 explain(
                     expected="two folders of transformers with --text or --data, or --model with --data.",

@@ -97,6 +97,7 @@ def test_ends_of_other_runs_with_the_network_of_one(store: Path, capsys: pytest.
         ("profile --run {run} --model nets:build", r"--model and --data, or --run.*\ngot: --model and --run"),
         ("profile --run {run} --data nets:build", r"got: --data and --run"),
         ("profile a.pt --run {run}", r"START and END, or --run"),
+        ("profile a b --run {run} --text notes.txt", r"got: a and b with --text and --run"),
         ("profile --run {run}0", r"a run STORE/runs/KEY/SEED of a store"),
         ("study onset --tolerance 0 --model nets:build --data nets:data", "FOLDER, or --run|a module nets"),
         ("study plane --points 3 a.pt --run {run}", "START, OTHER and END, or --run"),

@@ -40,7 +40,7 @@ def read(measure: Any = (), compare: Any = (), **others: Any) -> Sweep:
         ({"what": "profile", "alphas": 0.5}, r"for alphas of \[\[measure\]\] profile\.\ngot: 0\.5 \(float\)"),
         ({"what": "linearity", "alphas": "adaptive"}, r"for alphas of \[\[measure\]\] linearity"),
         ({"what": "gauss_length", "method": "turn"}, r"one of 'turning', 'integral', 'polygon' for method"),
-        ({"what": "layer_contributions", "by": "tensr"}, r"one of 'module', 'tensor' for by .*\ngot: 'tensr'"),
+        ({"what": "layer_contributions", "by": "tensr"}, r"one of 'module', 'tensor', .* for by .*\ngot: 'tensr'"),
         ({"what": "certify", "seconds": float("inf")}, r"a finite value for seconds"),
         ({"what": "certify", "tolerance": "none"}, r"a number for tolerance"),
         ({"what": "onset"}, r"tolerance for \[\[measure\]\] onset\.\ngot: nothing"),
