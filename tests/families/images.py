@@ -419,9 +419,8 @@ FAMILIES = [
         lambda: batches(normal(11, 6), normal(11, 6)),
         squared,
         "squared_error",
-        refused=no_slope("_cdist_forward"),
     ),
-    Family("spatial transformer", Warped, pictures, classified, refused=no_slope("grid_sampler")),
+    Family("spatial transformer", Warped, pictures, classified),
     Family(
         "distillation, frozen teacher",
         Distilled,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from families.family import Family, integers, normal
-from families.images import Losses, no_slope
+from families.images import Losses
 
 VOCABULARY = 31
 SMALL = {
@@ -280,7 +280,6 @@ _FAMILIES = [
         "BLOOM",
         n_layer=1,
         n_head=2,
-        refused=no_slope("jvp"),
     ),
     Family(
         "Mamba",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from families.family import Family, batches, integers, normal
-from families.images import Losses, by, classified, no_slope, squared
+from families.images import Losses, by, classified, squared
 
 
 def gradient(of: Tensor, by: Tensor) -> Tensor:
@@ -377,7 +377,7 @@ FAMILIES = [
         "Bayesian layer, its own generator", Drawn, lambda: batches(normal(11, 6), integers(11, below=3)), classified
     ),
     Family("neural differential equation", Flowing, lambda: batches(normal(11, 6), integers(11, below=3)), classified),
-    Family("gradient step inside the forward", Adapted, tasks, classified, refused=no_slope("differentiated Tensor")),
+    Family("gradient step inside the forward", Adapted, tasks, classified),
     Family(
         "hypernetwork", Hyper, lambda: batches(normal(11, 6), normal(11, 2, seed=3), integers(11, below=3)), classified
     ),

@@ -386,8 +386,8 @@ FAMILIES = [
     Family(
         "state space with complex poles", StateSpace, lambda: batches(normal(11, 6), integers(11, below=3)), classified
     ),
-    Family("speech, CTC", Speech, spoken, by(ctc), ctc, refused=no_slope("_ctc_loss")),
-    Family("bag of words, ragged", Bag, ragged, classified, refused=no_slope("_embedding_bag")),
+    Family("speech, CTC", Speech, spoken, by(ctc), ctc),
+    Family("bag of words, ragged", Bag, ragged, classified),
     Family(
         "one block used five times, under two names",
         Shared,

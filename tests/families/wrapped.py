@@ -158,15 +158,12 @@ FAMILIES = [
     Family("traced by torch.fx", small, vectors, classified, model=torch.fx.symbolic_trace),
     Family("TorchScript, scripted", small, vectors, classified, model=scripted, refused={"all": "TorchScript"}),
     Family("TorchScript, traced", small, vectors, classified, model=traced, refused={"all": "TorchScript"}),
-    Family(
-        "weight norm", with_layers(parametrizations.weight_norm), vectors, classified, refused=no_slope("_weight_norm")
-    ),
+    Family("weight norm", with_layers(parametrizations.weight_norm), vectors, classified),
     Family(
         "weight norm, the old one",
         with_layers(torch.nn.utils.weight_norm),
         vectors,
         classified,
-        refused=no_slope("_weight_norm"),
     ),
     Family(
         "spectral norm",
