@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from families.family import Family, integers, normal
-from families.images import Losses
+from families.images import Losses, no_slope
 
 VOCABULARY = 31
 SMALL = {
@@ -460,6 +460,7 @@ _FAMILIES = [
         texts,
         next_tokens,
         "next_token",
+        refused=no_slope("difference quotient"),  # its norm is detached
         needs="peft",
     ),
     Family(
