@@ -26,6 +26,7 @@ from lerpscape.cli.geometry import condition_command, curvature_command, similar
 from lerpscape.cli.laboratory import export_command, sweep_command, table_command
 from lerpscape.cli.many_lines import (
     connect_command,
+    landscape_command,
     layerwise_command,
     onset_command,
     pairwise_command,
@@ -52,6 +53,7 @@ STUDIES: dict[str, Command] = {
     "pairwise": pairwise_command,
     "layerwise": layerwise_command,
     "plane": plane_command,
+    "landscape": landscape_command,
     "trajectory": trajectory_command,
     "connect": connect_command,
     "verdict": verdict_command,

@@ -254,6 +254,55 @@ def plane_command(
     output.write_summary(result)
 
 
+def landscape_command(
+    center: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CENTER", help_behavior_hint=UNLESS_RUN)
+    ] = None,
+    /,
+    *,
+    network: Annotated[NetworkArguments, HERE],
+    seed: int = 0,
+    scale: Literal["filter", "layer"] = "filter",
+    radius: float = 1.0,
+    points: int = 25,
+    trajectory: OptionalFolder = None,
+    loss: Loss = None,
+    measurement: EvaluationOptions = EvaluationOptions(),
+    output: OutputOptions = OutputOptions(),
+) -> None:
+    """Measure the loss around one network, along two random directions.
+
+    Directions have the norms of the network's own weights (Li et al., 2018). A picture, no proof of anything.
+
+    Args:
+        center: Checkpoint in the middle.
+        network: The network and its data.
+        seed: Seed of the directions.
+        scale: Norms are those of each unit or filter, or of each weight as a whole.
+        radius: How far to go to each side, in units of the directions.
+        points: Points along each side of the grid, an odd number.
+        trajectory: Folder of snapshots of training, to project on the plane.
+        loss: Loss of one example.
+        measurement: How the network is evaluated.
+        output: Where the result goes.
+
+    Examples:
+        lerpscape study landscape final.pt --model nets:build --data loaders:train --plot landscape.svg
+        lerpscape study landscape final.pt --model nets:build --data loaders:train --radius 0.5 --points 51
+    """
+    from lerpscape.studies.landscapes import landscape
+
+    output.require_writable()
+    model, data = network.load()
+    subject = network.trained.subject
+    middle: Any = subject.end if center is None and subject else center
+    if middle is None:
+        raise ValueError(explain(expected="CENTER, or --run.", got="neither.", hint="--run results/KEY/SEED"))
+    options = {**network.loss(loss), **network.keywords(measurement, data)}
+    directions: dict[str, Any] = {"seed": seed, "scale": scale, "radius": radius, "points": points}
+    output.write_summary(landscape(model, middle, data, trajectory=trajectory, **directions, **options))
+
+
 def trajectory_command(
     snapshots: Folder = None,
     /,

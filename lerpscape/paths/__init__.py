@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from lerpscape.paths.line import Line as Line
     from lerpscape.paths.path import ParamPath as ParamPath
+    from lerpscape.paths.directions import random_direction as random_direction
     from lerpscape.paths.planes import Plane as Plane, PointList as PointList
     from lerpscape.paths.spheres import SphericalLine as SphericalLine
     from lerpscape.paths.writing import write_point as write_point

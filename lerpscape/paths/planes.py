@@ -10,6 +10,7 @@ import torch
 
 from lerpscape.base.errors import explain
 from lerpscape.paths.checkpoints import Checkpoint, Params, Source, as_vector, checkpoint, digest, ends_digest
+from lerpscape.paths.directions import Scale, random_direction
 from lerpscape.paths.line import moving
 from lerpscape.paths.matching import all_matched, matched
 
@@ -59,6 +60,23 @@ class Plane:
                     hint="Choose a third one from another run, or measure the line with profile().",
                 )
             )
+
+    @classmethod
+    def around(cls, center: Source, seed: int = 0, scale: Scale = "filter") -> Plane:
+        """The plane through a checkpoint along two random directions of its own scale (see `random_direction`).
+
+        (s, t) are in units of these directions: at s = ±1 every weight is as far from its own as from zero.
+
+        Raises what `random_direction` raises.
+
+        Source: Li et al. (2018), section 4.
+
+        >>> plane = Plane.around({"w": torch.eye(2)}, seed=1)
+        >>> torch.equal(plane.at(0, 0)["w"], torch.eye(2)), round(plane.flat(1, 0)[0], 4)
+        (True, 1.4142)
+        """
+        center = checkpoint(center)
+        return cls(center, *(random_direction(center, 2 * seed + axis, scale) for axis in (0, 1)))
 
     def at(self, s: float, t: float) -> Params:
         """Every tensor of the network at the point (s, t)."""

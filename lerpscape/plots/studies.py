@@ -25,6 +25,7 @@ from lerpscape.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from lerpscape.studies.landscapes import Landscape
     from lerpscape.studies.layers import Layerwise
     from lerpscape.studies.loss_planes import LossPlane
     from lerpscape.studies.onsets import Onset
@@ -148,6 +149,26 @@ def plot_plane(plane: LossPlane, ax: Axes | None = None) -> Axes:
             )
         ax.set(xlabel="distance in parameter space", ylabel="distance", aspect="equal")
         colour_bar(ax, contours, with_unit("loss", plane.unit), format="%.2g", ticks=levels[::3], shrink=0.8)
+    return ax
+
+
+def plot_landscape(landscape: Landscape, ax: Axes | None = None) -> Axes:
+    """Draw contours of the loss around a network, the network, the lowest point and the projected trajectory."""
+    with style():
+        ax = axes_or_new(ax)
+        losses = np.ma.masked_invalid(landscape.losses)
+        low, high = float(losses.min()), float(losses.max())
+        levels = low + max(high - low, 1e-12) * np.linspace(0, 1, 19) ** 2  # close together where losses are small
+        contours = ax.contourf(landscape.at, landscape.at, losses, levels=levels, cmap=_greys())
+        if len(landscape.trajectory):
+            ax.plot(*landscape.trajectory.T, ".-", color=_TRAJECTORY, linewidth=1.4, markersize=4, label="training")
+        ax.plot(0, 0, "o", color=INK, markeredgecolor="white", markersize=8, label="the network")
+        ax.plot(*landscape.lowest, "*", color=_OWN, markeredgecolor="white", markersize=11, label="lowest on the grid")
+        reach = float(landscape.at[-1])
+        ax.set(xlabel="s, first direction", ylabel="t, second direction", aspect="equal")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        legend_above(ax, 3)
+        colour_bar(ax, contours, with_unit("loss", landscape.unit), format="%.2g", ticks=levels[::3], shrink=0.8)
     return ax
 
 

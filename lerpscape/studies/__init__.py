@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lerpscape.studies.connections import connect as connect
     from lerpscape.studies.contributions import Contributions as Contributions
     from lerpscape.studies.layers import Layerwise as Layerwise, layerwise as layerwise
+    from lerpscape.studies.landscapes import Landscape as Landscape, landscape as landscape
     from lerpscape.studies.loss_planes import LossPlane as LossPlane, plane as plane
     from lerpscape.studies.onsets import Onset as Onset, onset as onset
     from lerpscape.studies.pairs import Block as Block, Pairwise as Pairwise, pairwise as pairwise

@@ -140,6 +140,10 @@ STUDIES = {
             other(), CASE.ends()[0], other(), CASE.ends()[1], CASE.data(), trajectory="run", points=4, alphas=5
         ),
     ),
+    "landscape": (
+        ["study", "landscape", ENDS[1], "--points", "3", "--seed", "2", "--radius", "0.5"],
+        lambda: ls.studies.landscape(other(), ENDS[1], CASE.data(), points=3, seed=2, radius=0.5),
+    ),
     "trajectory": (["study", "trajectory", "run"], lambda: ls.studies.trajectory(other(), "run", CASE.data())),
 }
 
