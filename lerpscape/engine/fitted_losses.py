@@ -44,7 +44,7 @@ class FittedLoss:
     mixes: bool
     first: Batch
     counted: str | None = None
-    checked: str = ""
+    checked: str = "not made: all α advance together, block by block"
 
     def by_unit(self) -> Loss:
         """The loss with one value for each unit that is independent of the others: an example, or a whole batch."""
