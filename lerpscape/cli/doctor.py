@@ -24,6 +24,9 @@ EXTRAS = {
     "pandas": ("results as data frames", ("pandas",)),
     "fast": ("makes wide ReLU networks 1.5 to 2 times faster", ("numba",)),
     "curvature": ("lerpscape study curvature", ("hessian-eigenthings",)),
+    "hf": ("folders of Hugging Face as checkpoints", ("transformers",)),
+    "peft": ("adapters: base/+adapter/", ("peft",)),
+    "lightning": ("a callback for Lightning", ("pytorch-lightning",)),
 }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from lerpscape.base.errors import explain
 from lerpscape.engine.derivative_check import PROBE_ALPHAS, few_examples, losses_at, why_no_derivative
@@ -107,21 +108,28 @@ def attention_bytes(objective: Objective, batches: list[Batch]) -> int:
     return int(attention.scores * largest / (probe.examples or largest))
 
 
-class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the bytes of the largest matrix of scores, queries by keys, that fused attention would make."""
+class _Attention(TorchFunctionMode):
+    """Notes the bytes of the largest matrix of scores, queries by keys, that attention would make.
+
+    (A mode of torch's dispatcher would load torch's compiler, which takes two seconds.)
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.scores = 0
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = func.name()
-        if "scaled_dot_product" in name and "math" not in name:
+        rows = keys = 0
+        if func is F.scaled_dot_product_attention:
             query, key = args[:2]
-            size = query.shape[:-1].numel() * key.shape[-2] * query.element_size()
-            self.scores = max(self.scores, size)
+            rows, keys = query.shape[:-1].numel(), key.shape[-2]
+        elif func is F.multi_head_attention_forward:  # what it calls is not seen; sequences are the first dimension
+            query, key, heads = args[0], args[1], args[4]
+            rows, keys = query.shape[:-1].numel() * heads, key.shape[0]
+        if rows:
+            self.scores = max(self.scores, rows * keys * query.element_size())
         return func(*args, **(kwargs or {}))
 
 

@@ -144,15 +144,15 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     def visit(module: nn.Module, name: str, member: bool) -> None:
         size = sum(each.numel() for each in module.parameters())
         holds_list = any(isinstance(each, nn.ModuleList) for each in module.modules())
+        can_be_called = type(module).forward is not nn.Module.forward  # a list of modules cannot
         owns = any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False))
-        is_list = isinstance(module, (nn.ModuleList, nn.ModuleDict))
         whole = (member and not (holds_list and size > LARGEST_SHARE * total)) or (owns and not holds_list and name)
-        if not is_list and any(True for _ in module.parameters()) and whole:
+        if can_be_called and any(True for _ in module.parameters()) and whole:
             if module not in found.values():
                 found[name] = module
             return
         for key, child in module.named_children():
-            visit(child, f"{name}.{key}" if name else key, is_list)
+            visit(child, f"{name}.{key}" if name else key, not can_be_called)
 
     visit(model, "", False)
     return found

@@ -22,6 +22,10 @@ ENDS = (1.0, 0.0)
 ROUNDING_UNITS = 4096
 
 
+class _Changes(Exception):
+    """The module writes to what it holds when it is called: its own tensors are not to be written to."""
+
+
 def self_check(objective: Objective, batches: list[Batch]) -> str:
     """Compare one batch's losses at both ends with those of the module as its user would call it; says what was done.
 
@@ -36,6 +40,9 @@ def self_check(objective: Objective, batches: list[Batch]) -> str:
     for batch in [] if why_not else batches:
         try:
             pairs = [(alpha, *_both_ways(objective, alpha, batch)) for alpha in ENDS]
+        except _Changes as error:
+            why_not = str(error)
+            break
         except Exception as error:  # the caller's model or loss, on a batch that was cut, or in its own type
             cause = error.__cause__ if isinstance(error, CallFailed) else error
             why_not = f"the model itself raised {type(cause).__name__}"
@@ -64,6 +71,8 @@ def _both_ways(objective: Objective, alpha: float, batch: Batch) -> tuple[Tensor
     on_path, loss, model = objective.on_path, objective.loss, objective.on_path.model
     execution = ModuleExecution(objective)
     measured = execution.at(alpha, [objective.place(batch)]).losses
+    if on_path.lender.changed and not on_path.lender.acts_on_mode:
+        raise _Changes(f"a forward changes {on_path.lender.changed}")
     state = objective.statistics.apply(on_path.at(alpha), alpha)
     own = batch.to(on_path.device, on_path.dtype and _floating_type(model)).cloned()
     with kept(model), _loaded(model, state), torch.set_grad_enabled(execution.with_gradients):

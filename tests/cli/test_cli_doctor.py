@@ -42,7 +42,7 @@ def test_the_extras_are_those_of_the_package() -> None:
     declared = {
         name: {wanted.split(">")[0] for wanted in packages if not wanted.startswith("lerpscape[")}
         for name, packages in project["optional-dependencies"].items()
-        if name not in ("test", "docs", "bench")
+        if name not in ("test", "test-integrations", "docs", "bench")
     }
     assert {name: set(packages) for name, (_, packages) in doctor.EXTRAS.items()} == declared
 

@@ -227,5 +227,5 @@ def test_the_check_reads_a_few_examples_only() -> None:
         seen.append(len(targets))
         return F.cross_entropy(outputs, targets, reduction="none")
 
-    measured(plain, loss, torch.float64, alphas=2)
+    measured(plain, loss, torch.float64, alphas=2, self_check=False)
     assert np.count_nonzero(np.array(seen) == 8) - 3 * 2 <= 14  # three batches of 8 at two α; the rest is the check

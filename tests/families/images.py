@@ -419,6 +419,7 @@ FAMILIES = [
         lambda: batches(normal(11, 6), normal(11, 6)),
         squared,
         "squared_error",
+        refused=no_slope("difference quotient"),
     ),
     Family("spatial transformer", Warped, pictures, classified),
     Family(

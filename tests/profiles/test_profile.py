@@ -271,7 +271,9 @@ def test_at_both_ends_the_module_has_the_tensors_of_the_checkpoints_bit_for_bit(
     line, seen = ls.Line(start, end), []
     start.register_forward_pre_hook(lambda module, inputs: seen.append(floating(module)))
     policy = ls.InterpolateStatistics() if case.batch_norm else None
-    ls.profile(start, line, case.data(), loss=case.loss, alphas=2, batch_norm=policy, derivative=False)
+    ls.profile(
+        start, line, case.data(), loss=case.loss, alphas=2, batch_norm=policy, derivative=False, self_check=False
+    )
     ends_seen = [
         [all(torch.equal(tensor, checkpoint[name]) for name, tensor in state.items()) for checkpoint in checkpoints]
         for state in seen
