@@ -135,9 +135,9 @@ def _write_profiles(profiles: list[Profile], tolerance: float, readings: bool, o
 
 def _perplexity(profile: Profile) -> str:
     """The perplexity, exp of the mean loss of a token, at the first α, the last, and where it is lowest."""
-    shown = {"at": 0, "and at": -1, "lowest at": int(profile.loss.argmin())}
-    words = (f"{math.exp(profile.loss[i]):.4g} {word} α = {profile.alphas[i]:.4g}" for word, i in shown.items())
-    return f"perplexity {', '.join(words)}"
+    points = (0, -1, int(profile.loss.argmin()))
+    first, last, lowest = (f"{math.exp(profile.loss[i]):.4g} at α = {profile.alphas[i]:.4g}" for i in points)
+    return f"perplexity {first}, {last}; lowest {lowest}"
 
 
 def certify_command(

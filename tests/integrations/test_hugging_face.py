@@ -196,7 +196,7 @@ def test_the_command_line_profiles_a_text(
     assert "legal" in (work / "r.html").read_text()
     main(words)
     best = min(range(3), key=legal["loss"].__getitem__)
-    assert f"{math.exp(legal['loss'][best]):.4g} lowest at α = {legal['alphas'][best]:.4g}" in capsys.readouterr().out
+    assert f"lowest {math.exp(legal['loss'][best]):.4g} at α = {legal['alphas'][best]:.4g}" in capsys.readouterr().out
     assert "base/ and tuned/ with neither" in refused(["profile", "base/", "tuned/"], capsys)
     assert "with --model and --text" in refused([*words, "--model", "nets:build"], capsys)
     assert "nowhere/ and tuned/ with --text" in refused(
