@@ -140,7 +140,7 @@ def landscape(
         at=at,
         losses=surface.loss.reshape(points, points),
         labels=tuple(training),
-        trajectory=np.array([through.coordinates(snapshot) for snapshot in training.values()]).reshape(-1, 2),
+        trajectory=np.array([through.coordinates(snapshot) for snapshot in training.values()]),
         apart=np.divide(heights, away, out=np.zeros_like(away), where=away > 0),
         examples=surface.examples,
         unit=surface.unit,

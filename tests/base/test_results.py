@@ -70,6 +70,10 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "FeatureLinearity": lambda: along(ls.geometry.feature_linearity, alphas=3),
     "FeatureSimilarity": lambda: along(ls.geometry.feature_similarity),
     "GaussLength": lambda: along(ls.gauss_length, budget=65),
+    "Landscape": lambda: ls.studies.landscape(*MLP.ends(), MLP.data(), points=3),
+    "Landscape with trajectory": lambda: ls.studies.landscape(
+        *MLP.ends(), MLP.data(), points=3, trajectory=[*MLP.ends()]
+    ),
     "Layerwise": lambda: ls.studies.layerwise(MLP.ends()[0], *MLP.ends(), MLP.data(), rest="start", alphas=5),
     "Linearity": lambda: along(ls.geometry.linearity, alphas=5),
     "LossPlane": lambda: ls.studies.plane(*THREE, trajectory=list(PLACES.values())[::2], points=4, **SQUARED),

@@ -67,7 +67,14 @@ MEASURING = [
 ]
 ENDS = LINE.start, LINE.end
 ARGUMENTS: dict[str, Any] = {"model": MODEL, "path": LINE, "line": LINE, "data": DATA, "start": ENDS[0], "end": ENDS[1]}
-ARGUMENTS |= {"other": MODEL, "checkpoints": ENDS, "estimate_from": DATA, "rest": "end", "tolerance": 0.0}
+ARGUMENTS |= {
+    "other": MODEL,
+    "center": ENDS[0],
+    "checkpoints": ENDS,
+    "estimate_from": DATA,
+    "rest": "end",
+    "tolerance": 0.0,
+}
 
 
 @pytest.mark.parametrize("function", MEASURING, ids=lambda function: function.__name__)
