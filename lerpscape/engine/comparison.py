@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lerpscape.base.arrays import Floats
 from lerpscape.engine.losses_by_alpha import LossesAtAlpha
 
 # Losses of the two may differ by so many rounding units of the type for each operation (relative, 2-norm), some hundred
@@ -18,6 +21,9 @@ DERIVATIVE_FACTOR = 16
 # A ReLU's input that is zero within rounding may fall on either side, and gives the example another derivative: that of
 # one example in so many is left out.
 EXAMPLES_PER_KINK = 50
+
+# The same losses from batches of other sizes, or by other means, may differ by so many rounding units of the type.
+KERNEL_UNITS = 4096
 
 DIFFERS = "its traced operations differ from it"
 
@@ -63,6 +69,21 @@ def rounding(operations: int, dtype: torch.dtype) -> float:
     4.440892098500626e-15
     """
     return UNITS_PER_OPERATION * operations * torch.finfo(dtype).eps
+
+
+def alike(one: Floats, other: Floats, dtype: torch.dtype) -> NDArray[np.bool_]:
+    """Where two computations of the same numbers in a type differ by no more than the order of rounding explains.
+
+    Rounding is relative to each number, or to the largest finite one: it may be a small part of large numbers.
+
+    >>> alike(np.array([1.0, 1e-9, np.nan]), np.array([1.0, 0.0, np.nan]), torch.float32), alike(
+    ...     np.array([1.0]), np.array([1.001]), torch.float32
+    ... )
+    (array([ True,  True,  True]), array([False]))
+    """
+    tolerance = KERNEL_UNITS * torch.finfo(dtype).eps
+    scale = np.abs(other[np.isfinite(other)]).max(initial=0.0)
+    return np.isclose(one, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 def difference(losses: LossesAtAlpha, expected: LossesAtAlpha, tolerance: float, scale: float = 0.0) -> str | None:

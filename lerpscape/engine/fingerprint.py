@@ -11,6 +11,7 @@ import torch
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
+from lerpscape.engine.comparison import DERIVATIVE_FACTOR, KERNEL_UNITS
 from lerpscape.engine.contents import Contents
 from lerpscape.engine.derivative_check import few_examples, losses_at
 from lerpscape.engine.execution import Objective
@@ -22,9 +23,6 @@ from lerpscape.networks.reading import Reader
 PARTIAL_FORMAT = 4
 # A second α, at which what a model or a loss keeps from call to call has changed.
 OTHER_ALPHA = 0.61
-# On another machine or number of threads the examples may differ by so many rounding units of the type (2-norm); with
-# derivatives by so many times more, as a ReLU's input that is zero within rounding may fall on either side.
-ROUNDING_UNITS, DERIVATIVE_FACTOR = 4096, 16
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,11 @@ def fingerprint(objective: Objective, reader: Reader, alphas: Floats, workers: i
     for name, fact in facts.items():
         parts.add(name, fact)
     kept = {name: digest for name, digest in after.items() if before.get(name) == digest}
+    # On another machine or number of threads the examples are rounded otherwise (2-norm); with derivatives a ReLU's
+    # input that is zero within rounding may fall on either side.
     factor = DERIVATIVE_FACTOR if objective.derivative else 1
     unit = torch.finfo(on_path.compute_dtype()).eps
-    return Fingerprint(parts.parts | path.parts | kept, behaviour, factor * ROUNDING_UNITS * unit)
+    return Fingerprint(parts.parts | path.parts | kept, behaviour, factor * KERNEL_UNITS * unit)
 
 
 def chunk_digest(batches: Iterable[Batch]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import explain
+from lerpscape.engine.comparison import KERNEL_UNITS, alike
 from lerpscape.engine.execution import ModuleExecution, Objective
 from lerpscape.engine.measurement import Measurement
 from lerpscape.engine.planner import PROBE_ALPHA
@@ -21,13 +22,11 @@ from lerpscape.networks.class_losses import LEFT_OUT
 from lerpscape.networks.label_meaning import check_meaning
 from lerpscape.networks.losses import Loss, PerExample, Weights, find_loss
 from lerpscape.networks.own_losses import MEANS, MeanOver
-from lerpscape.networks.rebatching import layout
-from lerpscape.networks.undisturbed import seed
+from lerpscape.networks.rebatching import layout, spread
+from lerpscape.networks.undisturbed import drawn_since_seed
 
-# On how many examples of a batch it is tried whether they influence each other. Losses may differ by so many rounding
-# units of the type.
+# On how many examples of a batch it is tried whether they influence each other.
 PROBE_EXAMPLES = 64
-ROUNDING_UNITS = 4096
 # So many batches are tried for what a mean over a batch is weighed by.
 TRIED = 8
 
@@ -128,9 +127,7 @@ def _mixes(objective: Objective, batch: Batch) -> bool:
         losses = [ModuleExecution(objective).at(PROBE_ALPHA, [each]).numbers()[0] for each in trial]
     except Exception:  # a model or a loss of one batch size; what is wrong with the whole batch shows again
         return False
-    after = torch.default_generator.get_state()
-    seed(objective.on_path.device)
-    if not after.equal(torch.default_generator.get_state()):
+    if drawn_since_seed(objective.on_path.device):
         return False  # it draws random numbers, other ones for an example in another place
     return mixed(losses, objective.on_path.compute_dtype())
 
@@ -143,10 +140,8 @@ def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
         return []
     if count < 4 or layout(batch) is None:
         return []
-    if count > PROBE_EXAMPLES:
-        batch = batch.select(torch.linspace(0, count - 1, PROBE_EXAMPLES).long())
-        count = PROBE_EXAMPLES
-    batch = objective.place(batch)
+    batch = objective.place(spread(batch, PROBE_EXAMPLES))
+    count = min(count, PROBE_EXAMPLES)
     cut = cut_at(count)
     return [batch, batch.part(0, cut), batch.part(cut, count)]
 
@@ -154,11 +149,7 @@ def mixing_trial(objective: Objective, batch: Batch) -> list[Batch]:
 def mixed(losses: list[Floats], dtype: torch.dtype) -> bool:
     """Whether the losses of a `mixing_trial` differ by more than rounding."""
     whole, parts = losses[0], np.concatenate(losses[1:])
-    tolerance = ROUNDING_UNITS * torch.finfo(dtype).eps
-    scale = np.nanmax(np.abs(whole), initial=0.0)
-    return whole.shape != parts.shape or not np.allclose(
-        whole, parts, rtol=tolerance, atol=tolerance * scale, equal_nan=True
-    )
+    return whole.shape != parts.shape or not alike(parts, whole, dtype).all()
 
 
 def cut_at(count: int) -> int:
@@ -179,7 +170,7 @@ def _own_mean(objective: Objective, batches: list[Batch]) -> tuple[Loss, str | N
     if float(shape.at(PROBE_ALPHA, [placed]).losses[0]):
         return replace(objective.loss, per="example"), None
     possible = {name: weight for name, weight in MEANS.items() if all(weight(b.targets) is not None for b in batches)}
-    tolerance = ROUNDING_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
+    tolerance = KERNEL_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
     tried, left = 0, possible
     for whole, *parts in _pieces(batches):
         tried += 1
@@ -213,7 +204,7 @@ def _explaining(
     measured = trial.at(PROBE_ALPHA, pieces)
     losses = measured.numbers()[0]
     # a model may round its loss to float32; a wider tolerance could not tell one mean from another
-    tolerance = max(tolerance, ROUNDING_UNITS / 64 * torch.finfo(measured.losses.dtype).eps)
+    tolerance = max(tolerance, KERNEL_UNITS / 64 * torch.finfo(measured.losses.dtype).eps)
     found = {}
     for name, weight in possible.items():
         weights = np.array([float(weight(each.targets)) for each in pieces])  # type: ignore[arg-type]

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from lerpscape.base.errors import explain
+from lerpscape.engine.comparison import KERNEL_UNITS
 from lerpscape.engine.execution import ModuleExecution, Objective
-from lerpscape.engine.fitted_losses import PROBE_EXAMPLES, ROUNDING_UNITS, TRIED, FittedLoss, cut_at
+from lerpscape.engine.fitted_losses import PROBE_EXAMPLES, TRIED, FittedLoss, cut_at
 from lerpscape.engine.planner import PROBE_ALPHA
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.class_losses import cross_entropy, next_token
 from lerpscape.networks.losses import LOSSES, Loss, find_loss
 from lerpscape.networks.metrics import ByExample, Metric, Metrics, is_accumulating
-from lerpscape.networks.rebatching import concatenated, layout, same_layout
-from lerpscape.networks.undisturbed import seed
+from lerpscape.networks.rebatching import concatenated, layout, same_layout, spread
+from lerpscape.networks.undisturbed import drawn_since_seed
 
 BY_NAME = ("accuracy", "perplexity")
 # What other columns of a table of a profile are called.
@@ -171,7 +172,7 @@ def _mixing(objective: Objective, batch: Batch) -> list[bool]:
     placed = objective.place(batch)
     parts = [placed.part(0, cut_at(count)), placed.part(cut_at(count), count)]
     by_module = ModuleExecution(objective.recalibrated_on([placed]))
-    tolerance = ROUNDING_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
+    tolerance = KERNEL_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
     apart = []
     for alpha in (PROBE_ALPHA, OTHER_ALPHA):
         whole = by_module.at(alpha, [placed]).numbers()[-1]
@@ -184,9 +185,7 @@ def _mixing(objective: Objective, batch: Batch) -> list[bool]:
         with np.errstate(invalid="ignore"):
             off = ~(np.abs(whole - divided) <= tolerance * scale) & ~(np.isnan(whole) & np.isnan(divided))
         apart.append((off & (whole != divided)).any(axis=1))
-    after = torch.default_generator.get_state()
-    seed(objective.on_path.device)
-    if not after.equal(torch.default_generator.get_state()):
+    if drawn_since_seed(objective.on_path.device):
         return no  # the model draws random numbers, other ones for an example in another place
     return [bool(each) for each in apart[0] & apart[1]]
 
@@ -195,6 +194,4 @@ def _few(batches: list[Batch]) -> Batch:
     """The first examples, of several batches where these are small and can be joined."""
     first = batches[:TRIED]
     batch = concatenated(first) if len(first) > 1 and same_layout(first) else first[0]
-    if layout(batch) is not None and (batch.examples or 0) > PROBE_EXAMPLES:
-        return batch.select(torch.linspace(0, batch.examples - 1, PROBE_EXAMPLES).long())  # type: ignore[operator]
-    return batch
+    return batch if layout(batch) is None else spread(batch, PROBE_EXAMPLES)

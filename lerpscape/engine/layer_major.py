@@ -20,7 +20,7 @@ from lerpscape.engine.evaluate import Evaluation, digested, in_whole_batches
 from lerpscape.engine.execution import Objective, Tell, joined
 from lerpscape.engine.fitted_losses import FittedLoss, mixed, mixing_trial, settled
 from lerpscape.engine.lockstep import Lockstep, NotInLockstep, Pass
-from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix
+from lerpscape.engine.losses_by_alpha import LossesAtAlpha, LossMatrix, joined_weights
 from lerpscape.engine.measurement import Measurement
 from lerpscape.engine.plan import ExecutionPlan
 from lerpscape.engine.planner import PROBE_ALPHA
@@ -267,13 +267,13 @@ class _ByLayers:
 
 def _together(parts: list[LossesAtAlpha]) -> LossesAtAlpha:
     """The losses of several batches at one α."""
-    slopes, right, weights = (
+    slopes, right = (
         [each for each in column if each is not None]
-        for column in zip(*((part.slopes, part.right, part.weights) for part in parts), strict=True)
+        for column in zip(*((part.slopes, part.right) for part in parts), strict=True)
     )
     return LossesAtAlpha(
         torch.cat([part.losses for part in parts]),
         torch.cat(slopes) if slopes else None,
         torch.stack(right).sum() if right else None,
-        torch.cat(weights) if weights else None,
+        joined_weights([(part.weights, part.losses) for part in parts]),
     )

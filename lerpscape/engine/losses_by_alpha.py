@@ -177,8 +177,7 @@ def joined_weights(parts: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | No
     """
     if all(weights is None for weights, _ in parts):
         return None
-    ones = torch.float64
-    return torch.cat([torch.ones_like(like, dtype=ones) if own is None else own for own, like in parts])
+    return torch.cat([torch.ones_like(like, dtype=torch.float64) if own is None else own for own, like in parts])
 
 
 def _on_host(values: Tensor) -> Floats:

@@ -42,7 +42,7 @@ class ModelOnPath:
         self.lender = Lender(model)
         self.device = _device(model, path, device)
         self.dtype = dtype
-        self.path = path.to(self.device, dtype or _widest(model))
+        self.path = path.to(self.device, dtype or widest_type(model))
         self.given = path
         self.known, self.constants = _matched_names(model, path)
         without = [name for name, tensor in self.constants.items() if tensor.is_meta]
@@ -200,7 +200,7 @@ def _is_plan(model: nn.Module) -> bool:
     return all(tensor.is_meta for tensor in model.parameters())
 
 
-def _widest(model: nn.Module) -> torch.dtype | None:
+def widest_type(model: nn.Module) -> torch.dtype | None:
     """The widest real floating-point type of a module's tensors, float32 for 8 bits; None for a mere plan."""
     widest = None
     if _is_plan(model):

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lerpscape.base.errors import CallFailed, explain
+from lerpscape.engine.comparison import alike
 from lerpscape.engine.execution import ModuleExecution, Objective
+from lerpscape.engine.groups import ENDS
+from lerpscape.engine.model_on_path import widest_type
 from lerpscape.networks.batches import Batch
 from lerpscape.networks.lending import kept
 from lerpscape.networks.losses import evaluated
 from lerpscape.networks.undisturbed import seed
 from lerpscape.paths.checkpoints import Params
-
-ENDS = (1.0, 0.0)
-# Losses may differ by so many rounding units of the narrower type: the same operations on the same numbers, in kernels
-# that may round in another order.
-ROUNDING_UNITS = 4096
 
 
 class _Changes(Exception):
@@ -29,9 +28,9 @@ class _Changes(Exception):
 def self_check(objective: Objective, batches: list[Batch]) -> str:
     """Compare one batch's losses at both ends with those of the module as its user would call it; says what was done.
 
-    Every measurement lends tensors to the module. Here each end's numbers are put into the memory of the module's own
-    parameters and buffers, as `load_state_dict` does, the module is switched to evaluation and called on the batch;
-    afterwards its tensors have their own memory again. The first of `batches` that the module takes is compared. Where
+    Every measurement lends tensors to the module. Here the module keeps its own parameters and buffers, which have each
+    end's numbers as after `load_state_dict`, is switched to evaluation and called on the batch; afterwards they have
+    their own memory again. The first of `batches` that the module takes is compared. Where
     none can be, the reason is returned.
 
     Raises `ValueError` where the two disagree by more than rounding, with both numbers.
@@ -74,17 +73,12 @@ def _both_ways(objective: Objective, alpha: float, batch: Batch) -> tuple[Tensor
     if on_path.lender.changed and not on_path.lender.acts_on_mode:
         raise _Changes(f"a forward changes {on_path.lender.changed}")
     state = objective.statistics.apply(on_path.at(alpha), alpha)
-    own = batch.to(on_path.device, on_path.dtype and _floating_type(model)).cloned()
+    own = batch.to(on_path.device, on_path.dtype and widest_type(model)).cloned()
     with kept(model), _loaded(model, state), torch.set_grad_enabled(execution.with_gradients):
         model.eval()
         seed(on_path.device)
         outputs = own.call(model, with_targets=loss.takes_targets)
         return measured, evaluated(loss, outputs, own.targets, own.examples).values.detach()
-
-
-def _floating_type(model: nn.Module) -> torch.dtype | None:
-    """The type of the first of a module's tensors that has one."""
-    return next((each.dtype for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()), None)
 
 
 @contextmanager
@@ -105,17 +99,14 @@ def _loaded(model: nn.Module, state: Params) -> Iterator[None]:
 def _compare(measured: Tensor, expected: Tensor, alpha: float, name: str) -> None:
     """Raise `ValueError` where two computations of the same losses differ by more than rounding explains."""
     narrower = min((measured.dtype, expected.dtype), key=lambda dtype: torch.finfo(dtype).bits)
-    tolerance = ROUNDING_UNITS * torch.finfo(narrower).eps
-    one, other = measured.double(), expected.double()
-    finite = other[other.isfinite()].abs()
-    scale = float(finite.max()) if len(finite) else 0.0
-    close = torch.isclose(one, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    one, other = (each.double().cpu().numpy() for each in (measured, expected))
+    close = alike(one, other, narrower)
     if not close.all():
-        worst = int((~close).int().argmax())
+        worst = int(np.argmin(close))
         raise ValueError(
             explain(
                 expected="the losses that the model itself gives with an end's tensors loaded into it.",
-                got=f"{float(one[worst]):.6g} for {float(other[worst]):.6g}, the loss of an example at α = {alpha:g}: "
+                got=f"{one[worst]:.6g} for {other[worst]:.6g}, the loss of an example at α = {alpha:g}: "
                 f"{name} with tensors lent to it is not {name} with tensors loaded into it.",
                 hint="Something in it keeps what was computed from its weights, or acts when its mode is switched. "
                 "Measure a model without it, or pass self_check=False if this is meant.",

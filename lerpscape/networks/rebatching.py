@@ -160,6 +160,17 @@ def evenly_spaced(batches: Sequence[Batch], count: int) -> list[Batch]:
     return [concatenated(pieces)]
 
 
+def spread(batch: Batch, count: int) -> Batch:
+    """At most `count` examples of a batch, evenly spaced over it; every tensor must have a row for each example.
+
+    >>> from lerpscape.networks.batches import batch_of
+    >>> spread(batch_of((torch.arange(6.0), torch.zeros(6))), 3).inputs
+    tensor([0., 2., 5.])
+    """
+    examples = batch.examples or 0
+    return batch if examples <= count else batch.select(torch.linspace(0, examples - 1, count).long())
+
+
 def grouped(batches: list[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
     """Groups of at most about `size` examples, and how many of the batches each group makes up.
 

@@ -67,6 +67,13 @@ def seed(device: torch.device) -> None:
         torch.cuda.manual_seed(0)
 
 
+def drawn_since_seed(device: torch.device) -> bool:
+    """Whether random numbers were drawn since the last `seed`; seeds again."""
+    after = torch.default_generator.get_state()
+    seed(device)
+    return not after.equal(torch.default_generator.get_state())
+
+
 @contextmanager
 def forward_mode(model: nn.Module) -> Iterator[None]:
     """Make torch choose kernels with a forward-mode derivative while inside.

@@ -13,6 +13,7 @@ from torch import nn
 from lerpscape.base.arrays import Floats
 from lerpscape.base.errors import NonFiniteLoss, explain
 from lerpscape.engine import planner
+from lerpscape.engine.comparison import KERNEL_UNITS
 from lerpscape.engine.evaluate import evaluate_all, or_by_module
 from lerpscape.engine.evaluator import Evaluator
 from lerpscape.engine.execution import ModuleExecution, Objective, Tell
@@ -207,7 +208,7 @@ def _check_independent(objective: Objective, probe: Batch) -> None:
     module = ModuleExecution(objective.recalibrated_on([probe]))
     halves = [probe.select(part) for part in torch.arange(count).tensor_split(2)]
     whole, in_halves = (module.at(PROBE_ALPHA, batches).numbers()[0] for batches in ([probe], halves))
-    tolerance = 4096 * torch.finfo(objective.on_path.compute_dtype()).eps
+    tolerance = KERNEL_UNITS * torch.finfo(objective.on_path.compute_dtype()).eps
     if not np.allclose(whole, in_halves, rtol=tolerance, atol=tolerance, equal_nan=True):
         statistics = objective.statistics
         raise ValueError(
