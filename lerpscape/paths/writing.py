@@ -21,6 +21,7 @@ from lerpscape.base.saving import replacing
 from lerpscape.paths.checkpoints import continuous
 from lerpscape.paths.formats.folders import is_index, shard_names, the_weights_in
 from lerpscape.paths.formats.reading import read_weights
+from lerpscape.paths.formats.safetensors_headers import dtypes_by_code, header_of
 from lerpscape.paths.line import Line
 from lerpscape.paths.matching import first_tied_names
 
@@ -158,10 +159,10 @@ def _stored(end: Path, out: Path) -> tuple[list[Path], Path | None]:
 def _write_file(like: list[Path], draft: Path, point: _Point, out: Path) -> None:
     """Write the tensors that these files have, in their dtypes, in the format that the name of `out` tells."""
     if out.suffix == ".safetensors" and all(file.suffix == ".safetensors" for file in like):
-        headers = [_header(file) for file in like]
+        headers = [header_of(file)[0] for file in like]
         header = headers[0] if len(headers) == 1 else _merged(headers)
         shapes = {name: facts for name, facts in header.items() if name != "__metadata__"}
-        dtypes = {name: _types()[facts["dtype"]] for name, facts in shapes.items()}
+        dtypes = {name: dtypes_by_code()[facts["dtype"]] for name, facts in shapes.items()}
         _write_safetensors(draft, header, dtypes, point.names(list(shapes)), point)
         return
     stored: dict[str, Tensor] = {}
@@ -208,17 +209,10 @@ def _write_safetensors(
         os.fsync(opened.fileno())
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header: dict[str, Any] = json.loads(opened.read(length))
-    return header
-
-
 def _merged(headers: list[dict[str, Any]]) -> dict[str, Any]:
     """One header for the tensors of several files."""
     every = {name: facts for header in headers for name, facts in header.items() if name != "__metadata__"}
-    types = _types()
+    types = dtypes_by_code()
     return _new_header(
         {name: types[facts["dtype"]] for name, facts in every.items()},
         {name: tuple(facts["shape"]) for name, facts in every.items()},
@@ -226,7 +220,7 @@ def _merged(headers: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _new_header(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    names = {dtype: name for name, dtype in _types().items()}
+    names = {dtype: name for name, dtype in dtypes_by_code().items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name in sorted(dtypes, key=lambda each: (-dtypes[each].itemsize, each)):  # so that all are aligned
@@ -234,12 +228,6 @@ def _new_header(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, tuple[in
         place = [begin, begin := begin + size]
         header[name] = {"dtype": names[dtypes[name]], "shape": list(shapes[name]), "data_offsets": place}
     return header
-
-
-def _types() -> dict[str, torch.dtype]:
-    from safetensors.torch import _TYPES
-
-    return {name: dtype for name, dtype in _TYPES.items() if isinstance(dtype, torch.dtype)}
 
 
 def _beside(folder: Path, end: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lerpscape.base.errors import explain
 from lerpscape.networks.deferred import Deferred
+from lerpscape.paths.formats.safetensors_headers import dtypes_by_code, header_of
 
 # Files with fewer bytes are read into memory at once: a second copy of them matters less than reading them again.
 IN_MEMORY = 1 << 28
@@ -67,18 +67,17 @@ def is_large(files: Iterable[Path]) -> bool:
 def left_in_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, unread. What is no such file raises a `SafetensorError`."""
     from safetensors import safe_open
-    from safetensors.torch import _TYPES
 
-    with safe_open(path, "pt"), path.open("rb", buffering=0) as opened:  # the first one checks the whole header
-        length = int.from_bytes(opened.read(8), "little")
-        header: dict[str, Any] = json.loads(opened.read(length))
+    with path.open("rb", buffering=0) as opened, safe_open(path, "pt"):  # which checks the whole header
         state = _state(opened.fileno())
+        header, behind = header_of(path)
+    dtypes = dtypes_by_code()
     header.pop("__metadata__", None)
     tensors: dict[str, Tensor] = {}
     for name in sorted(header):
         shape = tuple(header[name]["shape"])
-        begin = 8 + length + header[name]["data_offsets"][0]
-        dtype: Any = _TYPES[header[name]["dtype"]]
+        begin = behind + header[name]["data_offsets"][0]
+        dtype = dtypes[header[name]["dtype"]]
         tensors[name] = Span(path, begin, shape, _row_major(shape), dtype, state).deferred()
     return tensors
 
