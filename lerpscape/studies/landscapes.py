@@ -116,7 +116,7 @@ def landscape(
         )
     check_options(landscape, options, StudyOptions, without=["alphas", "label"])
     through = Plane.around(center, seed, scale) if plane is None else plane
-    if plane is not None and plane.coordinates(center) != (0.0, 0.0):
+    if plane is not None and plane.position(center) != (0.0, 0.0, 0.0):
         raise ValueError(
             explain(
                 expected="a plane whose origin is the network in the middle.",
@@ -133,22 +133,17 @@ def landscape(
     stops = PointList((through.origin, through.x), points**2, point, through.describe())
     named: StudyOptions = {**options, "alphas": len(stops), "label": "landscape"}
     surface = profile(model, stops, data, derivative=False, partial=partial, **named)
-    heights = np.array([through.position(snapshot).height for snapshot in training.values()])
-    away = np.array([_distance(through, snapshot) for snapshot in training.values()])
+    positions = [through.position(snapshot) for snapshot in training.values()]
+    heights = np.array([position.height for position in positions])
+    away = np.array([np.linalg.norm(position) for position in positions])
     return Landscape(
         source=through.origin.source,
         at=at,
         losses=surface.loss.reshape(points, points),
         labels=tuple(training),
-        trajectory=np.array([through.coordinates(snapshot) for snapshot in training.values()]),
+        trajectory=np.array([through.from_flat(position.x, position.y) for position in positions]),
         apart=np.divide(heights, away, out=np.zeros_like(away), where=away > 0),
         examples=surface.examples,
         unit=surface.unit,
         how=how_of(surface) | {"plane": through.describe()},
     )
-
-
-def _distance(plane: Plane, of: Source) -> float:
-    """Distance of a checkpoint from a plane's origin: along the plane and away from it."""
-    position = plane.position(of)
-    return float(np.linalg.norm(position))
