@@ -332,11 +332,10 @@ def weights_of(loss: Loss, targets: Any, count: int | None, like: Tensor) -> Ten
     if isinstance(weights, Tensor) and count is None:
         weights = weights.sum().reshape(1)
     if not isinstance(weights, Tensor) or weights.shape != (count or 1,):
-        got = f"a tensor of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(
             explain(
                 expected=f"one weight per example, a tensor of shape ({count or 1},).",
-                got=f"{got} from the weights of {loss.name!r}.",
+                got=f"{shape_or_type(weights)} from the weights of {loss.name!r}.",
                 hint="Weights are a function of the targets alone.",
             )
         )
@@ -360,14 +359,22 @@ def as_one(parts: ExampleLosses) -> ExampleLosses:
     return ExampleLosses(mean, right, total.reshape(1))
 
 
+def shape_or_type(value: Any) -> str:
+    """What a function gave in place of what it should, for a message.
+
+    >>> shape_or_type(torch.ones(2, 3)), shape_or_type(1.5)
+    ('a tensor of shape (2, 3)', 'float')
+    """
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def checked_values(name: str, values: Tensor, examples: int | None, kind: str = "loss") -> Tensor:
     """What a loss or a metric of this name gave, which has to be one value per example."""
     if not isinstance(values, Tensor) or values.dim() != 1:
-        shape = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(
             explain(
                 expected=f"a {kind} that gives one value per example, a tensor of shape (examples,).",
-                got=f"{shape} from {name!r}.",
+                got=f"{shape_or_type(values)} from {name!r}.",
                 hint='Use reduction="none" and average over all dimensions but the first; of a mean over the batch, '
                 'say its weight: Loss(name, values, per="batch", weights=…).',
             )

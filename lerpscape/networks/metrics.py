@@ -13,7 +13,16 @@ from torch import Tensor
 from lerpscape.base.errors import explain
 from lerpscape.networks import forward_ad, nested
 from lerpscape.networks.foreign_calls import located
-from lerpscape.networks.losses import LOSSES, ExampleLosses, Loss, PerExample, as_one, checked_values, weights_of
+from lerpscape.networks.losses import (
+    LOSSES,
+    ExampleLosses,
+    Loss,
+    PerExample,
+    as_one,
+    checked_values,
+    shape_or_type,
+    weights_of,
+)
 
 # By name, or names with what they are: "accuracy", "perplexity", a loss by name, a function, a `Loss`, a torchmetrics
 # metric.
@@ -140,11 +149,10 @@ class ByExample:
         value = metric.compute()
         metric.reset()
         if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
                 explain(
                     expected=f"one number from the metric {self._name!r}.",
-                    got=f"{shape} from {type(self._metric).__name__}.",
+                    got=f"{shape_or_type(value)} from {type(self._metric).__name__}.",
                     hint='Ask for one, such as average="micro", or give one metric each.',
                 )
             )

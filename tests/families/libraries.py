@@ -236,6 +236,17 @@ SPEECH = {
     "apply_spec_augment": False,
 }
 
+T5 = model_of(
+    "T5ForConditionalGeneration",
+    "T5Config",
+    vocab_size=VOCABULARY,
+    d_model=16,
+    d_kv=8,
+    d_ff=24,
+    num_layers=1,
+    num_heads=2,
+    decoder_start_token_id=0,
+)
 _FAMILIES = [
     Family("GPT-2", GPT2, texts, next_tokens, "next_token", needs="transformers"),
     Family(
@@ -351,34 +362,14 @@ _FAMILIES = [
     ),
     Family(
         "T5",
-        model_of(
-            "T5ForConditionalGeneration",
-            "T5Config",
-            vocab_size=VOCABULARY,
-            d_model=16,
-            d_kv=8,
-            d_ff=24,
-            num_layers=1,
-            num_heads=2,
-            decoder_start_token_id=0,
-        ),
+        T5,
         translations,
         decoded,
         needs="transformers",
     ),
     Family(
         "T5, its own loss",
-        model_of(
-            "T5ForConditionalGeneration",
-            "T5Config",
-            vocab_size=VOCABULARY,
-            d_model=16,
-            d_kv=8,
-            d_ff=24,
-            num_layers=1,
-            num_heads=2,
-            decoder_start_token_id=0,
-        ),
+        T5,
         translations,
         own_labels,
         "model",
