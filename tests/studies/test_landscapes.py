@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -116,6 +116,19 @@ def test_a_stopped_landscape_goes_on_and_is_kept(tmp_path: Path) -> None:
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_plane_beside_the_network_is_refused() -> None:
+    """Its nearest point to the network is its origin, but the network lies in another layer's direction."""
+    origin, one, other, beside = (cast(Any, network()) for _ in range(4))
+    with torch.no_grad():
+        one[0].weight[0] += 1
+        other[0].weight[1] += 1
+        beside[2].weight += 1
+    plane = Plane(origin, one, other)
+    assert plane.coordinates(beside) == (0, 0)
+    with pytest.raises(ValueError, match="origin is the network"):
+        landscape(beside, beside, data(), plane=plane, points=3)
 
 
 def test_batch_norm_needs_a_policy() -> None:
