@@ -41,7 +41,7 @@ def write_point(
       and tokenizer files of `end` copied; else a new file of the same kind. `out` that ends in `.safetensors` is one
       file of all tensors, whatever `end` is.
 
-    The numbers are those of `Line(start, end).at(alpha)`, in the dtypes of `end`; halves are interpolated in float32.
+    The numbers are those of `Line(start, end).at(alpha)`, in the dtypes of `end`.
     Tensors are written one after the other, into a draft that takes the place of `out` when it is complete.
 
     Raises `FileExistsError` where `out` exists, `ValueError` for an `end` of a format that is only read (write to a
@@ -111,10 +111,11 @@ class _Point:
         """One tensor of the line at α."""
         start, end = (side.tensors[name].clone() for side in (self._line.start, self._line.end))
         self.tell(1)
-        if not continuous(start) or torch.equal(start, end):
-            return (start if self._alpha < 0.5 else end).to(dtype)
-        wide = torch.float32 if start.dtype in (torch.float16, torch.bfloat16) else start.dtype
-        found = torch.lerp(start.to(wide), end.to(wide), self._alpha).to(dtype)
+        if torch.equal(start, end):
+            return end.to(dtype)
+        found = self._line.between_ends((start, end), self._alpha).to(dtype)
+        if not continuous(start):
+            return found
         if not found.isfinite().all() and start.isfinite().all() and end.isfinite().all():
             raise ValueError(
                 explain(
